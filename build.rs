@@ -1,0 +1,2 @@
+//! Builds the C shim over DPDK and its bindings.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Configuration: raw, validated, compiled to a policy; every error in one report.

@@ -1,0 +1,1 @@
+//! Apply, reload, the API server and state queries.

@@ -1,0 +1,1 @@
+//! The worker loop, its stages, steering and hand-off.

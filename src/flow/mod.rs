@@ -1,0 +1,1 @@
+//! Flow keys, the bucket table, the session slab, expiry.

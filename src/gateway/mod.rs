@@ -1,0 +1,1 @@
+//! Interfaces, routes, neighbours and the ICMP the gateway itself sends.

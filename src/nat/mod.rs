@@ -1,0 +1,1 @@
+//! Network address translation: pools, ports, mappings, policy and the slow path.

@@ -1,0 +1,1 @@
+//! Header layouts in place, parsing, incremental checksums.
