@@ -1,0 +1,41 @@
+//! natgate end to end: three network namespaces, real sockets, real programs, the real binary.
+//!
+//! ```text
+//!   in ──────────────── gw ──────────────── out
+//!   10.0.0.2–5     10.0.0.1  203.0.113.1    203.0.113.9–11, and "the internet" on its loopback
+//!   fd00:1::2–3    fd00:1::1 2001:db8::1    2001:db8::9
+//! ```
+//!
+//! The namespace in the middle runs one of two gateways behind the same trait: the Linux kernel's own NAT,
+//! which is the reference, or natgate on af_packet ports with 1, 2 or 4 workers. A test written with
+//! [`lab::same_on_both`] makes the same observation through all four; [`lab::on_natgate`] leaves the kernel
+//! out where natgate differs on purpose or offers more.
+//!
+//! A test reads like its specification: `lab.expect("UDP in 10.0.0.2:40000 > 203.0.113.9:5000 => seen
+//! 203.0.113.1:40000, reply")`. The notation is explained in [`probe`].
+//!
+//! The tests need root and the programs that `tests/setup.sh` installs; they fail when either is missing.
+//! `NATGATE_LAB=kernel` or `NATGATE_LAB=natgate` restricts a run to one of the gateways, for work on the
+//! tests themselves.
+
+// Test code: a failed expectation is a panic, and waiting for the world needs the clock.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::disallowed_methods)]
+
+mod accounting;
+mod kernel;
+mod lab;
+mod natgate;
+mod ns;
+mod probe;
+mod raw;
+mod servers;
+
+mod at_cluster;
+mod at_exempt;
+mod at_filter;
+mod at_forward;
+mod at_gateway;
+mod at_reload;
+mod at_snat;
+mod programs;
