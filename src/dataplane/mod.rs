@@ -1,1 +1,3 @@
 //! The worker loop, its stages, steering and hand-off.
+
+pub mod device;
