@@ -1,1 +1,394 @@
-//! Prefetch, SIMD tag comparison and huge-page memory: the one audited module outside `dpdk` that may use `unsafe`.
+//! What needs the processor or the kernel by name: prefetch, SIMD tag comparison, AES rounds, huge pages.
+//!
+//! Outside `dpdk` this is the one module that may say `unsafe`, so it stays small, knows nothing of packets, and
+//! offers only safe functions. Each instruction-set path has a portable twin that the tests hold it against:
+//!
+//! | item | x86-64 | elsewhere |
+//! |---|---|---|
+//! | [`prefetch_read`], [`prefetch_index`] | `PREFETCHT0` | nothing |
+//! | [`match_tags`] | SSE2, part of the base instruction set | [`match_tags_portable`] |
+//! | [`Aes`] | AESENC when the running processor has it | never there; `flow::hash` multiplies instead |
+//! | [`HugeVec`] | `mmap` with 2 MiB pages | the same |
+#![allow(unsafe_code)]
+
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
+use std::ffi::c_void;
+use std::num::NonZeroUsize;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+
+/// Asks the processor to bring the line of `value`'s first byte into its caches. Never waits, never faults.
+#[inline(always)]
+pub fn prefetch_read<T>(value: &T) {
+    prefetch_line(std::ptr::from_ref(value));
+}
+
+/// Prefetches the line where element `index` starts. An index past the end is harmless: the hint then names
+/// memory nobody reads, so callers need no bounds check here.
+#[inline(always)]
+pub fn prefetch_index<T>(slice: &[T], index: usize) {
+    prefetch_line(slice.as_ptr().wrapping_add(index));
+}
+
+#[inline(always)]
+fn prefetch_line<T>(address: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: PREFETCHT0 is a hint. It does not access memory in the sense of the language, and does not
+        // fault on any address, mapped or not.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
+/// Compares `tag` with ten tags at once. Bit i of the result is set when `tags[i] == tag`; bits 10 and up are 0.
+#[inline(always)]
+pub fn match_tags(tags: &[u16; 10], tag: u16) -> u32 {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: SSE2 belongs to every x86-64 processor.
+    unsafe {
+        match_tags_sse2(tags, tag)
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    match_tags_portable(tags, tag)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "sse2")]
+fn match_tags_sse2(tags: &[u16; 10], tag: u16) -> u32 {
+    use std::arch::x86_64::{
+        __m128i, _mm_cmpeq_epi16, _mm_loadu_si128, _mm_movemask_epi8, _mm_packs_epi16,
+        _mm_set1_epi16,
+    };
+    let start = tags.as_ptr();
+    // SAFETY: both loads read 16 bytes inside the 20-byte array, tags 0..8 and 2..10, and may be unaligned.
+    let (first, last) = unsafe {
+        (
+            _mm_loadu_si128(start.cast::<__m128i>()),
+            _mm_loadu_si128(start.add(2).cast::<__m128i>()),
+        )
+    };
+    let wanted = _mm_set1_epi16(tag.cast_signed());
+    // One byte per compared tag: 0..8 in the low half, 2..10 in the high half, of which only 8 and 9 are new.
+    let equal = _mm_packs_epi16(
+        _mm_cmpeq_epi16(first, wanted),
+        _mm_cmpeq_epi16(last, wanted),
+    );
+    let bits = _mm_movemask_epi8(equal).cast_unsigned();
+    (bits & 0x0ff) | ((bits >> 6) & 0x300)
+}
+
+/// What [`match_tags`] means, without SIMD.
+#[inline]
+pub fn match_tags_portable(tags: &[u16; 10], tag: u16) -> u32 {
+    let bit = |(i, &t): (usize, &u16)| u32::from(t == tag) << i;
+    tags.iter().enumerate().map(bit).sum()
+}
+
+/// Four 128-bit round keys, each as (low, high) half. They come from a secret; see `flow::hash`.
+pub type RoundKeys = [[u64; 2]; 4];
+
+/// What an [`Aes`] value holds: nothing where AESENC may exist, the impossible where it cannot.
+#[cfg(target_arch = "x86_64")]
+type AesProof = ();
+#[cfg(not(target_arch = "x86_64"))]
+type AesProof = std::convert::Infallible;
+
+/// Proof that the running processor executes AESENC: [`Aes::detect`] is the only way to get one, so the digest
+/// needs no check of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Aes(AesProof);
+
+impl Aes {
+    /// Looks at the processor, once per construction of a hasher.
+    pub fn detect() -> Option<Aes> {
+        #[cfg(target_arch = "x86_64")]
+        if std::is_x86_feature_detected!("aes") {
+            return Some(Aes(()));
+        }
+        None
+    }
+
+    /// A keyed 64-bit digest of `blocks`: whitening with the first key, then per block three AES rounds.
+    ///
+    /// Three rounds let every input bit reach every output bit through S-boxes an outsider cannot predict. This
+    /// is a hash for tables under attack by colliding keys, not a message authentication code.
+    #[inline(always)]
+    pub fn digest<const N: usize>(self, keys: &RoundKeys, blocks: [[u64; 2]; N]) -> u64 {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a value of this type exists only after `detect` found the `aes` feature.
+        unsafe {
+            aes_digest(keys, blocks)
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        match self.0 {}
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "aes")]
+fn aes_digest<const N: usize>(keys: &RoundKeys, blocks: [[u64; 2]; N]) -> u64 {
+    use std::arch::x86_64::{
+        _mm_aesenc_si128, _mm_cvtsi128_si64, _mm_set_epi64x, _mm_unpackhi_epi64, _mm_xor_si128,
+    };
+    let load = |w: [u64; 2]| _mm_set_epi64x(w[1].cast_signed(), w[0].cast_signed());
+    let mut state = load(keys[0]);
+    for block in blocks {
+        state = _mm_xor_si128(state, load(block));
+        state = _mm_aesenc_si128(state, load(keys[1]));
+        state = _mm_aesenc_si128(state, load(keys[2]));
+        state = _mm_aesenc_si128(state, load(keys[3]));
+    }
+    let folded = _mm_xor_si128(state, _mm_unpackhi_epi64(state, state));
+    _mm_cvtsi128_si64(folded).cast_unsigned()
+}
+
+/// Size of a huge page in bytes.
+pub const HUGE_PAGE: usize = 2 << 20;
+
+/// Size of an ordinary page in bytes: what a small array is rounded to.
+const SMALL_PAGE: usize = 4096;
+
+/// Where the pages of a [`HugeVec`] come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pages {
+    /// The kernel's transparent huge pages: no set-up by the operator, but only a request.
+    #[default]
+    Transparent,
+    /// 2 MiB pages the operator reserved (`vm.nr_hugepages`); where too few are free, transparent ones.
+    Reserved,
+}
+
+/// Memory for a table could not be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("cannot reserve {bytes} bytes of memory: {reason}")]
+pub struct OutOfMemory {
+    /// The size asked for in bytes (`usize::MAX` if it exceeds the address space).
+    pub bytes: usize,
+    /// The kernel's answer or the limit that was hit.
+    pub reason: String,
+}
+
+/// A fixed-length array on 2 MiB pages, written once at construction so that no page fault is left for the
+/// packet path (`first touch` also puts it on the memory node of the constructing thread).
+///
+/// Elements are plain data (`Copy`): they have no destructor, and moving them is copying bytes. Arrays below one
+/// huge page take ordinary pages. The length never changes.
+pub struct HugeVec<T: Copy> {
+    /// First element; `length` initialised elements follow.
+    start: NonNull<T>,
+    length: usize,
+    /// Bytes of whole pages behind the elements.
+    bytes: usize,
+    /// The mapping `start` lies in, as `munmap` needs it.
+    mapping: NonNull<c_void>,
+    mapped: usize,
+}
+
+// SAFETY: a HugeVec owns its elements alone, as a Vec does; handing it to another thread hands them over.
+unsafe impl<T: Copy + Send> Send for HugeVec<T> {}
+// SAFETY: a shared HugeVec gives out only shared references to its elements.
+unsafe impl<T: Copy + Sync> Sync for HugeVec<T> {}
+
+impl<T: Copy + Default> HugeVec<T> {
+    /// `length` elements, each `T::default()`.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] if the kernel refuses the mapping.
+    pub fn new(length: usize, pages: Pages) -> Result<HugeVec<T>, OutOfMemory> {
+        HugeVec::filled(length, T::default(), pages)
+    }
+}
+
+impl<T: Copy> HugeVec<T> {
+    /// `length` copies of `value`.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] if the kernel refuses the mapping.
+    pub fn filled(length: usize, value: T, pages: Pages) -> Result<HugeVec<T>, OutOfMemory> {
+        const { assert!(align_of::<T>() <= SMALL_PAGE && size_of::<T>() > 0) };
+        let wanted = length.saturating_mul(size_of::<T>());
+        let page = if wanted < HUGE_PAGE {
+            SMALL_PAGE
+        } else {
+            HUGE_PAGE
+        };
+        let bytes = wanted.max(1).checked_next_multiple_of(page);
+        let bytes = bytes.filter(|&b| b < isize::MAX as usize - HUGE_PAGE);
+        let bytes = bytes.ok_or_else(|| OutOfMemory {
+            bytes: wanted,
+            reason: "larger than the address space".to_owned(),
+        })?;
+        let (mapping, mapped, start) = map(bytes, page, pages)?;
+        let start = start.cast::<T>();
+        for i in 0..length {
+            // SAFETY: `map` returned `bytes` writable bytes aligned to a page, hence to T, that nobody else
+            // knows; `i < length` and `length * size_of::<T>() <= bytes`.
+            unsafe { start.add(i).write(value) };
+        }
+        Ok(HugeVec {
+            start,
+            length,
+            bytes,
+            mapping,
+            mapped,
+        })
+    }
+
+    /// Memory taken in bytes, whole pages.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+/// Maps `bytes` of zeroed memory aligned to `page`: (mapping, its length, first usable byte).
+fn map(
+    bytes: usize,
+    page: usize,
+    pages: Pages,
+) -> Result<(NonNull<c_void>, usize, NonNull<u8>), OutOfMemory> {
+    let anonymous = |length: usize, flags: MapFlags| {
+        let length = NonZeroUsize::new(length).unwrap_or(NonZeroUsize::MIN);
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new private mapping at an address of the kernel's choice touches no existing memory.
+        unsafe { mmap_anonymous(None, length, access, MapFlags::MAP_PRIVATE | flags) }
+    };
+    let huge = page == HUGE_PAGE;
+    if huge && pages == Pages::Reserved {
+        let flags = MapFlags::MAP_HUGETLB | MapFlags::MAP_HUGE_2MB;
+        if let Ok(mapping) = anonymous(bytes, flags) {
+            return Ok((mapping, bytes, mapping.cast()));
+        }
+    }
+    // The kernel aligns to ordinary pages: ask for one huge page more and begin at the first boundary. What lies
+    // before and behind is never touched and so costs address space, not memory.
+    let mapped = if huge { bytes + HUGE_PAGE } else { bytes };
+    let mapping = anonymous(mapped, MapFlags::empty()).map_err(|error| OutOfMemory {
+        bytes,
+        reason: error.desc().to_owned(),
+    })?;
+    let skip = mapping.as_ptr().cast::<u8>().align_offset(page);
+    // SAFETY: `skip < page`, and a huge mapping is one page longer than `bytes`; a small one is aligned already.
+    let start = unsafe { mapping.cast::<u8>().add(skip) };
+    if huge {
+        // SAFETY: the range lies in the mapping just made. Advice does not change its content; a kernel without
+        // transparent huge pages refuses, and the array works all the same.
+        let _ = unsafe { madvise(start.cast(), bytes, MmapAdvise::MADV_HUGEPAGE) };
+    }
+    Ok((mapping, mapped, start))
+}
+
+impl<T: Copy> Drop for HugeVec<T> {
+    fn drop(&mut self) {
+        // SAFETY: exactly the mapping made in `filled`, given back once; all references to it have ended.
+        let _ = unsafe { munmap(self.mapping, self.mapped) };
+    }
+}
+
+impl<T: Copy> Deref for HugeVec<T> {
+    type Target = [T];
+
+    #[inline(always)]
+    fn deref(&self) -> &[T] {
+        // SAFETY: `length` elements from `start` were initialised at construction and live as long as `self`.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length) }
+    }
+}
+
+impl<T: Copy> DerefMut for HugeVec<T> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as in `deref`, and `&mut self` makes the reference unique.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.length) }
+    }
+}
+
+impl<T: Copy> std::fmt::Debug for HugeVec<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (length, bytes) = (self.length, self.bytes);
+        write!(f, "HugeVec({length} elements, {bytes} bytes)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Random;
+
+    #[test]
+    fn simd_and_portable_tag_matching_agree() {
+        let mut random = Random::from_seed(1);
+        for _ in 0..20_000 {
+            // Few distinct values, so that matches are frequent; both sign bits occur.
+            let tags: [u16; 10] = std::array::from_fn(|_| (random.below(4) * 0x5555) as u16);
+            let tag = (random.below(4) * 0x5555) as u16;
+            assert_eq!(
+                match_tags(&tags, tag),
+                match_tags_portable(&tags, tag),
+                "{tags:?} {tag}"
+            );
+        }
+        let distinct: [u16; 10] = std::array::from_fn(|i| i as u16 + 1);
+        for (i, &tag) in distinct.iter().enumerate() {
+            assert_eq!(match_tags(&distinct, tag), 1 << i);
+        }
+        assert_eq!(match_tags(&[7; 10], 7), 0x3ff);
+    }
+
+    #[test]
+    fn prefetching_any_index_is_harmless() {
+        let data = [1u64; 4];
+        prefetch_read(&data[0]);
+        for index in [0, 3, 4, 1 << 40, usize::MAX] {
+            prefetch_index(&data, index);
+        }
+    }
+
+    /// AESENC on zero blocks: FIPS-197 gives S-box(0) = 0x63, and MixColumns keeps a constant column.
+    #[test]
+    fn aes_round_is_the_standard_one() {
+        let Some(aes) = Aes::detect() else { return };
+        // Round keys of 0x63… cancel each round's result, so the state is zero before every round but the last.
+        let cancel = [0x6363_6363_6363_6363; 2];
+        let last = [0x6363_6363_6363_6363 ^ 0x1234, 0x6363_6363_6363_6363];
+        let digest = aes.digest(&[[0; 2], cancel, cancel, last], [[0, 0]]);
+        assert_eq!(digest, 0x1234);
+    }
+
+    #[test]
+    fn arrays_are_filled_aligned_and_sized_in_pages() {
+        for pages in [Pages::Transparent, Pages::Reserved] {
+            let mut small: HugeVec<u32> = HugeVec::new(10, pages).unwrap();
+            assert_eq!((small.len(), small.bytes()), (10, SMALL_PAGE));
+            small[9] = 7;
+            assert_eq!(small.iter().sum::<u32>(), 7);
+
+            let big = HugeVec::filled(300_000, 5u64, pages).unwrap();
+            assert_eq!(big.bytes(), 2 * HUGE_PAGE);
+            assert_eq!(big.as_ptr() as usize % HUGE_PAGE, 0);
+            assert!(big.iter().all(|&x| x == 5));
+        }
+        let empty: HugeVec<u64> = HugeVec::new(0, Pages::Transparent).unwrap();
+        assert!(empty.is_empty());
+    }
+
+    #[test]
+    fn impossible_sizes_are_errors() {
+        for length in [usize::MAX, isize::MAX as usize / 8, 1 << 45] {
+            let refused = HugeVec::<u64>::new(length, Pages::Transparent).unwrap_err();
+            assert!(refused.to_string().contains("cannot reserve"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn arrays_move_between_threads() {
+        let mut array: HugeVec<u64> = HugeVec::new(1000, Pages::Transparent).unwrap();
+        array[1] = 1;
+        let sum = std::thread::spawn(move || array.iter().sum::<u64>()).join();
+        assert_eq!(sum.unwrap(), 1);
+    }
+}
