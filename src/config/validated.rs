@@ -1,0 +1,502 @@
+//! The configuration as types that cannot be wrong: names are indices, texts are numbers, defaults are filled in.
+//!
+//! `Validated` says what the operator wants; it knows nothing of tables, hashes or workers' state. The policy
+//! compiler turns it into what packets are compared with. Vectors keep the order of the files; the index of an
+//! object in its vector is its identifier ([`PortId`], [`InterfaceId`], [`PoolId`], [`RealmId`]).
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+pub use super::matching::{AddressList, InterfaceMatch, Match, PortSet, PrefixSet, ProtocolSet};
+use crate::base::{InterfaceId, PoolId, PortId, RealmId, VlanId};
+
+/// A whole configuration without errors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Validated {
+    /// `[system]`: sizes and cores; a change needs a restart.
+    pub system: System,
+    /// `[timeouts]`.
+    pub timeouts: Timeouts,
+    /// `[api]`.
+    pub api: Api,
+    /// `[metrics]`.
+    pub metrics: Metrics,
+    /// `[[port]]`, indexed by [`PortId`].
+    pub ports: Vec<Port>,
+    /// Realm (vrf) names, indexed by [`RealmId`]; the first is `main`.
+    pub realms: Vec<String>,
+    /// `[[interface]]`, indexed by [`InterfaceId`] of this configuration.
+    pub interfaces: Vec<Interface>,
+    /// `[[route]]`: static routes; connected ones follow from the interfaces.
+    pub routes: Vec<Route>,
+    /// `[[neighbour]]`: static neighbours.
+    pub neighbours: Vec<Neighbour>,
+    /// `[[exempt]]`.
+    pub exempts: Vec<Exempt>,
+    /// `[[pool]]`, indexed by [`PoolId`].
+    pub pools: Vec<Pool>,
+    /// `[[source-nat]]`, in order: the first match decides.
+    pub source_nat: Vec<SourceNat>,
+    /// `[[static-nat]]`.
+    pub static_nat: Vec<StaticNat>,
+    /// `[[port-forward]]`, in order: the first match decides.
+    pub port_forwards: Vec<PortForward>,
+}
+
+impl Validated {
+    /// The interface of this name.
+    pub fn interface(&self, name: &str) -> Option<InterfaceId> {
+        let index = self.interfaces.iter().position(|i| i.label.name == name)?;
+        Some(InterfaceId(index as u16))
+    }
+
+    /// The pool of this name.
+    pub fn pool(&self, name: &str) -> Option<PoolId> {
+        let index = self.pools.iter().position(|p| p.label.name == name)?;
+        Some(PoolId(index as u16))
+    }
+}
+
+/// What every object carries for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Label {
+    /// `name`; generated (`source-nat 3`, counted from 1) where the configuration gives none.
+    pub name: String,
+    /// `comment`, or empty.
+    pub comment: String,
+    /// Where the object comes from: `origin`, by default `FILE:LINE`.
+    pub origin: String,
+}
+
+/// `[system]`: what is fixed at start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct System {
+    /// Poll-mode workers, 1–64.
+    pub workers: u8,
+    /// Cores of the workers, one each; empty: chosen at start (all but the first).
+    pub cores: Vec<usize>,
+    /// Use huge pages when the machine has them.
+    pub hugepages: bool,
+    /// Memory for tables and packet buffers, in bytes.
+    pub memory_bytes: u64,
+    /// Sessions all workers together can hold.
+    pub sessions: u32,
+    /// Sessions of one inside host; 0 is no limit.
+    pub sessions_per_host: u32,
+    /// Fragmented datagrams tracked at a time.
+    pub fragments: u32,
+    /// Inside hosts that can be tracked; derived from `sessions` unless given.
+    pub subscribers: u32,
+    /// What a worker without packets does.
+    pub idle: Idle,
+    /// Further EAL arguments, appended as they are.
+    pub eal_args: Vec<String>,
+    /// File prefix and default socket name, so that two instances can run.
+    pub instance: String,
+}
+
+/// What a worker without packets does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// Polls on: lowest latency, a core always busy.
+    Poll,
+    /// Sleeps ever longer, up to a bound, until packets come.
+    Adaptive,
+}
+
+/// `[timeouts]`: how long a session lives without packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// UDP answered from outside (RFC 4787 REQ-5).
+    pub udp: Duration,
+    /// UDP not yet answered.
+    pub udp_unreplied: Duration,
+    /// Established TCP (RFC 5382 REQ-5).
+    pub tcp: Duration,
+    /// TCP being opened or closed (RFC 5382 REQ-5).
+    pub tcp_transitory: Duration,
+    /// TCP after a valid RST (RFC 7857 section 2.2).
+    pub tcp_reset: Duration,
+    /// ICMP queries (RFC 5508 REQ-2).
+    pub icmp: Duration,
+    /// SCTP associations.
+    pub sctp: Duration,
+    /// Every other protocol.
+    pub other: Duration,
+}
+
+/// `[api]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Api {
+    /// The unix socket; default `/run/natgate/INSTANCE.sock`.
+    pub socket: PathBuf,
+    /// Group that may use the socket.
+    pub group: String,
+}
+
+/// `[metrics]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metrics {
+    /// TCP listener of `/metrics`, `/healthz`, `/readyz`; `None` (`listen = ""`) is no listener.
+    pub listen: Option<std::net::SocketAddr>,
+}
+
+/// `[[port]]`: a device natgate drives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Name, comment, origin.
+    pub label: Label,
+    /// What DPDK opens.
+    pub device: Device,
+    /// Receive (and transmit) queues, at least 1; default one per worker on hardware, 1 on software devices.
+    pub queues: u16,
+    /// Largest IP packet, in bytes.
+    pub mtu: u16,
+    /// MAC address to set; `None` keeps the device's own.
+    pub mac: Option<[u8; 6]>,
+    /// Receive frames for every station.
+    pub promiscuous: bool,
+    /// Descriptors per queue, a power of two.
+    pub descriptors: u16,
+}
+
+/// What a port drives, from `device = "KIND:ARGUMENT"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// A PCI network card by its address, `0000:3b:00.0`.
+    Pci(String),
+    /// A kernel interface over AF_PACKET.
+    AfPacket(String),
+    /// A kernel interface over AF_XDP.
+    AfXdp(String),
+    /// A kernel TAP interface that natgate creates.
+    Tap(String),
+    /// Shared memory between processes: the control socket's path.
+    Memif(String),
+    /// Packet capture files: input and output. Either may be empty, not both.
+    Pcap {
+        /// Packets to receive.
+        input: String,
+        /// Where sent packets go.
+        output: String,
+    },
+    /// A device that receives nothing and swallows everything.
+    Null,
+    /// Any DPDK device, by its raw device arguments.
+    Dpdk(String),
+}
+
+impl Device {
+    /// Whether the device is a PCI card, so that PCI must be scanned.
+    pub fn is_pci(&self) -> bool {
+        matches!(self, Device::Pci(_))
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Device::Pci(address) => write!(f, "pci:{address}"),
+            Device::AfPacket(name) => write!(f, "af_packet:{name}"),
+            Device::AfXdp(name) => write!(f, "af_xdp:{name}"),
+            Device::Tap(name) => write!(f, "tap:{name}"),
+            Device::Memif(path) => write!(f, "memif:{path}"),
+            Device::Pcap { input, output } => write!(f, "pcap:{input},{output}"),
+            Device::Null => f.write_str("null:"),
+            Device::Dpdk(arguments) => write!(f, "dpdk:{arguments}"),
+        }
+    }
+}
+
+/// `[[interface]]`: where addresses, routes and rules live.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Name, comment, origin.
+    pub label: Label,
+    /// The port below.
+    pub port: PortId,
+    /// The VLAN on that port; `None` is untagged.
+    pub vlan: Option<VlanId>,
+    /// IPv4 addresses with their subnets; the first is the primary one.
+    pub v4: Vec<Ipv4Net>,
+    /// IPv6 addresses with their subnets; link-local ones are added by the gateway.
+    pub v6: Vec<Ipv6Net>,
+    /// The realm (vrf) the interface's addresses live in.
+    pub realm: RealmId,
+    /// Carry transit traffic arriving here.
+    pub forward: bool,
+    /// Source address verification.
+    pub urpf: Urpf,
+    /// Clamp the MSS of TCP SYNs to this; 0 is off.
+    pub clamp_mss: u16,
+    /// Largest IP packet, in bytes; never above the port's.
+    pub mtu: u16,
+}
+
+impl Interface {
+    /// The host addresses, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let v4 = self.v4.iter().map(|net| IpAddr::V4(net.addr()));
+        v4.chain(self.v6.iter().map(|net| IpAddr::V6(net.addr())))
+    }
+
+    /// Whether `address` is on a subnet of this interface.
+    pub fn is_connected(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(v4) => self.v4.iter().any(|net| net.contains(&v4)),
+            IpAddr::V6(v6) => self.v6.iter().any(|net| net.contains(&v6)),
+        }
+    }
+}
+
+/// Source address verification (RFC 3704).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urpf {
+    /// Off.
+    Off,
+    /// The route back to the source must leave through the receiving interface.
+    Strict,
+}
+
+/// `[[route]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Name, comment, origin.
+    pub label: Label,
+    /// The destination network.
+    pub prefix: IpNet,
+    /// Next hops of the prefix's family; several share the flows (ECMP). Several `[[route]]` of one prefix do so
+    /// together. Empty: the destinations are on the link of `interface`.
+    pub via: Vec<IpAddr>,
+    /// The interface to leave by; `None`: the one whose subnet holds the next hop.
+    pub interface: Option<InterfaceId>,
+    /// The realm the route belongs to.
+    pub realm: RealmId,
+}
+
+/// `[[neighbour]]`: a next hop whose MAC address is given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Name, comment, origin.
+    pub label: Label,
+    /// Where it is.
+    pub interface: InterfaceId,
+    /// Its IP address.
+    pub address: IpAddr,
+    /// Its MAC address (unicast).
+    pub mac: [u8; 6],
+}
+
+/// `[[exempt]]`: destinations left untranslated; the longest matching prefix of `dst` and `force` decides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exempt {
+    /// Name, comment, origin.
+    pub label: Label,
+    /// Receiving interface.
+    pub in_: InterfaceMatch,
+    /// Source address.
+    pub src: PrefixSet,
+    /// Destinations to leave untranslated.
+    pub dst: PrefixSet,
+    /// Destinations inside `dst` that are translated after all: they win by a longer prefix.
+    pub force: Vec<IpNet>,
+}
+
+/// How an external port is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Select {
+    /// Keep the source port when it is free, else draw.
+    Preserve,
+    /// Draw unpredictably (RFC 6056).
+    Random,
+    /// The next free one, ascending.
+    Sequential,
+}
+
+/// Which address of a pool an inside host gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pairing {
+    /// Always the same (RFC 4787 REQ-2, RFC 6888 REQ-2).
+    Paired,
+    /// Any.
+    Spread,
+}
+
+/// What a mapping or a filter depends on (RFC 4787 sections 4.1 and 5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dependence {
+    /// The inside endpoint alone.
+    Endpoint,
+    /// Also the remote address.
+    Address,
+    /// Also the remote address and port.
+    AddressPort,
+}
+
+/// What the sender hears when a pool has nothing left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exhaustion {
+    /// Nothing.
+    Drop,
+    /// An ICMP error, rate-limited.
+    Icmp,
+}
+
+/// `[[pool]]`: external addresses and ports to translate to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// Name, comment, origin.
+    pub label: Label,
+    /// The fixed addresses, in the order given, `exclude` taken out, without repeats.
+    pub addresses: Vec<Ipv4Addr>,
+    /// Interfaces whose addresses the pool follows (`interface:IF`).
+    pub interfaces: Vec<InterfaceId>,
+    /// The ports to give out.
+    pub ports: PortSet,
+    /// Whether `ports` was given, so that nothing outside it may be used.
+    pub ports_explicit: bool,
+    /// How a port is chosen.
+    pub select: Select,
+    /// Keep source ports 1–511 and 512–1023 within their class; true only when `ports` was not given.
+    pub low_ports: bool,
+    /// Which address a host gets.
+    pub pairing: Pairing,
+    /// Mapping behaviour.
+    pub mapping: Dependence,
+    /// Filtering behaviour.
+    pub filtering: Dependence,
+    /// Answer ARP for the addresses that lie on a connected subnet.
+    pub answer_arp: bool,
+    /// What the sender hears when nothing is left.
+    pub exhaustion: Exhaustion,
+    /// Port blocks, when ports are given out to subscribers in blocks.
+    pub block: Option<Block>,
+    /// How long a released port or block rests (RFC 6888 REQ-8); zero is off.
+    pub hold: Duration,
+    /// Ports of one address that may rest at a time; the one resting longest is given out beyond that.
+    pub hold_max: u32,
+}
+
+/// Port blocks of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// Contiguous ports in a block.
+    pub size: u16,
+    /// Blocks one host may hold, at least 1.
+    pub max_per_host: u16,
+    /// How long a block without mappings stays with its host.
+    pub idle: Duration,
+}
+
+/// Where a source-nat rule takes the external endpoint from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// The outgoing interface's own address (masquerade).
+    Interface,
+    /// A pool.
+    Pool(PoolId),
+    /// Nowhere: the flow leaves untranslated.
+    None,
+}
+
+/// `[[source-nat]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceNat {
+    /// Name, comment, origin.
+    pub label: Label,
+    /// Which flows.
+    pub matching: Match,
+    /// To what.
+    pub via: Via,
+    /// External ports of this rule; `None`: the pool's, or the defaults of masquerade (1024–65535 and low ports
+    /// kept in their class). ICMP query ids are bound by it only when `proto` is exactly `icmp`.
+    pub ports: Option<PortSet>,
+    /// Port choice of this rule; `None`: the pool's, or `preserve`.
+    pub select: Option<Select>,
+}
+
+/// Who may open sessions through a static-nat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Both sides.
+    Both,
+    /// Outside hosts only.
+    In,
+    /// Inside hosts only.
+    Out,
+}
+
+/// `[[static-nat]]`: one external address for one internal address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StaticNat {
+    /// Name, comment, origin.
+    pub label: Label,
+    /// External network.
+    pub external: Ipv4Net,
+    /// Internal network of the same length; addresses correspond by their host part.
+    pub internal: Ipv4Net,
+    /// The outside interface; `None`: any.
+    pub interface: Option<InterfaceId>,
+    /// Who may open sessions.
+    pub direction: Direction,
+}
+
+/// A server behind a port-forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// The port that the lowest forwarded port becomes, the following ones one to one; `None` keeps the port.
+    pub first_port: Option<u16>,
+}
+
+/// The source address a port-forward gives its clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForwardSource {
+    /// The client's own, except for hairpin clients: those get an address of the gateway, so that replies return.
+    Auto,
+    /// Always the client's own.
+    Keep,
+    /// This address of the gateway.
+    Address(Ipv4Addr),
+}
+
+/// `[[port-forward]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortForward {
+    /// Name, comment, origin.
+    pub label: Label,
+    /// Where clients arrive. With `hairpin` also the interfaces of the targets.
+    pub in_: InterfaceMatch,
+    /// Which clients.
+    pub src: PrefixSet,
+    /// The addresses forwarded: single addresses, or those of interfaces. Empty: every address of the
+    /// interfaces in `in_`.
+    pub dst: AddressList,
+    /// Protocols; with ports only tcp, udp, sctp, dccp and udplite.
+    pub proto: ProtocolSet,
+    /// Ports forwarded; "any" forwards whole addresses. One range when a target names ports.
+    pub dport: PortSet,
+    /// Servers; several share the clients by source address.
+    pub to: Vec<Target>,
+    /// Also accept clients behind the target's own interface.
+    pub hairpin: bool,
+    /// Pass a default-deny filter.
+    pub allow: bool,
+    /// Source address of the forwarded flow.
+    pub source: ForwardSource,
+}
+
+impl PortForward {
+    /// The port at `target` for a packet to `dport`, which must be one of the forwarded ports.
+    pub fn target_port(&self, target: &Target, dport: u16) -> u16 {
+        let lowest = self.dport.ranges().first().map_or(0, |range| range.0);
+        target.first_port.map_or(dport, |first| {
+            first.wrapping_add(dport.wrapping_sub(lowest))
+        })
+    }
+}
