@@ -5,7 +5,7 @@
 //! has AESENC (about one cycle per key in a batch); elsewhere two folded 64×64-bit multiplications do. The choice is
 //! made once per [`Hasher`]; the two give different values, so hashes must not leave the process.
 
-use super::key::{Address, FlowKey};
+use super::key::{Address, FlowKey, Tuple};
 use crate::arch::{Aes, RoundKeys};
 
 /// A keyed hash value. The bucket table reads the bucket from the low half, the tag from the top 16 bits.
@@ -52,18 +52,18 @@ impl Hasher {
     #[inline]
     pub fn hash4(&self, key: &FlowKey<u32>) -> Hash {
         let addresses = u64::from(key.tuple.source) | u64::from(key.tuple.destination) << 32;
-        self.digest([[addresses, key.port_word()]])
+        self.digest([block(addresses, key.port_word())])
     }
 
     /// The hash of an IPv6 key.
     #[inline]
     pub fn hash6(&self, key: &FlowKey<u128>) -> Hash {
-        let halves = |address: u128| [address as u64, (address >> 64) as u64];
-        self.digest([
-            halves(key.tuple.source),
-            halves(key.tuple.destination),
-            [key.port_word(), 0],
-        ])
+        let Tuple {
+            source,
+            destination,
+            ..
+        } = key.tuple;
+        self.digest([source, destination, block(key.port_word(), 0)])
     }
 
     /// The hash of any other key, given as words. Sequences of different length hash differently even if one
@@ -73,13 +73,13 @@ impl Hasher {
         let mut state = Hash(words.len() as u64);
         for pair in words.chunks(2) {
             let second = pair.get(1).copied().unwrap_or(0);
-            state = self.digest([[pair[0], second], [state.0, 0]]);
+            state = self.digest([block(pair[0], second), block(state.0, 0)]);
         }
         state
     }
 
     #[inline(always)]
-    fn digest<const N: usize>(&self, blocks: [[u64; 2]; N]) -> Hash {
+    fn digest<const N: usize>(&self, blocks: [u128; N]) -> Hash {
         Hash(match self.aes {
             Some(aes) => aes.digest(&self.keys, blocks),
             None => folded_digest(&self.keys, blocks),
@@ -97,14 +97,23 @@ impl std::fmt::Debug for Hasher {
 /// The portable digest: products of keyed words, high half folded onto low half. A sender who does not know the
 /// keys cannot tell which inputs give equal products.
 #[inline]
-fn folded_digest<const N: usize>(keys: &RoundKeys, blocks: [[u64; 2]; N]) -> u64 {
-    let mut state = keys[0][0];
-    for [low, high] in blocks {
-        let product = fold(low ^ state, high ^ keys[1][0]);
+fn folded_digest<const N: usize>(keys: &RoundKeys, blocks: [u128; N]) -> u64 {
+    let halves = keys.map(|key| [key as u64, (key >> 64) as u64]);
+    let mut state = halves[0][0];
+    for block in blocks {
+        let (low, high) = (block as u64, (block >> 64) as u64);
+        let product = fold(low ^ state, high ^ halves[1][0]);
         // The added second product keeps blocks apart whose first one vanishes with a zero factor.
-        state = product.wrapping_add(fold(low ^ keys[1][1], high ^ keys[2][0] ^ state));
+        let second = fold(low ^ halves[1][1], high ^ halves[2][0] ^ state);
+        state = product.wrapping_add(second);
     }
-    fold(state ^ keys[2][1], keys[3][0] ^ state.rotate_left(32))
+    fold(state ^ halves[2][1], halves[3][0] ^ state.rotate_left(32))
+}
+
+/// Two words as one block.
+#[inline(always)]
+fn block(low: u64, high: u64) -> u128 {
+    u128::from(low) | u128::from(high) << 64
 }
 
 /// The 128-bit product of two words, folded to 64 bits.
@@ -117,23 +126,23 @@ fn fold(a: u64, b: u64) -> u64 {
 /// Stretches the secret to four round keys. The first key is a bijection of the secret, so no entropy is lost.
 fn round_keys(secret: [u64; 2]) -> RoundKeys {
     std::array::from_fn(|round| {
-        std::array::from_fn(|half| {
-            let mut x = secret[half] ^ secret[half ^ 1].rotate_left(17 * round as u32);
-            if round == 0 {
-                x = secret[half];
+        let half = |half: usize| {
+            let mut x = secret[half];
+            if round > 0 {
+                x ^= secret[half ^ 1].rotate_left(17 * round as u32);
             }
             let step = (2 * round + half + 1) as u64;
             x = x.wrapping_add(step.wrapping_mul(0x9e37_79b9_7f4a_7c15));
             x = (x ^ (x >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
             x = (x ^ (x >> 29)).wrapping_mul(0xa3b1_9535_4a39_b70d);
             x ^ (x >> 32)
-        })
+        };
+        block(half(0), half(1))
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::key::Tuple;
     use super::*;
     use crate::base::RealmId;
 
