@@ -29,7 +29,7 @@ const STASH: usize = 16;
 /// not full, 256 of them miss with probability 2·10⁻⁶.
 const SEARCH: usize = 256;
 
-/// The share of slots, in percent, that [`BucketTable::with_capacity`] callers plan to fill: 7.1 bytes per entry.
+/// The share of slots, in percent, that [`BucketTable::with_capacity`] callers plan to fill: 7.6 bytes per entry.
 pub const DEFAULT_LOAD: u32 = 84;
 
 /// The highest load a table is built for: above it, displacement searches become long.
