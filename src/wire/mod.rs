@@ -17,9 +17,17 @@
 //! beyond the end does nothing: a wrong offset must not take the worker down, and after `parse` it cannot
 //! happen.
 
+pub mod arp;
 pub mod checksum;
+pub mod ethernet;
+pub mod icmp;
+pub mod ipv4;
+pub mod ipv6;
 mod mac;
+pub mod nd;
 pub mod parse;
+pub mod tcp;
+pub mod udp;
 
 pub use mac::{MacAddr, MacAddrError};
 pub use parse::{

@@ -487,6 +487,13 @@ fn check_offsets(frame: &[u8]) {
             Transport::Other | Transport::LaterFragment => 0,
         };
         assert!(p.l4_length() >= needed, "{p:?}");
+        let mut copy = frame.to_vec();
+        crate::wire::nd::read(frame, &p);
+        crate::wire::arp::Arp::read(frame, usize::from(p.l3));
+        crate::wire::tcp::clamp_mss(&mut copy[..p.end()], usize::from(p.l4), 536);
+        crate::wire::icmp::turn_echo_request_into_reply(&mut copy, &p);
+        assert_eq!(copy.len(), frame.len());
+        assert_eq!(copy[p.end()..], frame[p.end()..], "padding is not ours");
     }
     for start in [0, 14, 42] {
         let quote = frame.get(start..).unwrap_or(&[]);

@@ -1,0 +1,234 @@
+//! TCP header fields (RFC 9293 section 3.1) and the maximum segment size option.
+//!
+//! ```text
+//!  0                 2                 4
+//!  | source port     | destination port | sequence                          |
+//!  | acknowledgment                     | offset | flags | window           |
+//!  | checksum         | urgent          | options ...
+//! ```
+
+use super::checksum::Delta;
+use super::{read_u8, read_u16, read_u32, write_u16};
+
+/// Length of a header without options.
+pub const HEADER: usize = 20;
+/// Offset of the checksum field in the header.
+pub const CHECKSUM: usize = 16;
+/// Flag FIN: the sender is done.
+pub const FIN: u8 = 0x01;
+/// Flag SYN: open.
+pub const SYN: u8 = 0x02;
+/// Flag RST: abort.
+pub const RST: u8 = 0x04;
+/// Flag PSH.
+pub const PSH: u8 = 0x08;
+/// Flag ACK: the acknowledgment number counts.
+pub const ACK: u8 = 0x10;
+/// Flag URG.
+pub const URG: u8 = 0x20;
+
+/// Source port.
+#[inline]
+pub fn source_port(frame: &[u8], l4: usize) -> u16 {
+    read_u16(frame, l4)
+}
+
+/// Destination port.
+#[inline]
+pub fn destination_port(frame: &[u8], l4: usize) -> u16 {
+    read_u16(frame, l4 + 2)
+}
+
+/// Sequence number.
+#[inline]
+pub fn sequence(frame: &[u8], l4: usize) -> u32 {
+    read_u32(frame, l4 + 4)
+}
+
+/// Acknowledgment number.
+#[inline]
+pub fn acknowledgment(frame: &[u8], l4: usize) -> u32 {
+    read_u32(frame, l4 + 8)
+}
+
+/// Header length in bytes, options included: 0 to 60, as the segment claims.
+#[inline]
+pub fn header_length(frame: &[u8], l4: usize) -> usize {
+    usize::from(read_u8(frame, l4 + 12) >> 4) * 4
+}
+
+/// Flags.
+#[inline]
+pub fn flags(frame: &[u8], l4: usize) -> u8 {
+    read_u8(frame, l4 + 13)
+}
+
+/// Window, unscaled.
+#[inline]
+pub fn window(frame: &[u8], l4: usize) -> u16 {
+    read_u16(frame, l4 + 14)
+}
+
+/// Checksum.
+#[inline]
+pub fn checksum(frame: &[u8], l4: usize) -> u16 {
+    read_u16(frame, l4 + CHECKSUM)
+}
+
+/// Sets the source port.
+#[inline]
+pub fn set_source_port(frame: &mut [u8], l4: usize, value: u16) {
+    write_u16(frame, l4, value);
+}
+
+/// Sets the destination port.
+#[inline]
+pub fn set_destination_port(frame: &mut [u8], l4: usize, value: u16) {
+    write_u16(frame, l4 + 2, value);
+}
+
+/// Sets the checksum.
+#[inline]
+pub fn set_checksum(frame: &mut [u8], l4: usize, value: u16) {
+    write_u16(frame, l4 + CHECKSUM, value);
+}
+
+/// Brings the checksum up to date with a change of addresses, ports or options.
+#[inline]
+pub fn apply_checksum(frame: &mut [u8], l4: usize, change: Delta) {
+    let field = change.apply(checksum(frame, l4));
+    set_checksum(frame, l4, field);
+}
+
+/// Offset in the frame of the value of the MSS option (RFC 9293 section 3.7.1), if the header has one.
+fn mss_offset(frame: &[u8], l4: usize) -> Option<usize> {
+    const END: u8 = 0;
+    const NOP: u8 = 1;
+    const MSS: u8 = 2;
+    let end = l4 + header_length(frame, l4);
+    let mut at = l4 + HEADER;
+    while at < end.min(frame.len()) {
+        let length = match read_u8(frame, at) {
+            END => return None,
+            NOP => 1,
+            _ => usize::from(read_u8(frame, at + 1)),
+        };
+        if read_u8(frame, at) == MSS {
+            return (length == 4 && at + 4 <= end.min(frame.len())).then_some(at + 2);
+        }
+        if length == 0 {
+            return None;
+        }
+        at += length;
+    }
+    None
+}
+
+/// The maximum segment size the header announces; meaningful in SYN segments only.
+pub fn mss(frame: &[u8], l4: usize) -> Option<u16> {
+    mss_offset(frame, l4).map(|at| read_u16(frame, at))
+}
+
+/// Lowers an announced maximum segment size to `max`, checksum included; never raises or adds one. Returns
+/// whether it changed. The caller makes sure the segment is a SYN, and cuts `frame` at the end of the IP packet
+/// if it is a first fragment: its options may go on in the next, and padding is not to be taken for them.
+pub fn clamp_mss(frame: &mut [u8], l4: usize, max: u16) -> bool {
+    let Some(at) = mss_offset(frame, l4) else {
+        return false;
+    };
+    let old = read_u16(frame, at);
+    if old <= max {
+        return false;
+    }
+    write_u16(frame, at, max);
+    let change = Delta::u16(old, max);
+    // Options need not be aligned; a value at an odd offset sits across two words of the checksum.
+    let change = if (at - l4).is_multiple_of(2) {
+        change
+    } else {
+        change.at_odd_offset()
+    };
+    apply_checksum(frame, l4, change);
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::wire::checksum::transport_v4;
+
+    fn segment(options: &[u8]) -> Vec<u8> {
+        let mut out = vec![
+            0, 7, 0, 8, 1, 2, 3, 4, 5, 6, 7, 8, 0, SYN, 0x10, 0x20, 0, 0, 0, 0,
+        ];
+        out[12] = (((20 + options.len()) / 4) << 4) as u8;
+        out.extend(options);
+        let field = transport_v4(1, 2, 6, &out);
+        set_checksum(&mut out, 0, field);
+        out
+    }
+
+    #[test]
+    fn golden_fields() {
+        let mut s = segment(&[1; 4]);
+        assert_eq!((source_port(&s, 0), destination_port(&s, 0)), (7, 8));
+        assert_eq!(
+            (sequence(&s, 0), acknowledgment(&s, 0)),
+            (0x0102_0304, 0x0506_0708)
+        );
+        assert_eq!(
+            (header_length(&s, 0), flags(&s, 0), window(&s, 0)),
+            (24, SYN, 0x1020)
+        );
+        let change = Delta::u16(7, 0x1234).and(Delta::u16(8, 0xffff));
+        set_source_port(&mut s, 0, 0x1234);
+        set_destination_port(&mut s, 0, 0xffff);
+        apply_checksum(&mut s, 0, change);
+        assert_eq!(transport_v4(1, 2, 6, &s), 0);
+    }
+
+    #[test]
+    fn mss_is_found_and_lowered_at_any_alignment() {
+        for options in [
+            &[2, 4, 5, 0xb4][..],
+            &[1, 2, 4, 5, 0xb4, 0, 0, 0],
+            &[1, 1, 4, 2, 2, 4, 5, 0xb4],
+            &[3, 3, 7, 2, 4, 5, 0xb4, 1],
+        ] {
+            let mut s = segment(options);
+            assert_eq!(mss(&s, 0), Some(1460));
+            assert!(!clamp_mss(&mut s, 0, 1460));
+            assert!(clamp_mss(&mut s, 0, 1391));
+            assert_eq!(mss(&s, 0), Some(1391));
+            assert_eq!(transport_v4(1, 2, 6, &s), 0, "{options:?}");
+        }
+    }
+
+    #[test]
+    fn broken_options_are_left_alone() {
+        for options in [
+            &[][..],
+            &[0, 2, 4, 5],
+            &[2, 3, 5, 0xb4],
+            &[8, 0, 2, 4],
+            &[1, 1, 2, 4],
+            &[8, 200, 2, 4],
+        ] {
+            let mut s = segment(options);
+            s.extend([5, 0xb4, 5, 0xb4]); // payload that must not be taken for an option
+            let before = s.clone();
+            assert!(!clamp_mss(&mut s, 0, 500), "{options:?}");
+            assert_eq!(s, before);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes(mut bytes in proptest::collection::vec(any::<u8>(), 0..90), l4 in 0usize..100) {
+            clamp_mss(&mut bytes, l4, 500);
+            prop_assert!(mss(&bytes, l4).is_none_or(|m| m <= 500));
+        }
+    }
+}
