@@ -66,6 +66,13 @@ pub fn drops(natgate: &Natgate) -> BTreeMap<String, u64> {
     drops
 }
 
+/// [`drops`] without what hosts announce to their own link (IPv6 group reports), which no router forwards.
+pub fn losses(natgate: &Natgate) -> BTreeMap<String, u64> {
+    let mut losses = drops(natgate);
+    losses.remove("multicast");
+    losses
+}
+
 /// Packets dropped for one reason.
 pub fn dropped(natgate: &Natgate, reason: &str) -> u64 {
     drops(natgate).get(reason).copied().unwrap_or(0)

@@ -201,7 +201,7 @@ fn at_0_8_udp_without_checksum_stays_without() {
             ("203.0.113.1", 44000)
         );
         assert_eq!(seen.word(6), 0, "the checksum field");
-        assert!(echo.source_of(b"unprotected").is_some());
+        assert!(echo.arrival_of(b"unprotected").is_some());
     });
 }
 

@@ -17,7 +17,7 @@ fn a_reload_under_load_loses_no_packet() {
             .stdout(std::process::Stdio::piped());
         let client = client.spawn().unwrap();
         std::thread::sleep(Duration::from_millis(1000));
-        let before = (!lab.is_kernel()).then(|| accounting::drops(lab.natgate()));
+        let before = (!lab.is_kernel()).then(|| accounting::losses(lab.natgate()));
         for _ in 0..4 {
             // A file that really differs, and one that is the first again.
             lab.reload(&Setup {
@@ -30,7 +30,7 @@ fn a_reload_under_load_loses_no_packet() {
         }
         if let Some(before) = before {
             assert_eq!(
-                accounting::drops(lab.natgate()),
+                accounting::losses(lab.natgate()),
                 before,
                 "drops during reloads"
             );

@@ -376,7 +376,20 @@ impl Echo {
         }
     }
 
-    /// Where this payload came from, if it arrived.
+    /// Where this payload came from, waiting for it a while: a capture sees a packet before the service does.
+    pub fn arrival_of(&self, payload: &[u8]) -> Option<SocketAddr> {
+        let deadline = Instant::now() + TIMEOUT;
+        while Instant::now() < deadline {
+            let source = self.source_of(payload);
+            if source.is_some() {
+                return source;
+            }
+            std::thread::sleep(POLL);
+        }
+        None
+    }
+
+    /// Where this payload came from, if it has arrived.
     pub fn source_of(&self, payload: &[u8]) -> Option<SocketAddr> {
         let arrivals = self.arrivals.lock().unwrap();
         let found = arrivals.iter().rev().find(|(p, _)| p == payload);

@@ -105,7 +105,10 @@ fn stun_discovers_endpoint_independent_mapping() {
         let report = lab
             .inside
             .sh("timeout 20 turnutils_natdiscovery -m -L 10.0.0.2 203.0.113.9");
-        assert!(report.contains("Endpoint Independent Mapping"), "{report}");
+        assert!(
+            report.contains("NAT with Endpoint Independent Mapping"),
+            "{report}"
+        );
     });
 }
 

@@ -1,0 +1,62 @@
+# natgate: `make demo` shows it, `make test` proves it, `make install` puts it in place.
+
+PREFIX     ?= /usr/local
+SYSCONFDIR ?= /etc
+UNITDIR    ?= /lib/systemd/system
+CARGO      ?= cargo
+
+# Building needs no privileges; namespaces and raw sockets do. A user other than root is asked by sudo.
+ifneq ($(shell id -u),0)
+SUDO := sudo -E
+AS_ROOT := --config 'target."cfg(unix)".runner="sudo -E"'
+endif
+
+# Debian keeps administration programs where an ordinary user's PATH does not look.
+export PATH := $(PATH):/usr/sbin:/sbin
+
+# Set, it would leave out half of the namespace tests; it serves work on the tests, not their verdict.
+unexport NATGATE_LAB
+
+.PHONY: all setup build demo test lint unit end-to-end bench install
+
+all: build
+
+# Packages that are missing; prints how to get Rust when that is.
+setup:
+	@tests/setup.sh
+
+build: setup
+	$(CARGO) build --release --locked
+
+# A private network browses a public server through natgate; exit code 0 when everything shown is true.
+demo: build
+	$(SUDO) tests/demo/demo.sh target/release/natgate
+
+# Everything, on a clean clone. Needs root or sudo for the namespaces.
+test: lint unit end-to-end
+
+lint: setup
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --all-targets --no-default-features -- -D warnings
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
+
+# Without DPDK: all that translates packets builds, and is tested, on any machine.
+unit: setup
+	$(CARGO) test --locked --no-default-features
+
+# With DPDK: the same once more, and the real binary between network namespaces.
+end-to-end: setup
+	$(CARGO) test --locked $(AS_ROOT)
+
+bench: build
+	$(CARGO) bench --locked
+	target/release/natgate bench
+
+install: build
+	install -Dm755 target/release/natgate $(DESTDIR)$(PREFIX)/bin/natgate
+	install -d $(DESTDIR)$(UNITDIR) $(DESTDIR)$(SYSCONFDIR)/natgate/natgate.d
+	sed 's|/usr/local/bin|$(PREFIX)/bin|' configs/natgate.service > $(DESTDIR)$(UNITDIR)/natgate.service
+	install -Dm644 configs/default.toml $(DESTDIR)$(PREFIX)/share/doc/natgate/default.toml
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	target/release/natgate completions bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/natgate
