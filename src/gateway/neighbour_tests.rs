@@ -248,10 +248,10 @@ fn families_and_interfaces_do_not_mix() {
 fn stale_ids_find_nothing() {
     let mut table = Neighbours::new(1, 7);
     let first = table
-        .learn(&lan(), host(1), MAC, Learned::Request, at(0))
+        .learn(&lan(), host(3), MAC, Learned::Request, at(0))
         .unwrap();
     let second = table
-        .learn(&lan(), host(2), MAC, Learned::Request, at(60_000))
+        .learn(&lan(), host(4), MAC, Learned::Request, at(60_000))
         .unwrap();
     assert_eq!(first.index(), second.index());
     assert!(table.get(first).is_none() && table.touch(first, at(1)).is_none());
