@@ -17,25 +17,22 @@
 //!
 //! [`Interface`] is passed in wherever it is needed; the table holds no reference to the policy.
 
+mod entry;
+
+pub use entry::{
+    Event, FAILED_HOLD_MILLIS, Neighbour, REACHABLE_MILLIS, RETRY_MILLIS, State, TRIES,
+};
+
 use super::{Interface, Interfaces, mapped, mix};
+use crate::base::InterfaceId;
 use crate::base::time::Now;
-use crate::base::{InterfaceId, PortId, VlanId};
 use crate::wire::MacAddr;
-use std::fmt;
 use std::net::IpAddr;
 
 /// Entries by default.
 pub const CAPACITY: usize = 4096;
 /// Entries at most: an id's index has 16 bits, one value of which ends chains.
 pub const CAPACITY_MAX: usize = u16::MAX as usize;
-/// Milliseconds between solicitations (RFC 4861 §10, RETRANS_TIMER).
-pub const RETRY_MILLIS: u64 = 1000;
-/// Solicitations before giving up (RFC 4861 §10, MAX_MULTICAST_SOLICIT and MAX_UNICAST_SOLICIT).
-pub const TRIES: u8 = 3;
-/// Milliseconds an answer is trusted (RFC 4861 §10, REACHABLE_TIME).
-pub const REACHABLE_MILLIS: u64 = 30_000;
-/// Milliseconds a neighbour that never answered is not asked again.
-pub const FAILED_HOLD_MILLIS: u64 = 3000;
 /// Milliseconds after which an unused entry vanishes.
 pub const IDLE_MILLIS: u64 = 300_000;
 
@@ -61,126 +58,6 @@ impl NeighbourId {
 
     fn generation(self) -> u16 {
         (self.0 >> 16) as u16
-    }
-}
-
-/// What is known of a neighbour.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum State {
-    /// Asked for and not answered yet; packets wait.
-    Incomplete,
-    /// Answered lately.
-    Reachable,
-    /// Known, but not confirmed lately.
-    Stale,
-    /// Being confirmed because it is used; still sends.
-    Probe,
-    /// Does not answer.
-    Failed,
-    /// Configured.
-    Static,
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            State::Incomplete => "incomplete",
-            State::Reachable => "reachable",
-            State::Stale => "stale",
-            State::Probe => "probe",
-            State::Failed => "failed",
-            State::Static => "static",
-        })
-    }
-}
-
-/// An entry. What egress needs comes first, so that a look touches one or two cache lines.
-#[derive(Clone, Debug)]
-#[repr(C)]
-pub struct Neighbour {
-    header: [u8; 16],
-    header_length: u8,
-    state: State,
-    /// The device to send by.
-    pub port: PortId,
-    /// The interface it is on.
-    pub interface: InterfaceId,
-    /// The interface's IP MTU in bytes.
-    pub mtu: u16,
-    generation: u16,
-    next: u16,
-    tries: u8,
-    /// Milliseconds; see [`Neighbour::due`].
-    used: u64,
-    /// Milliseconds. When the next solicitation is due (Incomplete, Probe), trust ends (Reachable), asking again is
-    /// allowed (Failed), or it became stale (Stale).
-    due: u64,
-    address: IpAddr,
-    mac: MacAddr,
-}
-
-impl Neighbour {
-    /// Destination, source and VLAN tag, if any, of a frame to this neighbour; the EtherType follows. 12 or 16 bytes.
-    /// Only meaningful if it [is ready](Self::is_ready).
-    #[inline]
-    pub fn header(&self) -> &[u8] {
-        &self.header[..usize::from(self.header_length)]
-    }
-
-    /// Whether the header reaches the neighbour as far as is known.
-    #[inline]
-    pub fn is_ready(&self) -> bool {
-        !matches!(self.state, State::Incomplete | State::Failed)
-    }
-
-    /// What is known of it.
-    pub fn state(&self) -> State {
-        self.state
-    }
-
-    /// Its address.
-    pub fn address(&self) -> IpAddr {
-        self.address
-    }
-
-    /// Its MAC address, if it ever answered.
-    pub fn mac(&self) -> Option<MacAddr> {
-        (self.mac != MacAddr::default()).then_some(self.mac)
-    }
-
-    /// Milliseconds since a packet was last sent to it.
-    pub fn idle_millis(&self, now: Now) -> u64 {
-        now.millis.saturating_sub(self.used)
-    }
-
-    /// Makes the header fit the interface; says whether anything changed.
-    fn bind(&mut self, interface: &Interface) -> bool {
-        let mut header = [0; 16];
-        header[..6].copy_from_slice(&self.mac.0);
-        header[6..12].copy_from_slice(&interface.mac.0);
-        let length = match interface.vlan {
-            None => 12,
-            Some(VlanId(tag)) => {
-                header[12..14].copy_from_slice(&[0x81, 0x00]);
-                header[14..16].copy_from_slice(&(tag & 0xfff).to_be_bytes());
-                16
-            }
-        };
-        let moved = self.port != interface.port
-            || self.header_length != length
-            || self.header[6..] != header[6..];
-        self.header = header;
-        self.header_length = length;
-        self.port = interface.port;
-        self.interface = interface.id;
-        self.mtu = interface.mtu;
-        moved
-    }
-
-    fn enter(&mut self, state: State, due: u64) {
-        self.state = state;
-        self.due = due;
-        self.tries = 0;
     }
 }
 
@@ -211,27 +88,6 @@ pub enum Learned {
     Unsolicited,
     /// The sender of a request for one of the gateway's addresses.
     Request,
-}
-
-/// What [`Neighbours::sweep`] found due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// Ask for the neighbour.
-    Solicit {
-        /// The entry.
-        id: NeighbourId,
-        /// Where.
-        interface: InterfaceId,
-        /// Whom.
-        address: IpAddr,
-        /// Ask this station only; else broadcast or the solicited-node group.
-        unicast_to: Option<MacAddr>,
-    },
-    /// It does not answer: drop the packets that wait for it.
-    Failed {
-        /// The entry.
-        id: NeighbourId,
-    },
 }
 
 /// A worker's neighbours. Nothing is allocated after construction.
@@ -372,7 +228,7 @@ impl Neighbours {
         how: Learned,
         now: Now,
     ) -> Option<NeighbourId> {
-        if mac.0[0] & 1 != 0 || mac == MacAddr::default() || interface.owns(address) {
+        if mac.is_group() || mac == MacAddr::ZERO || interface.owns(address) {
             return None;
         }
         let id = match self.find(interface.id, address) {
@@ -457,7 +313,7 @@ impl Neighbours {
                 self.remove(id);
                 continue;
             }
-            if let Some(Some(event)) = self.update(id, |entry| advance(id, entry, now)) {
+            if let Some(Some(event)) = self.update(id, |entry| entry.advance(id, now)) {
                 report(event);
             }
         }
@@ -538,22 +394,10 @@ impl Neighbours {
             }
         };
         let chain = self.chain(interface.id, address);
-        let mut entry = Neighbour {
-            header: [0; 16],
-            header_length: 0,
-            state,
-            port: interface.port,
-            interface: interface.id,
-            mtu: interface.mtu,
-            generation: self.generations[usize::from(at)],
-            next: self.heads[chain],
-            tries: 0,
-            used: now.millis,
-            due: now.millis,
-            address,
-            mac: MacAddr::default(),
-        };
-        entry.bind(interface);
+        let generation = self.generations[usize::from(at)];
+        let mut entry = Neighbour::new(interface, address, state, now);
+        entry.generation = generation;
+        entry.next = self.heads[chain];
         let id = id_of(at, &entry);
         self.heads[chain] = at;
         self.slots[usize::from(at)] = Some(entry);
@@ -623,43 +467,5 @@ fn id_of(at: u16, entry: &Neighbour) -> NeighbourId {
     NeighbourId(u32::from(entry.generation) << 16 | u32::from(at))
 }
 
-/// Moves one entry on in time.
-fn advance(id: NeighbourId, entry: &mut Neighbour, now: Now) -> Option<Event> {
-    match entry.state {
-        State::Reachable if now.millis >= entry.due => {
-            let since = entry.due;
-            entry.enter(State::Stale, since);
-        }
-        _ => {}
-    }
-    let probing = match entry.state {
-        State::Incomplete => false,
-        State::Probe => true,
-        State::Stale if entry.used > entry.due => {
-            entry.enter(State::Probe, now.millis);
-            true
-        }
-        _ => return None,
-    };
-    if now.millis < entry.due {
-        return None;
-    }
-    if entry.tries >= TRIES {
-        // One that used to answer may have got another MAC address: ask everybody as soon as a packet wants it.
-        let hold = if probing { 0 } else { FAILED_HOLD_MILLIS };
-        entry.enter(State::Failed, now.millis + hold);
-        return Some(Event::Failed { id });
-    }
-    entry.tries += 1;
-    entry.due = now.millis + RETRY_MILLIS;
-    Some(Event::Solicit {
-        id,
-        interface: entry.interface,
-        address: entry.address,
-        unicast_to: probing.then_some(entry.mac),
-    })
-}
-
 #[cfg(test)]
-#[path = "neighbour_tests.rs"]
 mod tests;

@@ -1,7 +1,8 @@
 //! Tests of the neighbour table: the life of an entry, the table under pressure, reloads.
 
-use super::super::interface::tests::sample;
 use super::*;
+use crate::base::{PortId, VlanId};
+use crate::gateway::interface::tests::sample;
 use proptest::prelude::*;
 
 const MAC: MacAddr = MacAddr([2, 0, 0, 0, 9, 9]);

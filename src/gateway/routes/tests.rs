@@ -1,7 +1,7 @@
 //! Tests of the routes: who wins, who is skipped, what is refused.
 
-use super::super::interface::tests::{sample, v4, v6};
 use super::*;
+use crate::gateway::interface::tests::{sample, v4, v6};
 use proptest::prelude::*;
 
 const MAIN: RealmId = RealmId(0);

@@ -510,5 +510,4 @@ fn find<A: Address>(sorted: &[(A, InterfaceId)], address: A) -> Option<Interface
 }
 
 #[cfg(test)]
-#[path = "routes_tests.rs"]
 mod tests;
