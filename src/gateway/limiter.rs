@@ -148,6 +148,19 @@ mod tests {
     }
 
     #[test]
+    fn what_the_global_limit_refuses_costs_the_target_nothing() {
+        let (global, target) = (TokenBucket::new(1, 1), TokenBucket::new(0, 2));
+        let mut limiter = IcmpLimiter::with_rates(global, target, 7);
+        let mut allow = |millis| limiter.allow(v4(1), Now::at(millis));
+        assert_eq!([allow(0), allow(0), allow(0)], [true, false, false]);
+        assert_eq!(
+            [allow(1000), allow(2000)],
+            [true, false],
+            "two tokens, both sent"
+        );
+    }
+
+    #[test]
     fn an_ipv6_target_is_its_64() {
         let mut limiter = IcmpLimiter::new(7);
         let address = |n: u128| IpAddr::V6((0x2001_0db8 << 96 | n).into());

@@ -306,6 +306,36 @@ fn a_scan_leaves_room_for_hosts_that_exist() {
 }
 
 #[test]
+fn asking_again_counts_as_unanswered_too() {
+    let mut table = Neighbours::new(4, 7);
+    let ask =
+        |table: &mut Neighbours, n, millis| table.resolve(&lan(), host(n), at(millis)).unwrap().1;
+    for n in [2, 3] {
+        ask(&mut table, n, 0);
+    }
+    for millis in [1000, 2000, 3000] {
+        sweep(&mut table, millis);
+    }
+    for n in [4, 5] {
+        assert_eq!(
+            ask(&mut table, n, 5000),
+            Resolution::Pending { solicit: true }
+        );
+    }
+    assert_eq!(
+        ask(&mut table, 2, 6000),
+        Resolution::Failed,
+        "half of the table is taken"
+    );
+    sweep(&mut table, 6000);
+    table.learn(&lan(), host(4), MAC, Learned::Solicited, at(6000));
+    assert_eq!(
+        ask(&mut table, 2, 6000),
+        Resolution::Pending { solicit: true }
+    );
+}
+
+#[test]
 fn a_budget_bounds_the_work_and_the_hand_gets_around() {
     let mut table = Neighbours::new(100, 7);
     for n in 0..40 {
@@ -432,6 +462,7 @@ proptest! {
             let incomplete: std::collections::BTreeSet<_> =
                 listed.iter().filter(|(_, _, s)| *s == State::Incomplete).map(|&(id, _, _)| id).collect();
             prop_assert_eq!(incomplete.len(), table.incomplete);
+            prop_assert!(incomplete.len() <= 4, "half of the table");
             prop_assert_eq!(&incomplete, &pending);
         }
     }
