@@ -1,0 +1,407 @@
+//! The decision which external address and port a new mapping gets, for one worker.
+//!
+//! 1. **Address.** Paired (RFC 6888 REQ-2): a hash of the inside address names it; a subscriber that already holds
+//!    something stays where it is, and is refused when that address is full (RFC 7857 §4). A new subscriber takes the
+//!    next address with room. Spread: a hash of inside address and port, then the next with room.
+//! 2. **Port.** Of single ports, per `select`, within the class of the source port. Of blocks, a random block of the
+//!    subscriber but the longest idle one (RFC 7768 §4), a new block when they are full, up to the quota.
+//!
+//! Nothing living is ever evicted to make room (RFC 6888 REQ-11-d).
+
+use super::chain::{Chain, return_idle};
+use super::{
+    Allowed, BlockIndex, BlockLink, BlockPolicy, Claim, ExternalIndex, ExternalRef, Externals,
+    Held, HoldQueue, Pairing, Pool, PortRange, PortRanges, PortSpace, Preference, Select,
+    SinglePorts,
+};
+use crate::base::{DropReason, Random, RealmId, Tick, WorkerId};
+use crate::nat::subscriber::{SubscriberIndex, Subscribers};
+use std::net::IpAddr;
+
+/// A new mapping's wish.
+#[derive(Clone, Copy)]
+pub struct Request<'a> {
+    /// The pool to take from.
+    pub pool: &'a Pool,
+    /// The rule's own ports, which replace the pool's (blocks: narrow them). For ICMP only those of a rule for ICMP.
+    pub ports: Option<&'a PortRanges>,
+    /// Who asks; referred to by the caller ([`Subscribers::enter`]).
+    pub subscriber: SubscriberIndex,
+    /// The source port, or the ICMP query id. 0 as a port is never preserved: the mapping gets a real one.
+    pub inside_port: u16,
+    /// The space of the port.
+    pub space: PortSpace,
+    /// The present.
+    pub now: Tick,
+}
+
+/// A port leased to a mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The address's number.
+    pub external: ExternalIndex,
+    /// The address.
+    pub address: IpAddr,
+    /// The port.
+    pub port: u16,
+    /// The block that was opened for it: to be logged.
+    pub opened: Option<BlockIndex>,
+}
+
+impl Lease {
+    /// The IPv4 address in host order (0 if it is an IPv6 address).
+    #[inline]
+    pub fn v4(&self) -> u32 {
+        match self.address {
+            IpAddr::V4(v4) => v4.to_bits(),
+            IpAddr::V6(_) => 0,
+        }
+    }
+
+    /// The IPv6 address in host order (0 if it is an IPv4 address).
+    #[inline]
+    pub fn v6(&self) -> u128 {
+        match self.address {
+            IpAddr::V4(_) => 0,
+            IpAddr::V6(v6) => v6.to_bits(),
+        }
+    }
+}
+
+/// A mapping's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Returned {
+    /// Whose port it was.
+    pub subscriber: SubscriberIndex,
+    /// The address's number.
+    pub external: ExternalIndex,
+    /// The space of the port.
+    pub space: PortSpace,
+    /// The port.
+    pub port: u16,
+    /// Ticks it rests: the pool's `hold`; 0 = reusable at once, as for TCP connections whose close was tracked.
+    pub hold: u32,
+}
+
+/// A block that went back to its pool: to be logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReturnedBlock {
+    /// The address's number.
+    pub external: ExternalIndex,
+    /// The block.
+    pub block: BlockIndex,
+    /// Its ports.
+    pub ports: PortRange,
+    /// The inside address that held it.
+    pub inside: u128,
+    /// The realm of the inside address.
+    pub realm: RealmId,
+}
+
+/// Picks addresses and ports for the mappings of one worker, and takes them back.
+pub struct Allocator {
+    worker: WorkerId,
+    preference: Preference,
+    hold: HoldQueue,
+    /// The latest choice per space, for [`Select::Sequential`].
+    latest: [u16; PortSpace::COUNT],
+    /// The subscriber [`Allocator::sweep`] looks at next.
+    hand: usize,
+    errors: u64,
+}
+
+impl Allocator {
+    /// An allocator for `worker` (below [`super::MAX_WORKERS`]) that holds back at most `hold_max` single ports.
+    pub fn new(worker: WorkerId, preference: Preference, hold_max: usize) -> Allocator {
+        Allocator {
+            worker,
+            preference,
+            hold: HoldQueue::new(hold_max),
+            latest: [0; PortSpace::COUNT],
+            hand: 0,
+            errors: 0,
+        }
+    }
+
+    /// Leases a port for a new mapping.
+    ///
+    /// # Errors
+    /// - [`DropReason::NoAddress`]: the pool has no address that is not draining.
+    /// - [`DropReason::NoPort`]: every allowed port is taken.
+    /// - [`DropReason::NoBlock`]: the subscriber's blocks (if any) are full and no block is free.
+    /// - [`DropReason::QuotaBlocks`]: the subscriber's blocks are full and it may have no more.
+    /// - [`DropReason::Internal`]: the subscriber does not exist, or pool and address layout do not fit.
+    pub fn allocate(
+        &mut self,
+        externals: &Externals,
+        subscribers: &mut Subscribers,
+        request: &Request<'_>,
+        random: &mut Random,
+    ) -> Result<Lease, DropReason> {
+        let policy = request.pool.policy();
+        let inside = subscribers
+            .address(request.subscriber)
+            .ok_or(DropReason::Internal)?;
+        let paired = policy.pairing == Pairing::Paired;
+        let mut tries = request.pool.active_count();
+        let mut start = match policy.pairing {
+            Pairing::Paired => stable_hash(inside, 0),
+            Pairing::Spread => stable_hash(inside, request.inside_port),
+        };
+        if paired && tries > 1 {
+            let held = subscribers.paired(request.subscriber, policy.id);
+            if let Some(external) = held.and_then(|index| request.pool.find_active(index)) {
+                return self.allocate_on(external, externals, subscribers, request, random);
+            }
+            if held.is_none() && !subscribers.can_pair(request.subscriber) {
+                tries = 1;
+            }
+        }
+        let mut refusal = DropReason::NoAddress;
+        for turn in 0..tries {
+            let Some(external) = request.pool.active(start) else {
+                break;
+            };
+            match self.allocate_on(external, externals, subscribers, request, random) {
+                Err(reason @ (DropReason::NoPort | DropReason::NoBlock)) => {
+                    refusal = if turn == 0 { reason } else { refusal };
+                }
+                done => return done,
+            }
+            start = start % request.pool.active_count() + 1;
+        }
+        Err(refusal)
+    }
+
+    /// Takes a port back at the end of its mapping.
+    pub fn release(
+        &mut self,
+        externals: &Externals,
+        subscribers: &mut Subscribers,
+        returned: &Returned,
+        now: Tick,
+    ) {
+        let Returned {
+            external,
+            space,
+            port,
+            hold,
+            ..
+        } = *returned;
+        match externals.get(external).map(|e| (e.single(), e.blocks())) {
+            Some((Some(single), _)) if hold == 0 => single.release(space, port),
+            Some((Some(single), _)) => {
+                if single.hold(space, port) {
+                    // One more: coarse ticks must not shorten the hold.
+                    let due = Tick(now.0.saturating_add(hold).saturating_add(1));
+                    let entry = Held {
+                        external,
+                        space,
+                        port,
+                        due,
+                    };
+                    if let Some(oldest) = self.hold.push(entry) {
+                        self.end_hold(externals, oldest);
+                    }
+                }
+            }
+            Some((None, Some(blocks))) => blocks.free(space, port, now, hold),
+            _ => self.errors += 1,
+        }
+        subscribers.lease_ended(returned.subscriber, external);
+    }
+
+    /// Ends the hold of at most `budget` single ports that are due; returns how many.
+    pub fn release_due(&mut self, externals: &Externals, now: Tick, budget: usize) -> usize {
+        let errors = &mut self.errors;
+        self.hold.release_due(now, budget, |entry| {
+            match externals.get(entry.external).and_then(|e| e.single()) {
+                Some(single) => single.release_held(entry.space, entry.port),
+                None => *errors += 1,
+            }
+        })
+    }
+
+    /// Looks at the next `budget` subscribers and gives back their blocks that have been idle long enough.
+    pub fn sweep(
+        &mut self,
+        externals: &Externals,
+        subscribers: &mut Subscribers,
+        now: Tick,
+        budget: usize,
+        mut returned: impl FnMut(&ReturnedBlock),
+    ) {
+        for _ in 0..budget.min(subscribers.capacity()) {
+            self.hand = (self.hand + 1) % subscribers.capacity();
+            if let Some(subscriber) = subscribers.at(self.hand) {
+                return_idle(externals, subscribers, subscriber, now, &mut returned);
+            }
+        }
+    }
+
+    /// Single ports in hold.
+    pub fn held(&self) -> usize {
+        self.hold.len()
+    }
+
+    /// Single ports that had to leave hold early because `hold_max` was reached.
+    pub fn hold_overflows(&self) -> u64 {
+        self.hold.overflows()
+    }
+
+    /// Calls that made no sense (an address that does not exist). Stays 0.
+    pub fn errors(&self) -> u64 {
+        self.errors
+    }
+
+    fn end_hold(&mut self, externals: &Externals, entry: Held) {
+        match externals.get(entry.external).and_then(|e| e.single()) {
+            Some(single) => single.release_held(entry.space, entry.port),
+            None => self.errors += 1,
+        }
+    }
+
+    /// Leases a port of one address.
+    fn allocate_on(
+        &mut self,
+        external: &ExternalRef,
+        externals: &Externals,
+        subscribers: &mut Subscribers,
+        request: &Request<'_>,
+        random: &mut Random,
+    ) -> Result<Lease, DropReason> {
+        let policy = request.pool.policy();
+        let (port, opened) = match (policy.block, external.external.single()) {
+            (None, Some(single)) => (self.single_port(single, external, request, random), None),
+            (Some(block), None) => {
+                let (port, opened) =
+                    self.block_port(external, externals, subscribers, request, block, random)?;
+                (Some(port), opened)
+            }
+            _ => return Err(DropReason::Internal),
+        };
+        let port = port.ok_or(DropReason::NoPort)?;
+        subscribers.lease_begun(request.subscriber, policy.id, external.index);
+        Ok(Lease {
+            external: external.index,
+            address: external.external.address(),
+            port,
+            opened,
+        })
+    }
+
+    /// A port of an address with single ports: of the source port's class first, of the whole range then.
+    fn single_port(
+        &mut self,
+        single: &SinglePorts,
+        external: &ExternalRef,
+        request: &Request<'_>,
+        random: &mut Random,
+    ) -> Option<u16> {
+        let policy = request.pool.policy();
+        let whole = Allowed::new(
+            request.ports.unwrap_or(&policy.ports),
+            &external.reserved,
+            request.space,
+        );
+        let classed = policy.low_ports && request.ports.is_none();
+        if !classed {
+            return self.pick(single, &whole, request, random);
+        }
+        let anywhere = Allowed::all(&external.reserved, request.space);
+        let class = match (request.space, request.inside_port) {
+            (PortSpace::Icmp, _) => return self.pick(single, &anywhere, request, random),
+            (_, 1..512) => anywhere.clip(PortRange::new(1, 511)),
+            (_, 512..1024) => anywhere.clip(PortRange::new(512, 1023)),
+            _ => whole.clip(PortRange::new(1024, u16::MAX)),
+        };
+        self.pick(single, &class, request, random)
+            .or_else(|| self.pick(single, &whole, request, random))
+    }
+
+    /// An allowed free port by the pool's `select`.
+    fn pick(
+        &mut self,
+        single: &SinglePorts,
+        allowed: &Allowed<'_>,
+        request: &Request<'_>,
+        random: &mut Random,
+    ) -> Option<u16> {
+        let (space, wanted) = (request.space, request.inside_port);
+        match request.pool.policy().select {
+            Select::Preserve => {
+                let keep = (wanted != 0 || space == PortSpace::Icmp)
+                    && allowed.contains(wanted)
+                    && single.claim(space, wanted, self.worker);
+                if keep {
+                    return Some(wanted);
+                }
+                single.claim_random(self.worker, allowed, random)
+            }
+            Select::Random => single.claim_random(self.worker, allowed, random),
+            Select::Sequential => {
+                let latest = &mut self.latest[space.index()];
+                let port = single.claim_sequential(self.worker, allowed, *latest)?;
+                *latest = port;
+                Some(port)
+            }
+        }
+    }
+
+    /// A port of the subscriber's blocks on this address, if need be of a new one.
+    fn block_port(
+        &mut self,
+        external: &ExternalRef,
+        externals: &Externals,
+        subscribers: &mut Subscribers,
+        request: &Request<'_>,
+        block: BlockPolicy,
+        random: &mut Random,
+    ) -> Result<(u16, Option<BlockIndex>), DropReason> {
+        let blocks = external.external.blocks().ok_or(DropReason::Internal)?;
+        let policy = request.pool.policy();
+        let allowed = match request.ports {
+            Some(ports) => Allowed::new(ports, &external.reserved, request.space),
+            None => Allowed::all(&external.reserved, request.space),
+        };
+        let wanted = (policy.select == Select::Preserve && request.inside_port != 0)
+            .then_some(request.inside_port);
+        let take = |index: BlockIndex, random: &mut Random| {
+            let port = blocks.allocate(index, wanted, &allowed, random, request.now, policy.hold);
+            blocks.set_idle(index, block.idle.max(policy.hold));
+            port
+        };
+        let held = Chain::of(externals, subscribers, request, external.index);
+        if let Some(index) = held.choose(blocks, &allowed, wanted, random) {
+            let port = take(index, random).ok_or(DropReason::Internal)?;
+            return Ok((port, None));
+        }
+        if held.count(policy.pairing) >= block.max_per_host.max(1) {
+            return Err(DropReason::QuotaBlocks);
+        }
+        let claim = Claim {
+            worker: self.worker,
+            subscriber: subscribers.address(request.subscriber).unwrap_or(0) as u32,
+            pool: policy.id,
+            preference: self.preference,
+            now: request.now,
+        };
+        let opened = blocks
+            .claim_block(&claim, &allowed, random)
+            .ok_or(DropReason::NoBlock)?;
+        let port = take(opened, random).ok_or(DropReason::Internal)?;
+        blocks.set_next(opened, held.first);
+        let link = BlockLink::new(external.index, opened);
+        subscribers.block_added(request.subscriber, policy.id, external.index, link);
+        Ok((port, Some(opened)))
+    }
+}
+
+/// An unkeyed hash of an inside endpoint: the same after a restart, and in every release.
+fn stable_hash(inside: u128, port: u16) -> usize {
+    let mut x = inside as u64 ^ (inside >> 64) as u64 ^ u64::from(port) << 48;
+    for _ in 0..2 {
+        x = (x ^ (x >> 32)).wrapping_mul(0xe703_7ed1_a0b4_28db);
+    }
+    (x >> 33) as usize
+}

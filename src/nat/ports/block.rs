@@ -1,0 +1,580 @@
+//! The port state of an address whose ports are leased in blocks.
+//!
+//! A block is `size` contiguous ports of every space and belongs to one subscriber. Blocks are claimed from a shared
+//! bitmap; inside a block only the owning worker writes, so that its words need no read-modify-write:
+//!
+//! ```text
+//! per block and space:  free ← old ← middle ← young        one bit a port in one of them, or none: in use
+//! ```
+//!
+//! A port given back goes to `young`. Every half hold time all sets move one step left, so that a port rests for
+//! 1 to 1.5 hold times (RFC 6888 REQ-8) and no timer is needed: the sets move when the block is used next.
+
+use super::bitmap::{Bitmap, filled};
+use super::blockmap::BlockMap;
+use super::external::{BlockUsage, Counters, ExternalIndex, Usage};
+use super::{Allowed, MAX_WORKERS, PortRange, PortRanges, PortSpace};
+use crate::base::{PoolId, Random, Tick, WorkerId};
+use std::sync::atomic::{
+    AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst,
+};
+
+/// The number of a block within its address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct BlockIndex(pub u16);
+
+impl BlockIndex {
+    /// The value as a vector index.
+    #[inline]
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+/// A block among all addresses, or the end of a list of blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct BlockLink(u32);
+
+impl BlockLink {
+    /// The end of a list.
+    pub const END: BlockLink = BlockLink(u32::MAX);
+
+    /// The link to a block. Index 65,535 is no address ([`super::Externals`] never gives it out).
+    #[inline]
+    pub fn new(external: ExternalIndex, block: BlockIndex) -> BlockLink {
+        BlockLink(u32::from(external.0) << 16 | u32::from(block.0))
+    }
+
+    /// The block, or `None` at the end.
+    #[inline]
+    pub fn get(self) -> Option<(ExternalIndex, BlockIndex)> {
+        let parts = (
+            ExternalIndex((self.0 >> 16) as u16),
+            BlockIndex(self.0 as u16),
+        );
+        (self != BlockLink::END).then_some(parts)
+    }
+}
+
+/// Which blocks a worker would rather have: those the network card steers to it, superblock
+/// `port >> shift` to worker `superblock % workers`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Preference {
+    /// log2 of the ports of a superblock, 0–16.
+    pub shift: u8,
+    /// Number of workers; below 2 there is nothing to prefer.
+    pub workers: u8,
+}
+
+/// Who claims a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The worker that will own the block.
+    pub worker: WorkerId,
+    /// What `show` and `lookup` are told about the subscriber: the (low 32 bits of the) inside address.
+    pub subscriber: u32,
+    /// The pool the block counts for.
+    pub pool: PoolId,
+    /// Which blocks suit the worker.
+    pub preference: Preference,
+    /// The time of the claim.
+    pub now: Tick,
+}
+
+/// Sets of ports per block and space; see the picture above.
+const SETS: usize = 4;
+const FREE: usize = 0;
+const YOUNG: usize = SETS - 1;
+
+/// State of a block besides its ports. Written by the owning worker, read by anybody.
+#[derive(Default)]
+struct Meta {
+    /// Worker + 1, 0 = free.
+    owner: AtomicU8,
+    pool: AtomicU16,
+    in_use: [AtomicU16; PortSpace::COUNT],
+    held: [AtomicU16; PortSpace::COUNT],
+    subscriber: AtomicU32,
+    next: AtomicU32,
+    last_used: AtomicU32,
+    /// When the resting sets last moved.
+    moved: AtomicU32,
+    /// Ticks without use after which the block is given back.
+    idle: AtomicU32,
+}
+
+/// The blocks of one external address.
+pub struct BlockPorts {
+    map: BlockMap,
+    /// Words of one set of one block and space.
+    words: usize,
+    free_blocks: Bitmap,
+    blocks: Box<[Meta]>,
+    bits: Box<[AtomicU64]>,
+    counters: [Counters; PortSpace::COUNT],
+    used: AtomicU32,
+    used_high: AtomicU32,
+    errors: AtomicU64,
+}
+
+impl BlockPorts {
+    /// Blocks of `size` ports (0 counts as 1) from the low end of each of the ranges, all free.
+    pub(super) fn new(size: u16, ranges: &PortRanges) -> BlockPorts {
+        let map = BlockMap::new(size, ranges);
+        let (size, count) = (map.size(), map.count());
+        let words = usize::from(size).div_ceil(64);
+        let full = filled(size.into());
+        let per_space = || {
+            let free = full.iter().map(|w| w.load(Relaxed));
+            free.chain(std::iter::repeat_n(0, words * (SETS - 1)))
+        };
+        let all = (0..count as usize * PortSpace::COUNT).flat_map(|_| per_space());
+        BlockPorts {
+            map,
+            words,
+            free_blocks: Bitmap::free(count),
+            blocks: (0..count).map(|_| Meta::default()).collect(),
+            bits: all.map(AtomicU64::new).collect(),
+            counters: Default::default(),
+            used: AtomicU32::new(0),
+            used_high: AtomicU32::new(0),
+            errors: AtomicU64::new(0),
+        }
+    }
+
+    /// Ports in a block.
+    pub fn size(&self) -> u16 {
+        self.map.size()
+    }
+
+    /// Number of blocks of the address.
+    pub fn count(&self) -> u32 {
+        self.map.count()
+    }
+
+    /// The block `port` lies in.
+    #[inline]
+    pub fn block_of(&self, port: u16) -> Option<BlockIndex> {
+        self.map.block_of(port)
+    }
+
+    /// The ports of a block.
+    #[inline]
+    pub fn ports_of(&self, block: BlockIndex) -> Option<PortRange> {
+        self.map.ports_of(block)
+    }
+
+    /// The worker that has leased the block of `port`.
+    #[inline]
+    pub fn owner(&self, port: u16) -> Option<WorkerId> {
+        self.block_owner(self.block_of(port)?)
+    }
+
+    /// The worker that has leased `block`.
+    #[inline]
+    pub fn block_owner(&self, block: BlockIndex) -> Option<WorkerId> {
+        let owner = self.meta(block)?.owner.load(SeqCst);
+        owner.checked_sub(1).map(WorkerId)
+    }
+
+    /// The inside address (its low 32 bits) that holds `block`.
+    pub fn subscriber(&self, block: BlockIndex) -> Option<u32> {
+        let meta = self.meta(block)?;
+        let leased = meta.owner.load(SeqCst) != 0;
+        leased.then(|| meta.subscriber.load(Relaxed))
+    }
+
+    /// Leases a random free block that has a port of `allowed`, one that suits the worker if there is one; `None` if all
+    /// are taken.
+    pub fn claim_block(
+        &self,
+        claim: &Claim,
+        allowed: &Allowed<'_>,
+        random: &mut Random,
+    ) -> Option<BlockIndex> {
+        if self.used.load(Relaxed) >= self.count() {
+            return None;
+        }
+        let number = self
+            .claim_preferred(claim, allowed, random)
+            .or_else(|| self.claim_between(0, self.count().checked_sub(1)?, allowed, random))?;
+        let block = BlockIndex(number as u16);
+        let meta = self.meta(block)?;
+        debug_assert!(claim.worker.index() < MAX_WORKERS);
+        meta.subscriber.store(claim.subscriber, Relaxed);
+        meta.pool.store(claim.pool.0, Relaxed);
+        meta.next.store(BlockLink::END.0, Relaxed);
+        meta.last_used.store(claim.now.0, Relaxed);
+        meta.moved.store(claim.now.0, Relaxed);
+        meta.owner.store(claim.worker.0 + 1, SeqCst);
+        let used = self.used.fetch_add(1, Relaxed) + 1;
+        self.used_high.fetch_max(used, Relaxed);
+        Some(block)
+    }
+
+    /// A free block in one of the superblocks that are steered to the worker.
+    fn claim_preferred(
+        &self,
+        claim: &Claim,
+        allowed: &Allowed<'_>,
+        random: &mut Random,
+    ) -> Option<u32> {
+        let workers = u32::from(claim.preference.workers);
+        let shift = u32::from(claim.preference.shift.min(16));
+        let worker = u32::from(claim.worker.0);
+        let superblocks = 65_536 >> shift;
+        if workers < 2 || worker >= superblocks {
+            return None;
+        }
+        let mine = (superblocks - 1 - worker) / workers + 1;
+        let start = random.below(mine);
+        for i in 0..mine {
+            let first = (worker + (start + i) % mine * workers) << shift;
+            let ports = PortRange::new(first as u16, (first + (1 << shift) - 1) as u16);
+            for (low, high) in self.map.starting_in(ports) {
+                let found = self.claim_between(low, high, allowed, random);
+                if found.is_some() {
+                    return found;
+                }
+            }
+        }
+        None
+    }
+
+    /// A free block in `low..=high`: the first from a random one on, around the end.
+    fn claim_between(
+        &self,
+        low: u32,
+        high: u32,
+        allowed: &Allowed<'_>,
+        random: &mut Random,
+    ) -> Option<u32> {
+        let start = low + random.below(high - low + 1);
+        let useful = |word| self.useful_blocks(word, allowed);
+        let claim = |from, to| self.free_blocks.claim_in(from, to, useful);
+        claim(start, high).or_else(|| (low < start).then(|| claim(low, start - 1)).flatten())
+    }
+
+    /// The blocks of a word of the bitmap that have an allowed port: all, unless ports are reserved or a rule has ports
+    /// of its own.
+    fn useful_blocks(&self, word: usize, allowed: &Allowed<'_>) -> u64 {
+        if allowed.is_everything() {
+            return u64::MAX;
+        }
+        let numbers = word as u32 * 64..(word as u32 * 64 + 64).min(self.count());
+        numbers.fold(0, |useful, number| {
+            let has_port = self
+                .ports_of(BlockIndex(number as u16))
+                .is_some_and(|ports| {
+                    let mut starts = (ports.first..=ports.last).step_by(64);
+                    starts.any(|at| allowed.clip(ports).bits_at(at) != 0)
+                });
+            useful | u64::from(has_port) << (number % 64)
+        })
+    }
+
+    /// Gives a block back. It must have no port in use; ports still in hold are free at once, so the caller lets the
+    /// block rest as a whole first ([`BlockPorts::is_expired`]). Otherwise nothing happens but an error being counted.
+    pub fn release_block(&self, block: BlockIndex) {
+        let Some(meta) = self.meta(block) else {
+            return self.error();
+        };
+        if meta.owner.load(Relaxed) == 0 || !self.is_idle(block) {
+            return self.error();
+        }
+        for space in PortSpace::ALL {
+            let held = meta.held[space.index()].swap(0, Relaxed);
+            self.counters[space.index()].held_sub(held.into());
+            if held > 0 {
+                // Everything may go at once: each step empties one resting set into the next.
+                for _ in FREE..YOUNG {
+                    self.move_sets(block, space);
+                }
+            }
+        }
+        meta.owner.store(0, SeqCst);
+        self.used.fetch_sub(1, Relaxed);
+        self.free_blocks.release(block.0.into());
+    }
+
+    /// Takes an allowed free port of a block the worker owns: `wanted` if it is free, else a random one. Every port of
+    /// the block can be taken before `None`. `hold` is the hold time in ticks.
+    #[inline]
+    pub fn allocate(
+        &self,
+        block: BlockIndex,
+        wanted: Option<u16>,
+        allowed: &Allowed<'_>,
+        random: &mut Random,
+        now: Tick,
+        hold: u32,
+    ) -> Option<u16> {
+        let ports = self.ports_of(block)?;
+        let space = allowed.space();
+        self.rest(block, now, hold);
+        let port = wanted
+            .filter(|&port| self.can_take(block, port, allowed))
+            .or_else(|| self.random_free(block, ports, allowed, random))?;
+        let (word, mask) = place(port - ports.first);
+        self.clear(block, space, FREE, word, mask);
+        let meta = self.meta(block)?;
+        bump(&meta.in_use[space.index()], 1);
+        meta.last_used.store(now.0, Relaxed);
+        self.counters[space.index()].in_use_up();
+        Some(port)
+    }
+
+    /// True if `port` is a free, allowed port of the block.
+    #[inline]
+    pub fn can_take(&self, block: BlockIndex, port: u16, allowed: &Allowed<'_>) -> bool {
+        let ports = self.ports_of(block).filter(|p| p.contains(port));
+        ports.is_some_and(|ports| {
+            let (word, mask) = place(port - ports.first);
+            self.load(block, allowed.space(), FREE, word) & mask != 0 && allowed.contains(port)
+        })
+    }
+
+    /// True if an allowed port of the block is free.
+    pub fn has_free(&self, block: BlockIndex, allowed: &Allowed<'_>, now: Tick, hold: u32) -> bool {
+        self.rest(block, now, hold);
+        self.ports_of(block).is_some_and(|ports| {
+            (0..self.words).any(|word| self.available(block, ports, allowed, word) != 0)
+        })
+    }
+
+    /// Gives a port back; it rests for `hold` ticks (0: reusable at once). A port not in use is counted as an error.
+    #[inline]
+    pub fn free(&self, space: PortSpace, port: u16, now: Tick, hold: u32) {
+        let Some((block, ports)) = self
+            .block_of(port)
+            .and_then(|b| Some((b, self.ports_of(b)?)))
+        else {
+            return self.error();
+        };
+        let Some(meta) = self.meta(block).filter(|m| m.owner.load(Relaxed) != 0) else {
+            return self.error();
+        };
+        let (word, mask) = place(port - ports.first);
+        let known = (0..SETS).any(|set| self.load(block, space, set, word) & mask != 0);
+        if known {
+            return self.error();
+        }
+        if hold > 0 {
+            // Others may rest in the block: only their own hold time may move them.
+            self.rest(block, now, hold);
+        }
+        let set = if hold > 0 { YOUNG } else { FREE };
+        let cell = self.cell(block, space, set, word);
+        cell.store(cell.load(Relaxed) | mask, Relaxed);
+        bump(&meta.in_use[space.index()], -1);
+        self.counters[space.index()].in_use_down();
+        if hold > 0 {
+            bump(&meta.held[space.index()], 1);
+            self.counters[space.index()].held_add(1);
+        }
+        meta.last_used.store(now.0, Relaxed);
+    }
+
+    /// Ports of the block in use in one space.
+    pub fn in_use(&self, block: BlockIndex, space: PortSpace) -> u16 {
+        self.meta(block)
+            .map_or(0, |m| m.in_use[space.index()].load(Relaxed))
+    }
+
+    /// True if no port of the block is in use.
+    #[inline]
+    pub fn is_idle(&self, block: BlockIndex) -> bool {
+        PortSpace::ALL
+            .iter()
+            .all(|&space| self.in_use(block, space) == 0)
+    }
+
+    /// When a port of the block was last taken or given back.
+    #[inline]
+    pub fn last_used(&self, block: BlockIndex) -> Tick {
+        Tick(self.meta(block).map_or(0, |m| m.last_used.load(Relaxed)))
+    }
+
+    /// True if the block is idle and has been for as long as its pool wants it kept.
+    #[inline]
+    pub fn is_expired(&self, block: BlockIndex, now: Tick) -> bool {
+        let idle = self.meta(block).map_or(u32::MAX, |m| m.idle.load(Relaxed));
+        self.is_idle(block) && now.since(self.last_used(block)) > idle
+    }
+
+    /// Notes how long the block may be idle, in ticks.
+    #[inline]
+    pub(super) fn set_idle(&self, block: BlockIndex, ticks: u32) {
+        if let Some(meta) = self.meta(block) {
+            meta.idle.store(ticks, Relaxed);
+        }
+    }
+
+    /// The pool the block counts for.
+    #[inline]
+    pub(super) fn pool(&self, block: BlockIndex) -> Option<PoolId> {
+        Some(PoolId(self.meta(block)?.pool.load(Relaxed)))
+    }
+
+    /// The next block of the same subscriber.
+    #[inline]
+    pub(super) fn next(&self, block: BlockIndex) -> BlockLink {
+        self.meta(block)
+            .map_or(BlockLink::END, |m| BlockLink(m.next.load(Relaxed)))
+    }
+
+    /// Links the block to the next one of the same subscriber.
+    #[inline]
+    pub(super) fn set_next(&self, block: BlockIndex, next: BlockLink) {
+        if let Some(meta) = self.meta(block) {
+            meta.next.store(next.0, Relaxed);
+        }
+    }
+
+    /// Port counts of one space.
+    pub fn usage(&self, space: PortSpace) -> Usage {
+        self.counters[space.index()].usage(self.count() * u32::from(self.size()))
+    }
+
+    /// Block counts.
+    pub fn block_usage(&self) -> BlockUsage {
+        let used = self.used.load(Relaxed);
+        BlockUsage {
+            used,
+            free: self.count().saturating_sub(used),
+            high_water: self.used_high.load(Relaxed),
+        }
+    }
+
+    /// Calls that made no sense (a port or block given back twice). Stays 0 unless the caller has a bug.
+    pub fn errors(&self) -> u64 {
+        self.errors.load(Relaxed)
+    }
+
+    /// A uniformly drawn offset, then the next available port in its word, then in the next words.
+    fn random_free(
+        &self,
+        block: BlockIndex,
+        ports: PortRange,
+        allowed: &Allowed<'_>,
+        random: &mut Random,
+    ) -> Option<u16> {
+        let start = random.below(self.size().into());
+        let (first, turn) = (start as usize / 64, start % 64);
+        for i in 0..self.words {
+            let word = (first + i) % self.words;
+            let available = self.available(block, ports, allowed, word);
+            if available != 0 {
+                let bit = (available.rotate_right(turn).trailing_zeros() + turn) % 64;
+                return Some(ports.first + (word as u16) * 64 + bit as u16);
+            }
+        }
+        None
+    }
+
+    /// Free and allowed ports of one word of a block.
+    #[inline]
+    fn available(
+        &self,
+        block: BlockIndex,
+        ports: PortRange,
+        allowed: &Allowed<'_>,
+        word: usize,
+    ) -> u64 {
+        match self.load(block, allowed.space(), FREE, word) {
+            0 => 0,
+            free => free & allowed.bits_at(ports.first + (word as u16) * 64),
+        }
+    }
+
+    /// Moves the resting sets as many steps as half hold times have passed.
+    #[inline]
+    fn rest(&self, block: BlockIndex, now: Tick, hold: u32) {
+        let Some(meta) = self.meta(block) else { return };
+        // Rounded up and one more: coarse ticks must not shorten the hold.
+        let step = hold / 2 + 1;
+        let moved = meta.moved.load(Relaxed);
+        let steps = now.since(Tick(moved)) / step;
+        if steps == 0 {
+            return;
+        }
+        meta.moved
+            .store(moved.saturating_add(steps * step), Relaxed);
+        for space in PortSpace::ALL {
+            for _ in 0..steps.min(SETS as u32 - 1) {
+                if meta.held[space.index()].load(Relaxed) > 0 {
+                    let freed = self.move_sets(block, space);
+                    bump(&meta.held[space.index()], -(freed as i32));
+                    self.counters[space.index()].held_sub(freed);
+                }
+            }
+        }
+    }
+
+    /// One step: `old` becomes free, `middle` old, `young` middle. Returns the number of ports that became free.
+    fn move_sets(&self, block: BlockIndex, space: PortSpace) -> u32 {
+        let mut freed = 0;
+        for word in 0..self.words {
+            freed += self.shift_word(block, space, FREE + 1, word);
+            for set in FREE + 2..SETS {
+                self.shift_word(block, space, set, word);
+            }
+        }
+        freed
+    }
+
+    /// Moves one word of `set` into the set before it; returns the number of ports moved.
+    #[inline]
+    fn shift_word(&self, block: BlockIndex, space: PortSpace, set: usize, word: usize) -> u32 {
+        let from = self.cell(block, space, set, word);
+        let moved = from.load(Relaxed);
+        if moved != 0 {
+            from.store(0, Relaxed);
+            let to = self.cell(block, space, set - 1, word);
+            to.store(to.load(Relaxed) | moved, Relaxed);
+        }
+        moved.count_ones()
+    }
+
+    #[inline]
+    fn clear(&self, block: BlockIndex, space: PortSpace, set: usize, word: usize, mask: u64) {
+        let cell = self.cell(block, space, set, word);
+        cell.store(cell.load(Relaxed) & !mask, Relaxed);
+    }
+
+    #[inline]
+    fn load(&self, block: BlockIndex, space: PortSpace, set: usize, word: usize) -> u64 {
+        self.cell(block, space, set, word).load(Relaxed)
+    }
+
+    /// One word of a set. Only for blocks that exist: callers have looked their metadata or ports up.
+    #[inline]
+    fn cell(&self, block: BlockIndex, space: PortSpace, set: usize, word: usize) -> &AtomicU64 {
+        let row = (block.index() * PortSpace::COUNT + space.index()) * SETS + set;
+        &self.bits[row * self.words + word]
+    }
+
+    #[inline]
+    fn meta(&self, block: BlockIndex) -> Option<&Meta> {
+        self.blocks.get(block.index())
+    }
+
+    #[cold]
+    fn error(&self) {
+        self.errors.fetch_add(1, Relaxed);
+    }
+}
+
+/// Word and mask of a port by its offset in the block.
+#[inline]
+fn place(offset: u16) -> (usize, u64) {
+    (usize::from(offset / 64), 1 << (offset % 64))
+}
+
+/// Adds to a counter with one writer.
+#[inline]
+fn bump(counter: &AtomicU16, by: i32) {
+    counter.store(counter.load(Relaxed).wrapping_add(by as u16), Relaxed);
+}

@@ -1,0 +1,145 @@
+//! The blocks of one subscriber: a list chained through the blocks themselves.
+
+use super::{
+    Allowed, BlockIndex, BlockLink, BlockPorts, ExternalIndex, Externals, Pairing, Request,
+    ReturnedBlock,
+};
+use crate::base::{PoolId, Random, RealmId, Tick};
+use crate::nat::subscriber::{SubscriberIndex, Subscribers};
+
+/// The blocks a subscriber holds, seen from an allocation from one address.
+pub(super) struct Chain<'a> {
+    externals: &'a Externals,
+    /// The first block of the list.
+    pub(super) first: BlockLink,
+    request: &'a Request<'a>,
+    external: ExternalIndex,
+}
+
+impl<'a> Chain<'a> {
+    /// The blocks of the request's subscriber, with a port wanted on `external`.
+    pub(super) fn of(
+        externals: &'a Externals,
+        subscribers: &Subscribers,
+        request: &'a Request<'a>,
+        external: ExternalIndex,
+    ) -> Chain<'a> {
+        Chain {
+            externals,
+            first: subscribers.first_block(request.subscriber),
+            request,
+            external,
+        }
+    }
+
+    /// Blocks that count against the quota: those of the pool, when paired only those of the address (others are
+    /// draining).
+    pub(super) fn count(&self, pairing: Pairing) -> u16 {
+        let pool = self.request.pool;
+        let counts = |&(external, _, of): &(ExternalIndex, BlockIndex, Option<PoolId>)| {
+            let usable = match pairing {
+                Pairing::Paired => external == self.external,
+                Pairing::Spread => pool.find_active(external).is_some(),
+            };
+            usable && of == Some(pool.policy().id)
+        };
+        self.iter().filter(counts).count() as u16
+    }
+
+    /// The block to take a port from: the one `wanted` is free in; else a random one with an allowed free port, but the
+    /// longest idle one only if the others are full, so that it can fall idle and go back (RFC 7768 §4).
+    pub(super) fn choose(
+        &self,
+        blocks: &BlockPorts,
+        allowed: &Allowed<'_>,
+        wanted: Option<u16>,
+        random: &mut Random,
+    ) -> Option<BlockIndex> {
+        let (now, hold) = (self.request.now, self.request.pool.policy().hold);
+        let mut usable = 0;
+        let mut rested: Option<(Tick, BlockIndex)> = None;
+        for block in self.here() {
+            let last_used = blocks.last_used(block);
+            if rested.is_none_or(|(tick, _)| last_used < tick) {
+                rested = Some((last_used, block));
+            }
+            if blocks.has_free(block, allowed, now, hold) {
+                usable += 1;
+                if wanted.is_some_and(|port| blocks.can_take(block, port, allowed)) {
+                    return Some(block);
+                }
+            }
+        }
+        let (_, rested) = rested.filter(|_| usable > 0)?;
+        let usable_now = |&block: &BlockIndex| blocks.has_free(block, allowed, now, hold);
+        let spared = usable > 1 && usable_now(&rested);
+        let draw = random.below(usable - u32::from(spared));
+        self.here()
+            .filter(usable_now)
+            .filter(|&block| !(spared && block == rested))
+            .nth(draw as usize)
+    }
+
+    /// The subscriber's blocks of the pool on the address.
+    fn here(&self) -> impl Iterator<Item = BlockIndex> + '_ {
+        let pool = Some(self.request.pool.policy().id);
+        self.iter()
+            .filter(move |&(external, _, of)| external == self.external && of == pool)
+            .map(|(_, block, _)| block)
+    }
+
+    /// Every block of the subscriber with its address and pool.
+    fn iter(&self) -> impl Iterator<Item = (ExternalIndex, BlockIndex, Option<PoolId>)> + '_ {
+        let mut at = self.first;
+        std::iter::from_fn(move || {
+            let (external, block) = at.get()?;
+            let blocks = self.externals.get(external)?.blocks()?;
+            at = blocks.next(block);
+            Some((external, block, blocks.pool(block)))
+        })
+    }
+}
+
+/// Gives back the blocks of a subscriber that have been idle long enough.
+pub(super) fn return_idle(
+    externals: &Externals,
+    subscribers: &mut Subscribers,
+    subscriber: SubscriberIndex,
+    now: Tick,
+    returned: &mut impl FnMut(&ReturnedBlock),
+) {
+    let inside = subscribers.address(subscriber).unwrap_or(0);
+    let realm = subscribers.realm(subscriber).unwrap_or(RealmId(0));
+    let mut before: Option<(&BlockPorts, BlockIndex)> = None;
+    let mut at = subscribers.first_block(subscriber);
+    let mut any = false;
+    while let Some((external, block)) = at.get() {
+        let Some(blocks) = externals.get(external).and_then(|e| e.blocks()) else {
+            break;
+        };
+        at = blocks.next(block);
+        if !blocks.is_expired(block, now) {
+            before = Some((blocks, block));
+            continue;
+        }
+        if let Some((blocks, block)) = before {
+            blocks.set_next(block, at);
+        }
+        let first = before.is_none().then_some(at);
+        subscribers.block_removed(subscriber, external, first);
+        any = true;
+        if let Some(ports) = blocks.ports_of(block) {
+            returned(&ReturnedBlock {
+                external,
+                block,
+                ports,
+                inside,
+                realm,
+            });
+        }
+        blocks.release_block(block);
+    }
+    if any {
+        subscribers.free_if_idle(subscriber);
+    }
+}

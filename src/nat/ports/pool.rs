@@ -1,0 +1,164 @@
+//! What a pool's configuration says about ports and addresses, as packet code reads it.
+
+use super::{External, ExternalIndex, PortMask, PortRanges};
+use crate::base::PoolId;
+use std::sync::Arc;
+
+/// How an external port is chosen (RFC 6056, RFC 4787 §4.2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Select {
+    /// The inside port if it is free, else a random one.
+    #[default]
+    Preserve,
+    /// A random one, always.
+    Random,
+    /// The next free one above the worker's previous choice.
+    Sequential,
+}
+
+/// How an external address is chosen (RFC 6888 REQ-2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pairing {
+    /// One address for all flows of a subscriber.
+    #[default]
+    Paired,
+    /// An address per inside port.
+    Spread,
+}
+
+/// What a mapping (or filter) depends on (RFC 4787 §4.1, §5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Behaviour {
+    /// On the inside endpoint alone.
+    Endpoint,
+    /// Also on the remote address.
+    Address,
+    /// Also on the remote address and port.
+    AddressPort,
+}
+
+/// What the sender hears when no port is left (RFC 6888 REQ-11).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Exhaustion {
+    /// Nothing.
+    #[default]
+    Drop,
+    /// An ICMP error, rate limited.
+    Icmp,
+}
+
+/// The pool hands out blocks of ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockPolicy {
+    /// Ports in a block, at least 1.
+    pub size: u16,
+    /// The most blocks a subscriber may hold, at least 1 (RFC 6888 REQ-4).
+    pub max_per_host: u16,
+    /// Ticks a block without a port in use stays with its subscriber.
+    pub idle: u32,
+}
+
+/// One address of a pool.
+#[derive(Clone)]
+pub struct ExternalRef {
+    /// The address's number in [`super::Externals`].
+    pub index: ExternalIndex,
+    /// The address and its ports.
+    pub external: Arc<External>,
+    /// The address is on its way out: existing mappings stay, new ones go elsewhere.
+    pub draining: bool,
+    /// Ports that allocation must not hand out.
+    pub reserved: Arc<PortMask>,
+}
+
+/// The settings of a pool.
+#[derive(Clone, Debug)]
+pub struct PoolPolicy {
+    /// Position in the policy. Should not change across reloads while the pool keeps its name: pairing and the
+    /// quota of blocks are kept by it.
+    pub id: PoolId,
+    /// The configured name, or the interface of a masquerade.
+    pub name: String,
+    /// Ports that may be handed out.
+    pub ports: PortRanges,
+    /// Source ports below 1024 are translated within their own class (1–511, 512–1023), even outside `ports`
+    /// (RFC 4787 REQ-3-a), and ICMP query ids use all 65,536 values. Without meaning for blocks.
+    pub low_ports: bool,
+    /// How ports are chosen.
+    pub select: Select,
+    /// How addresses are chosen.
+    pub pairing: Pairing,
+    /// Blocks of ports instead of single ones. Every address must then have [`super::Layout::Blocks`].
+    pub block: Option<BlockPolicy>,
+    /// Ticks a port rests after use (RFC 6888 REQ-8; 0 = none).
+    pub hold: u32,
+    /// The most ports in hold, per worker.
+    pub hold_max: u32,
+    /// What a mapping depends on.
+    pub mapping: Behaviour,
+    /// What may come in through a mapping.
+    pub filtering: Behaviour,
+    /// What the sender hears when nothing is left.
+    pub exhaustion: Exhaustion,
+}
+
+/// A pool of external addresses: settings and addresses, immutable in a snapshot.
+pub struct Pool {
+    policy: PoolPolicy,
+    externals: Box<[ExternalRef]>,
+    /// Positions in `externals` of the addresses that are not draining.
+    active: Box<[u16]>,
+    /// (index, position in `externals`) of the same, sorted, for membership.
+    by_index: Box<[(ExternalIndex, u16)]>,
+}
+
+impl Pool {
+    /// A pool of these addresses, in configured order (which decides who is paired with which).
+    pub fn new(policy: PoolPolicy, externals: Vec<ExternalRef>) -> Pool {
+        let usable = externals.iter().enumerate().filter(|(_, e)| !e.draining);
+        let mut by_index: Vec<(ExternalIndex, u16)> =
+            usable.map(|(i, e)| (e.index, i as u16)).collect();
+        let active = by_index.iter().map(|&(_, i)| i).collect();
+        by_index.sort_unstable();
+        Pool {
+            policy,
+            externals: externals.into_boxed_slice(),
+            active,
+            by_index: by_index.into_boxed_slice(),
+        }
+    }
+
+    /// The settings.
+    #[inline]
+    pub fn policy(&self) -> &PoolPolicy {
+        &self.policy
+    }
+
+    /// Every address, draining ones included.
+    pub fn externals(&self) -> &[ExternalRef] {
+        &self.externals
+    }
+
+    /// Number of addresses that may be allocated from.
+    #[inline]
+    pub fn active_count(&self) -> usize {
+        self.active.len()
+    }
+
+    /// The `n`-th address that may be allocated from, counted around the end.
+    #[inline]
+    pub(super) fn active(&self, n: usize) -> Option<&ExternalRef> {
+        let position = self.active.get(n.checked_rem(self.active.len())?)?;
+        self.externals.get(usize::from(*position))
+    }
+
+    /// The address `index`, if it is in the pool and not draining.
+    #[inline]
+    pub(super) fn find_active(&self, index: ExternalIndex) -> Option<&ExternalRef> {
+        let found = self
+            .by_index
+            .binary_search_by_key(&index, |&(i, _)| i)
+            .ok()?;
+        self.externals.get(usize::from(self.by_index[found].1))
+    }
+}

@@ -1,0 +1,322 @@
+//! The port state of an address whose ports are leased one by one.
+
+use super::bitmap::Bitmap;
+use super::external::{Counters, Usage};
+use super::{Allowed, MAX_WORKERS, PortRange, PortSpace};
+use crate::base::{Random, WorkerId};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+
+/// Units of one space: a bit per free port, and who holds the others.
+struct Space {
+    free: Bitmap,
+    /// Per port: worker + 1, 0 = nobody, [`RESTING`] added while in hold.
+    owners: Box<[AtomicU8]>,
+    counters: Counters,
+}
+
+/// The bit of the owner byte that says "given back, but not to be reissued yet".
+const RESTING: u8 = 0x80;
+
+/// Single ports of one external address, leased by any worker.
+///
+/// A port is free, in use (a mapping has it), or in hold (RFC 6888 REQ-8); its worker stays its owner in hold.
+pub struct SinglePorts {
+    spaces: [Space; PortSpace::COUNT],
+    errors: AtomicU64,
+}
+
+impl SinglePorts {
+    /// All 65,536 ports of every space free.
+    pub(super) fn new() -> SinglePorts {
+        let space = || Space {
+            free: Bitmap::free(65_536),
+            owners: (0..=u16::MAX).map(|_| AtomicU8::new(0)).collect(),
+            counters: Counters::default(),
+        };
+        SinglePorts {
+            spaces: [space(), space(), space()],
+            errors: AtomicU64::new(0),
+        }
+    }
+
+    /// Leases `port` to `worker`; false if somebody has it. The caller checks that the port is allowed.
+    #[inline]
+    pub fn claim(&self, space: PortSpace, port: u16, worker: WorkerId) -> bool {
+        let state = &self.spaces[space.index()];
+        let won = state.free.claim(u32::from(port));
+        if won {
+            state.won(port, worker);
+        }
+        won
+    }
+
+    /// Leases a random allowed port, or `None` if no allowed port is free.
+    ///
+    /// The search starts at a port drawn uniformly from the union of the ranges, so that ranges are used in
+    /// proportion to their size, and takes the next free one, around the end of the ranges (RFC 6056 §3.3.1).
+    #[inline]
+    pub fn claim_random(
+        &self,
+        worker: WorkerId,
+        allowed: &Allowed<'_>,
+        random: &mut Random,
+    ) -> Option<u16> {
+        let start = allowed.nth(random.below(allowed.size()))?;
+        self.claim_from(start, worker, allowed)
+    }
+
+    /// Leases the lowest allowed free port above `after`, around the end of the ranges; `None` if none is free.
+    #[inline]
+    pub fn claim_sequential(
+        &self,
+        worker: WorkerId,
+        allowed: &Allowed<'_>,
+        after: u16,
+    ) -> Option<u16> {
+        self.claim_from(after.wrapping_add(1), worker, allowed)
+    }
+
+    /// The first allowed free port at or after `start`, around the end of the ranges.
+    fn claim_from(&self, start: u16, worker: WorkerId, allowed: &Allowed<'_>) -> Option<u16> {
+        let high = allowed.clip(allowed.clip_above(start));
+        let found = self.claim_ascending(&high, worker);
+        if found.is_some() || start == 0 {
+            return found;
+        }
+        self.claim_ascending(&allowed.clip(allowed.clip_below(start)?), worker)
+    }
+
+    /// The lowest allowed free port.
+    fn claim_ascending(&self, allowed: &Allowed<'_>, worker: WorkerId) -> Option<u16> {
+        let state = &self.spaces[allowed.space().index()];
+        for PortRange { first, last } in allowed.ranges() {
+            let bit = state
+                .free
+                .claim_in(first.into(), last.into(), |w| !allowed.reserved_word(w));
+            if let Some(bit) = bit {
+                let port = bit as u16;
+                state.won(port, worker);
+                return Some(port);
+            }
+        }
+        None
+    }
+
+    /// Gives a port in use back for immediate reuse. A port nobody uses is counted as an error and stays.
+    #[inline]
+    pub fn release(&self, space: PortSpace, port: u16) {
+        let state = &self.spaces[space.index()];
+        let owner = state.owners[usize::from(port)].load(Relaxed);
+        if owner == 0 || owner & RESTING != 0 {
+            self.errors.fetch_add(1, Relaxed);
+            return;
+        }
+        state.counters.in_use_down();
+        state.free_port(port);
+    }
+
+    /// Puts a port in use into hold; true if it was in use, and so [`SinglePorts::release_held`] must follow.
+    #[inline]
+    pub fn hold(&self, space: PortSpace, port: u16) -> bool {
+        let state = &self.spaces[space.index()];
+        let owner = state.owners[usize::from(port)].load(Relaxed);
+        if owner == 0 || owner & RESTING != 0 {
+            self.errors.fetch_add(1, Relaxed);
+            return false;
+        }
+        state.owners[usize::from(port)].store(owner | RESTING, SeqCst);
+        state.counters.in_use_down();
+        state.counters.held_add(1);
+        true
+    }
+
+    /// Ends the hold of a port: it may be leased again.
+    #[inline]
+    pub fn release_held(&self, space: PortSpace, port: u16) {
+        let state = &self.spaces[space.index()];
+        if state.owners[usize::from(port)].load(Relaxed) & RESTING == 0 {
+            self.errors.fetch_add(1, Relaxed);
+            return;
+        }
+        state.counters.held_sub(1);
+        state.free_port(port);
+    }
+
+    /// The worker that holds `port`, in use or in hold.
+    #[inline]
+    pub fn owner(&self, space: PortSpace, port: u16) -> Option<WorkerId> {
+        let owner = self.spaces[space.index()].owners[usize::from(port)].load(SeqCst) & !RESTING;
+        owner.checked_sub(1).map(WorkerId)
+    }
+
+    /// Ports in use, in hold and free. Free counts all 65,536, allowed or not.
+    pub fn usage(&self, space: PortSpace) -> Usage {
+        self.spaces[space.index()].counters.usage(65_536)
+    }
+
+    /// Releases that made no sense (port not in use). Stays 0 unless the caller has a bug.
+    pub fn errors(&self) -> u64 {
+        self.errors.load(Relaxed)
+    }
+}
+
+impl Space {
+    /// Notes the new owner of a port just claimed.
+    #[inline]
+    fn won(&self, port: u16, worker: WorkerId) {
+        debug_assert!(worker.index() < MAX_WORKERS);
+        self.owners[usize::from(port)].store(worker.0 + 1, SeqCst);
+        self.counters.in_use_up();
+    }
+
+    /// Forgets the owner, then offers the port: the next owner's note cannot be overwritten by ours.
+    #[inline]
+    fn free_port(&self, port: u16) {
+        self.owners[usize::from(port)].store(0, SeqCst);
+        self.free.release(u32::from(port));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{PortMask, PortRanges};
+    use super::*;
+
+    const W: WorkerId = WorkerId(3);
+
+    fn ranges(text: &str) -> PortRanges {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn finds_every_allowed_port_and_no_other() {
+        let ports = SinglePorts::new();
+        let ranges = ranges("100-163,1000-1200,65500-65535");
+        let mut mask = PortMask::new();
+        mask.reserve(PortSpace::Udp, PortRange::new(1000, 1130));
+        mask.reserve(PortSpace::Tcp, PortRange::new(100, 200));
+        let allowed = Allowed::new(&ranges, &mask, PortSpace::Udp);
+        let mut random = Random::from_seed(1);
+        let mut got: Vec<u16> =
+            std::iter::from_fn(|| ports.claim_random(W, &allowed, &mut random)).collect();
+        got.sort_unstable();
+        let want: Vec<u16> = ranges
+            .iter()
+            .filter(|p| !(1000..=1130).contains(p))
+            .collect();
+        assert_eq!(got, want);
+        assert_eq!(ports.usage(PortSpace::Udp).in_use, want.len() as u32);
+        assert_eq!(ports.usage(PortSpace::Tcp).in_use, 0, "spaces are apart");
+        // The only free port is found from wherever the search starts.
+        for port in [100, 1131, 65535] {
+            ports.release(PortSpace::Udp, port);
+            for _ in 0..50 {
+                assert_eq!(ports.claim_random(W, &allowed, &mut random), Some(port));
+                ports.release(PortSpace::Udp, port);
+            }
+            assert!(ports.claim(PortSpace::Udp, port, W));
+        }
+        assert_eq!(ports.errors(), 0);
+    }
+
+    #[test]
+    fn ranges_are_drawn_in_proportion_to_size() {
+        let ports = SinglePorts::new();
+        let ranges = ranges("1024-29999,32768-65535");
+        let allowed = Allowed::new(&ranges, PortMask::none(), PortSpace::Udp);
+        let mut random = Random::from_seed(2);
+        let mut low = 0;
+        let mut sixteenths = [0u32; 16];
+        for _ in 0..8000 {
+            let port = ports.claim_random(W, &allowed, &mut random).unwrap();
+            assert!(ranges.contains(port));
+            low += u32::from(port < 30000);
+            sixteenths[usize::from(port % 16)] += 1;
+        }
+        assert!(
+            (3600..3910).contains(&low),
+            "46.9 % expected, got {low}/8000"
+        );
+        assert!(
+            sixteenths.iter().all(|&n| (400..600).contains(&n)),
+            "{sixteenths:?}"
+        );
+    }
+
+    #[test]
+    fn sequential_goes_around() {
+        let ports = SinglePorts::new();
+        let ranges = ranges("10-12,20");
+        let allowed = Allowed::new(&ranges, PortMask::none(), PortSpace::Tcp);
+        let mut next = |after| ports.claim_sequential(W, &allowed, after);
+        assert_eq!(next(11), Some(12));
+        assert_eq!(next(12), Some(20));
+        assert_eq!(next(20), Some(10));
+        assert_eq!(next(65535), Some(11));
+        assert_eq!(next(11), None);
+    }
+
+    #[test]
+    fn hold_keeps_the_port_and_its_owner() {
+        let ports = SinglePorts::new();
+        assert!(ports.claim(PortSpace::Tcp, 7, W));
+        assert!(!ports.claim(PortSpace::Tcp, 7, WorkerId(0)));
+        assert!(ports.hold(PortSpace::Tcp, 7));
+        assert!(!ports.claim(PortSpace::Tcp, 7, W));
+        assert_eq!(ports.owner(PortSpace::Tcp, 7), Some(W));
+        let usage = ports.usage(PortSpace::Tcp);
+        assert_eq!((usage.in_use, usage.held, usage.high_water), (0, 1, 1));
+        assert!(!ports.hold(PortSpace::Tcp, 7), "not in use");
+        ports.release(PortSpace::Tcp, 7);
+        assert_eq!(ports.errors(), 2);
+        ports.release_held(PortSpace::Tcp, 7);
+        assert_eq!(ports.owner(PortSpace::Tcp, 7), None);
+        assert!(ports.claim(PortSpace::Tcp, 7, W));
+    }
+
+    #[test]
+    fn two_workers_never_get_the_same_port() {
+        let ports = SinglePorts::new();
+        let ranges = ranges("1000-1300");
+        let holders: Vec<AtomicU8> = (0..=u16::MAX).map(|_| AtomicU8::new(0)).collect();
+        std::thread::scope(|scope| {
+            for worker in 0..4u8 {
+                let (ports, ranges, holders) = (&ports, &ranges, &holders);
+                scope.spawn(move || {
+                    let allowed = Allowed::new(ranges, PortMask::none(), PortSpace::Udp);
+                    let mut random = Random::from_seed(worker.into());
+                    let mut mine = Vec::new();
+                    for _ in 0..50_000 {
+                        if random.below(2) == 0 {
+                            if let Some(port) =
+                                ports.claim_random(WorkerId(worker), &allowed, &mut random)
+                            {
+                                assert_eq!(holders[usize::from(port)].swap(worker + 1, SeqCst), 0);
+                                assert_eq!(
+                                    ports.owner(PortSpace::Udp, port),
+                                    Some(WorkerId(worker))
+                                );
+                                mine.push(port);
+                            }
+                        } else if !mine.is_empty() {
+                            let at = random.below(mine.len() as u32) as usize;
+                            let port = mine.swap_remove(at);
+                            holders[usize::from(port)].store(0, SeqCst);
+                            ports.release(PortSpace::Udp, port);
+                        }
+                    }
+                    for port in mine {
+                        ports.release(PortSpace::Udp, port);
+                    }
+                });
+            }
+        });
+        let usage = ports.usage(PortSpace::Udp);
+        assert_eq!((usage.in_use, usage.held, ports.errors()), (0, 0, 0));
+        // The summary lost nothing: every port is found again.
+        let allowed = Allowed::new(&ranges, PortMask::none(), PortSpace::Udp);
+        let mut random = Random::from_seed(9);
+        let all = std::iter::from_fn(|| ports.claim_random(WorkerId(0), &allowed, &mut random));
+        assert_eq!(all.count(), 301);
+    }
+}
