@@ -37,6 +37,11 @@ pub use pool::{
 pub use ranges::{Allowed, PortMask, PortRange, PortRanges, RangesError};
 pub use single::SinglePorts;
 
+#[cfg(test)]
+mod allocator_tests;
+#[cfg(test)]
+mod block_tests;
+
 /// The most workers that can lease ports: the owner byte of a port keeps one bit for "resting".
 pub const MAX_WORKERS: usize = 126;
 

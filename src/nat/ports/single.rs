@@ -248,7 +248,7 @@ mod tests {
         let ports = SinglePorts::new();
         let ranges = ranges("10-12,20");
         let allowed = Allowed::new(&ranges, PortMask::none(), PortSpace::Tcp);
-        let mut next = |after| ports.claim_sequential(W, &allowed, after);
+        let next = |after| ports.claim_sequential(W, &allowed, after);
         assert_eq!(next(11), Some(12));
         assert_eq!(next(12), Some(20));
         assert_eq!(next(20), Some(10));
@@ -306,6 +306,7 @@ mod tests {
                         }
                     }
                     for port in mine {
+                        holders[usize::from(port)].store(0, SeqCst);
                         ports.release(PortSpace::Udp, port);
                     }
                 });
