@@ -8,6 +8,7 @@
 //! | [`prefetch_read`], [`prefetch_index`] | `PREFETCHT0` | nothing |
 //! | [`match_tags`] | SSE2, part of the base instruction set | [`match_tags_portable`] |
 //! | [`Aes`] | AESENC when the running processor has it | never there; `flow::hash` multiplies instead |
+//! | [`cycles`] | RDTSC | 0 |
 //! | [`HugeVec`] | `mmap` with 2 MiB pages | the same |
 #![allow(unsafe_code)]
 
@@ -41,6 +42,18 @@ fn prefetch_line<T>(address: *const T) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = address;
+}
+
+/// The time stamp counter, for benchmarks: cycles of a constant clock, not of the core. 0 where there is none.
+#[inline(always)]
+pub fn cycles() -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: RDTSC belongs to every x86-64 processor and touches no memory.
+    unsafe {
+        std::arch::x86_64::_rdtsc()
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    0
 }
 
 /// Compares `tag` with ten tags at once. Bit i of the result is set when `tags[i] == tag`; bits 10 and up are 0.

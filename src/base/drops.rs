@@ -62,6 +62,7 @@ drop_reasons! {
     FragmentOversize "fragment_oversize" "A fragment that ends beyond 65,535 bytes.";
     FragmentOverlap "fragment_overlap" "A fragment overlaps an earlier one of the same datagram.";
     FragmentTimeout "fragment_timeout" "The first fragment of the datagram did not arrive in time.";
+    FragmentNoFirst "fragment_no_first" "A later fragment of a datagram whose first fragment was not forwarded.";
     FragmentBudget "fragment_budget" "Too many fragmented datagrams, or too many held fragments of one, at a time; raise system.fragments if legitimate.";
     NoMapping "no_mapping" "An outside packet to an external address for which there is no mapping.";
     Filtered "filtered" "An outside packet to a mapped port from a remote the filtering behaviour does not admit.";

@@ -13,6 +13,7 @@
 
 pub mod hash;
 pub mod key;
+pub mod session;
 pub mod slab;
 pub mod sweep;
 pub mod table;

@@ -1,4 +1,20 @@
 //! Network address translation: pools, ports, mappings, policy and the slow path.
+//!
+//! Everything here is a pure function of state, policy, time and randomness. The vocabulary is that of RFC 4787 and RFC
+//! 6888: a *subscriber* (inside host) opens *sessions*; an inside endpoint is tied to an outside endpoint by a *mapping*;
+//! outside ports come from *pools*, singly or in *port blocks*.
 
+pub mod destination;
+pub mod fragments;
+pub mod icmp;
+pub mod mapping;
+pub mod matcher;
+pub mod open;
+pub mod policy;
 pub mod ports;
+pub mod rewrite;
+pub mod rss;
+pub mod rules;
+pub mod state;
 pub mod subscriber;
+pub mod tcp;

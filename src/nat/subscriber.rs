@@ -101,6 +101,13 @@ impl Subscribers {
         self.records.len()
     }
 
+    /// Bytes of the table.
+    pub fn memory_bytes(&self) -> usize {
+        size_of_val(&*self.records)
+            + size_of_val(&*self.index)
+            + self.vacant.capacity() * size_of::<u32>()
+    }
+
     /// The subscriber at `index`, for listing: a number below [`Subscribers::capacity`].
     pub fn at(&self, index: usize) -> Option<SubscriberIndex> {
         let record = self.records.get(index)?;

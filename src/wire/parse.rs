@@ -28,10 +28,11 @@ use super::{
 use crate::base::{DropReason, VlanId};
 
 /// What the EtherType announces.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Network {
     /// IPv4.
+    #[default]
     Ipv4,
     /// IPv6.
     Ipv6,
@@ -40,7 +41,7 @@ pub enum Network {
 }
 
 /// What the packet is to a translator.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Transport {
     /// TCP with a whole header (a first fragment: at least ports and flags).
@@ -56,6 +57,7 @@ pub enum Transport {
     /// Any other ICMP: redirects, router and neighbour discovery, multicast listeners.
     IcmpOther,
     /// A protocol without ports as far as natgate knows, or ARP, or an IPv6 chain not walked to its end.
+    #[default]
     Other,
     /// A fragment other than the first: no transport header here.
     LaterFragment,
@@ -90,7 +92,7 @@ impl Fragment {
 }
 
 /// A checked frame. All offsets are from the frame's first byte and lie within it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Parsed {
     /// The network protocol.
     pub network: Network,

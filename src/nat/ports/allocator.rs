@@ -25,6 +25,8 @@ pub struct Request<'a> {
     pub pool: &'a Pool,
     /// The rule's own ports, which replace the pool's (blocks: narrow them). For ICMP only those of a rule for ICMP.
     pub ports: Option<&'a PortRanges>,
+    /// The rule's own way to choose, which replaces the pool's.
+    pub select: Option<Select>,
     /// Who asks; referred to by the caller ([`Subscribers::enter`]).
     pub subscriber: SubscriberIndex,
     /// The source port, or the ICMP query id. 0 as a port is never preserved: the mapping gets a real one.
@@ -33,6 +35,12 @@ pub struct Request<'a> {
     pub space: PortSpace,
     /// The present.
     pub now: Tick,
+}
+
+impl Request<'_> {
+    fn select(&self) -> Select {
+        self.select.unwrap_or(self.pool.policy().select)
+    }
 }
 
 /// A port leased to a mapping.
@@ -171,6 +179,20 @@ impl Allocator {
             start = start % request.pool.active_count() + 1;
         }
         Err(refusal)
+    }
+
+    /// The address a subscriber's flows of a protocol without ports leave with: the one it is paired with, or would be.
+    pub fn address(
+        &self,
+        subscribers: &Subscribers,
+        pool: &Pool,
+        subscriber: SubscriberIndex,
+    ) -> Option<IpAddr> {
+        let inside = subscribers.address(subscriber)?;
+        let held = subscribers.paired(subscriber, pool.policy().id);
+        let paired = held.and_then(|index| pool.find_active(index));
+        let external = paired.or_else(|| pool.active(stable_hash(inside, 0)))?;
+        Some(external.external.address())
     }
 
     /// Takes a port back at the end of its mapping.
@@ -328,7 +350,7 @@ impl Allocator {
         random: &mut Random,
     ) -> Option<u16> {
         let (space, wanted) = (request.space, request.inside_port);
-        match request.pool.policy().select {
+        match request.select() {
             Select::Preserve => {
                 let keep = (wanted != 0 || space == PortSpace::Icmp)
                     && allowed.contains(wanted)
@@ -364,7 +386,7 @@ impl Allocator {
             Some(ports) => Allowed::new(ports, &external.reserved, request.space),
             None => Allowed::all(&external.reserved, request.space),
         };
-        let wanted = (policy.select == Select::Preserve && request.inside_port != 0)
+        let wanted = (request.select() == Select::Preserve && request.inside_port != 0)
             .then_some(request.inside_port);
         let take = |index: BlockIndex, random: &mut Random| {
             let port = blocks.allocate(index, wanted, &allowed, random, request.now, policy.hold);

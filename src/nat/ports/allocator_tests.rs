@@ -112,6 +112,7 @@ impl Lab {
         ports: Option<&PortRanges>,
     ) -> Result<Lease, DropReason> {
         let request = Request {
+            select: None,
             pool: &self.pool,
             ports,
             subscriber,

@@ -120,6 +120,11 @@ pub struct BlockPorts {
 }
 
 impl BlockPorts {
+    /// Bytes of the port state.
+    pub(super) fn memory_bytes(&self) -> usize {
+        size_of_val(&*self.blocks) + size_of_val(&*self.bits)
+    }
+
     /// Blocks of `size` ports (0 counts as 1) from the low end of each of the ranges, all free.
     pub(super) fn new(size: u16, ranges: &PortRanges) -> BlockPorts {
         let map = BlockMap::new(size, ranges);

@@ -189,6 +189,14 @@ impl External {
         }
     }
 
+    /// Bytes of its port state.
+    pub fn memory_bytes(&self) -> usize {
+        match &self.state {
+            State::Ports(ports) => ports.memory_bytes(),
+            State::Blocks(blocks) => blocks.memory_bytes(),
+        }
+    }
+
     /// True if no unit is leased or in hold. It stays true only if no pool offers the address any more.
     pub fn is_idle(&self) -> bool {
         match &self.state {

@@ -139,6 +139,12 @@ impl Pool {
         &self.externals
     }
 
+    /// Whether a mapping at `index` may be shared by new flows: the address is in the pool and not draining.
+    #[inline]
+    pub fn holds(&self, index: ExternalIndex) -> bool {
+        self.find_active(index).is_some()
+    }
+
     /// Number of addresses that may be allocated from.
     #[inline]
     pub fn active_count(&self) -> usize {

@@ -26,6 +26,12 @@ pub struct SinglePorts {
 }
 
 impl SinglePorts {
+    /// Bytes of the port state.
+    pub(super) fn memory_bytes(&self) -> usize {
+        let space = |s: &Space| size_of_val(&*s.owners) + s.owners.len() / 8;
+        self.spaces.iter().map(space).sum()
+    }
+
     /// All 65,536 ports of every space free.
     pub(super) fn new() -> SinglePorts {
         let space = || Space {

@@ -1,0 +1,265 @@
+//! The session line: everything the packet path needs to know about one flow, in one cache line.
+//!
+//! A session is the finished answer for both directions of a flow. `before` is the tuple of the initiator's packets
+//! as they arrive, `after` the same tuple as they leave:
+//!
+//! ```text
+//!             before                               after
+//!   forward   10.0.0.2:4000 → 203.0.113.9:53   ⇒   192.0.2.1:61000 → 203.0.113.9:53
+//!   reverse   10.0.0.2:4000 ← 203.0.113.9:53   ⇐   192.0.2.1:61000 ← 203.0.113.9:53
+//! ```
+//!
+//! A forward packet matches `before` and leaves as `after`; a reverse packet matches `after` reversed and leaves as
+//! `before` reversed. Source NAT, port forwards, static NAT and plain forwarding differ only in which fields of the two
+//! tuples are equal. Both tuples are entries of the same flow table, so one lookup serves both directions.
+
+use crate::base::{Generation, InterfaceId, RealmId, RuleId, Tick};
+use crate::flow::key::{Address, FlowKey, Tuple};
+use crate::flow::slab::SlabEntry;
+
+/// Which way a packet travels through its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Direction {
+    /// As the flow's first packet.
+    Forward = 0,
+    /// The answer.
+    Reverse = 1,
+}
+
+impl Direction {
+    /// Position in a pair of per-direction values.
+    #[inline]
+    pub fn index(self) -> usize {
+        self as usize
+    }
+
+    /// The other way.
+    #[inline]
+    pub fn opposite(self) -> Direction {
+        match self {
+            Direction::Forward => Direction::Reverse,
+            Direction::Reverse => Direction::Forward,
+        }
+    }
+}
+
+/// Position of a session in its slab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct SessionIndex(pub u32);
+
+/// A value of the flow table: which session, and which of its two tuples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct FlowEntry(pub u32);
+
+impl FlowEntry {
+    /// The table value for one direction of a session.
+    #[inline]
+    pub fn new(session: SessionIndex, direction: Direction) -> FlowEntry {
+        FlowEntry(session.0 << 1 | direction as u32)
+    }
+
+    /// The session it leads to.
+    #[inline]
+    pub fn session(self) -> SessionIndex {
+        SessionIndex(self.0 >> 1)
+    }
+
+    /// The direction whose tuple it stands for.
+    #[inline]
+    pub fn direction(self) -> Direction {
+        if self.0 & 1 == 0 {
+            Direction::Forward
+        } else {
+            Direction::Reverse
+        }
+    }
+}
+
+/// The life of a flow; selects its idle timeout.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum State {
+    /// The slab slot is free.
+    #[default]
+    Free = 0,
+    /// UDP, no answer seen yet.
+    UdpUnreplied,
+    /// UDP, answered.
+    Udp,
+    /// An ICMP query.
+    Icmp,
+    /// A protocol without ports.
+    Other,
+    /// TCP: the opener's SYN was seen (RFC 7857 §2: INIT).
+    TcpOpening,
+    /// TCP: SYN answered by SYN+ACK, the opener's ACK outstanding.
+    TcpAnswered,
+    /// TCP: established.
+    TcpEstablished,
+    /// TCP: the client sent FIN (C FIN RCV).
+    TcpClientFin,
+    /// TCP: the server sent FIN (S FIN RCV).
+    TcpServerFin,
+    /// TCP: both sent FIN.
+    TcpClosing,
+    /// TCP: a reset was seen (TRANS); a later segment shows the connection alive.
+    TcpReset,
+}
+
+impl State {
+    /// Number of states: the length of a table by state.
+    pub const COUNT: usize = State::TcpReset as usize + 1;
+
+    /// Every state that a live session can have.
+    pub const LIVE: [State; State::COUNT - 1] = [
+        State::UdpUnreplied,
+        State::Udp,
+        State::Icmp,
+        State::Other,
+        State::TcpOpening,
+        State::TcpAnswered,
+        State::TcpEstablished,
+        State::TcpClientFin,
+        State::TcpServerFin,
+        State::TcpClosing,
+        State::TcpReset,
+    ];
+
+    /// The name used by `show sessions` and the metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Free => "free",
+            State::UdpUnreplied => "unreplied",
+            State::Udp => "replied",
+            State::Icmp => "query",
+            State::Other => "other",
+            State::TcpOpening => "opening",
+            State::TcpAnswered => "answered",
+            State::TcpEstablished => "established",
+            State::TcpClientFin => "client-fin",
+            State::TcpServerFin => "server-fin",
+            State::TcpClosing => "closing",
+            State::TcpReset => "reset",
+        }
+    }
+}
+
+/// No mapping, no subscriber, no egress.
+pub use crate::flow::slab::NONE;
+
+/// Where a direction's packets leave: a neighbour of the shard, or one of the special values below.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Egress(pub u32);
+
+impl Egress {
+    /// Not known (yet, or any more): route again.
+    pub const UNKNOWN: Egress = Egress(NONE);
+    /// Back into the translator: the translated destination is an external address (hairpinning, RFC 4787 REQ-9).
+    pub const LOOP: Egress = Egress(NONE - 1);
+}
+
+/// Flag: the session came into being by a static rule (port forward, static NAT) that needs no port of a pool.
+pub const FLAG_STATIC: u8 = 1 << 0;
+/// Flag: translated to an interface's own address; ends when that address goes (masquerade).
+pub const FLAG_MASQUERADE: u8 = 1 << 1;
+/// Flag: the flow entered as the second half of a hairpin.
+pub const FLAG_LOOPED: u8 = 1 << 2;
+/// Flag: opened by an outside host through an existing mapping.
+pub const FLAG_INBOUND: u8 = 1 << 3;
+
+/// One flow. 64 bytes for IPv4: one cache line.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(64))]
+pub struct Session<A> {
+    /// The initiator's tuple as received.
+    pub before: Tuple<A>,
+    /// The initiator's tuple as sent on.
+    pub after: Tuple<A>,
+    /// Tick of the last packet that counts as activity; on a free slot the next free index.
+    pub last_seen: u32,
+    /// Index of the mapping whose outside port it uses, or [`NONE`].
+    pub mapping: u32,
+    /// Index of the subscriber it is charged to, or [`NONE`].
+    pub subscriber: u32,
+    /// Where each direction's packets leave.
+    pub egress: [Egress; 2],
+    /// Policy under which it was last validated.
+    pub generation: Generation,
+    /// Checksum delta of the forward direction for the addresses (IPv4 header; reverse is its inverse).
+    pub address_delta: u16,
+    /// Checksum delta of the forward direction for addresses and ports (transport checksum).
+    pub transport_delta: u16,
+    /// Counted rule that decided it.
+    pub rule: RuleId,
+    /// Interface on which the first packet came in.
+    pub ingress: InterfaceId,
+    /// IP protocol.
+    pub protocol: u8,
+    /// Realm of the initiator's side.
+    pub realm: RealmId,
+    /// Where the flow is in its life.
+    pub state: State,
+    /// `FLAG_…` bits.
+    pub flags: u8,
+}
+
+const _: () = assert!(
+    size_of::<Session<u32>>() == 64,
+    "an IPv4 session is one cache line"
+);
+
+impl<A: Address> Session<A> {
+    /// The tuple that packets of `direction` carry when they arrive.
+    #[inline]
+    pub fn arriving(&self, direction: Direction) -> Tuple<A> {
+        match direction {
+            Direction::Forward => self.before,
+            Direction::Reverse => self.after.reversed(),
+        }
+    }
+
+    /// The tuple that packets of `direction` carry when they leave.
+    #[inline]
+    pub fn leaving(&self, direction: Direction) -> Tuple<A> {
+        match direction {
+            Direction::Forward => self.after,
+            Direction::Reverse => self.before.reversed(),
+        }
+    }
+
+    /// The flow-table key of one direction.
+    #[inline]
+    pub fn key(&self, direction: Direction) -> FlowKey<A> {
+        FlowKey::new(self.arriving(direction), self.protocol, self.realm)
+    }
+
+    /// Whether the flow is forwarded as it is.
+    #[inline]
+    pub fn is_untranslated(&self) -> bool {
+        self.before == self.after
+    }
+
+    /// Tick of the last activity.
+    #[inline]
+    pub fn seen(&self) -> Tick {
+        Tick(self.last_seen)
+    }
+}
+
+impl<A: Address> SlabEntry for Session<A> {
+    fn is_live(&self) -> bool {
+        self.state != State::Free
+    }
+
+    fn next_free(&self) -> u32 {
+        self.last_seen
+    }
+
+    fn set_next_free(&mut self, next: u32) {
+        self.last_seen = next;
+    }
+}

@@ -1,0 +1,143 @@
+//! Where a new flow is really going: the destination half of the policy, asked before the route is known.
+//!
+//! Steering asks the same function, because the worker that owns a flow follows from its *translated* destination; it
+//! therefore depends on the policy alone, never on a worker's state.
+
+use crate::base::{InterfaceId, RealmId, RuleId};
+use crate::nat::matcher::RangeSet;
+use crate::nat::policy::Policy;
+use crate::nat::rules::{Facts, PortForward, StaticRule};
+
+/// Whether packets that arrive on an interface come from subscribers, that is from sources which source NAT applies to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Inside {
+    /// No rule translates what arrives here.
+    #[default]
+    Never,
+    /// Some rule translates whatever arrives here.
+    Always,
+    /// Rules translate these sources.
+    Sources(RangeSet<u32>),
+}
+
+impl Inside {
+    /// Whether `source` is a subscriber's address.
+    pub fn contains(&self, source: u32) -> bool {
+        match self {
+            Inside::Never => false,
+            Inside::Always => true,
+            Inside::Sources(set) => set.contains(source),
+        }
+    }
+}
+
+/// What static rules say about a destination.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PolicyDestination {
+    /// Nothing.
+    Keep,
+    /// Translate it.
+    Translate {
+        /// New address.
+        address: u32,
+        /// New port.
+        port: u16,
+        /// The rule to count it on.
+        rule: RuleId,
+        /// Source the target is to see.
+        source: Option<u32>,
+    },
+    /// An inside host calls a public address whose target lies inside: the packet goes out and comes back, translated at
+    /// the source first and at the destination then (RFC 4787 REQ-9, "external source address and port").
+    Hairpin,
+}
+
+/// Applies static NAT and port forwards to a new flow. `looped` marks the second half of a hairpin, whose `ingress` is
+/// the interface that the public address belongs to.
+pub fn by_policy(
+    policy: &Policy,
+    realm: RealmId,
+    facts: &Facts,
+    looped: bool,
+) -> PolicyDestination {
+    let inside = !looped && policy.is_inside(facts.ingress, facts.tuple.source);
+    for rule in policy.nat.statics.iter().filter(|r| r.inbound) {
+        if let Some(answer) = by_static(policy, realm, facts, inside, looped, rule) {
+            return answer;
+        }
+    }
+    for rule in &policy.nat.forwards {
+        if let Some(answer) = by_forward(policy, realm, facts, inside, looped, rule) {
+            return answer;
+        }
+    }
+    PolicyDestination::Keep
+}
+
+fn by_static(
+    policy: &Policy,
+    realm: RealmId,
+    facts: &Facts,
+    inside: bool,
+    looped: bool,
+    rule: &StaticRule,
+) -> Option<PolicyDestination> {
+    let address = rule.to_internal(facts.tuple.destination)?;
+    let direct = looped || rule.interface.is_none_or(|i| i == facts.ingress);
+    if inside && (!direct || leads_back(policy, realm, address, facts.ingress)) {
+        return Some(PolicyDestination::Hairpin);
+    }
+    direct.then_some(PolicyDestination::Translate {
+        address,
+        port: facts.tuple.destination_port,
+        rule: rule.id,
+        source: None,
+    })
+}
+
+fn by_forward(
+    policy: &Policy,
+    realm: RealmId,
+    facts: &Facts,
+    inside: bool,
+    looped: bool,
+    rule: &PortForward,
+) -> Option<PolicyDestination> {
+    let c = &rule.conditions;
+    let public = c.destination.contains(facts.tuple.destination)
+        && c.destination_port.contains(facts.tuple.destination_port)
+        && c.protocol.contains(facts.protocol)
+        && c.source_port.contains(facts.tuple.source_port);
+    if !public || (!looped && !c.source.contains(facts.tuple.source)) {
+        return None;
+    }
+    let (address, port) = rule.target(facts.tuple.source, facts.tuple.destination_port)?;
+    let named = c.ingress.contains(facts.ingress);
+    if looped {
+        return (rule.hairpin || named).then_some(translate(rule, address, port));
+    }
+    if rule.hairpin && leads_back(policy, realm, address, facts.ingress) {
+        return Some(PolicyDestination::Hairpin);
+    }
+    if named {
+        return Some(translate(rule, address, port));
+    }
+    (rule.hairpin && inside).then_some(PolicyDestination::Hairpin)
+}
+
+fn translate(rule: &PortForward, address: u32, port: u16) -> PolicyDestination {
+    PolicyDestination::Translate {
+        address,
+        port,
+        rule: rule.id,
+        source: rule.source,
+    }
+}
+
+/// Whether the target lies behind the interface the client's packet came from, so that its answers would bypass us.
+fn leads_back(policy: &Policy, realm: RealmId, target: u32, ingress: InterfaceId) -> bool {
+    policy
+        .routes
+        .route_v4(realm, target, 0)
+        .is_some_and(|hop| hop.interface == ingress)
+}

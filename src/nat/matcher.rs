@@ -1,0 +1,116 @@
+//! The conditions a rule puts on a new flow. Evaluated once per flow, never per packet, so plain sorted ranges do.
+
+use crate::base::InterfaceId;
+
+/// A set of interfaces.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum InterfaceSet {
+    /// No condition.
+    #[default]
+    Any,
+    /// Exactly these, sorted.
+    Only(Vec<InterfaceId>),
+}
+
+impl InterfaceSet {
+    /// Whether `interface` is in the set.
+    pub fn contains(&self, interface: InterfaceId) -> bool {
+        match self {
+            InterfaceSet::Any => true,
+            InterfaceSet::Only(list) => list.binary_search(&interface).is_ok(),
+        }
+    }
+
+    /// Whether the rule names interfaces at all.
+    pub fn is_constrained(&self) -> bool {
+        matches!(self, InterfaceSet::Only(_))
+    }
+}
+
+/// A set of values as sorted, disjoint inclusive ranges. `RangeSet<u32>` holds IPv4 addresses, `RangeSet<u128>` IPv6
+/// addresses, `RangeSet<u16>` ports, `RangeSet<u8>` protocols.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RangeSet<T> {
+    ranges: Vec<(T, T)>,
+    any: bool,
+}
+
+impl<T> Default for RangeSet<T> {
+    fn default() -> Self {
+        RangeSet::any()
+    }
+}
+
+impl<T> RangeSet<T> {
+    /// No condition: everything is in the set.
+    pub fn any() -> Self {
+        RangeSet {
+            ranges: Vec::new(),
+            any: true,
+        }
+    }
+
+    /// Whether the rule states a condition.
+    pub fn is_constrained(&self) -> bool {
+        !self.any
+    }
+
+    /// The ranges, sorted and disjoint; empty for "any" as well as for "none".
+    pub fn ranges(&self) -> &[(T, T)] {
+        &self.ranges
+    }
+}
+
+impl<T: Copy + Ord> RangeSet<T> {
+    /// The union of inclusive ranges given in any order; a range whose end lies below its start is empty.
+    pub fn of(ranges: impl IntoIterator<Item = (T, T)>) -> Self {
+        let mut sorted: Vec<(T, T)> = ranges.into_iter().filter(|(a, b)| a <= b).collect();
+        sorted.sort_unstable();
+        let mut merged: Vec<(T, T)> = Vec::with_capacity(sorted.len());
+        for (low, high) in sorted {
+            match merged.last_mut() {
+                Some(last) if low <= last.1 => last.1 = last.1.max(high),
+                _ => merged.push((low, high)),
+            }
+        }
+        RangeSet {
+            ranges: merged,
+            any: false,
+        }
+    }
+
+    /// Whether `value` is in the set.
+    pub fn contains(&self, value: T) -> bool {
+        if self.any {
+            return true;
+        }
+        let after = self.ranges.partition_point(|(low, _)| *low <= value);
+        after > 0 && value <= self.ranges[after - 1].1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_merge_and_answer() {
+        let set = RangeSet::of([(10u16, 20), (15, 30), (40, 40), (9, 3)]);
+        assert_eq!(set.ranges(), &[(10, 30), (40, 40)]);
+        for (port, inside) in [(9, false), (10, true), (30, true), (31, false), (40, true)] {
+            assert_eq!(set.contains(port), inside, "{port}");
+        }
+        assert!(RangeSet::<u16>::any().contains(7));
+        assert!(
+            !RangeSet::<u16>::of([]).contains(7),
+            "an empty list matches nothing"
+        );
+    }
+
+    #[test]
+    fn interface_sets() {
+        let set = InterfaceSet::Only(vec![InterfaceId(1), InterfaceId(4)]);
+        assert!(set.contains(InterfaceId(4)) && !set.contains(InterfaceId(2)));
+        assert!(InterfaceSet::Any.contains(InterfaceId(2)));
+    }
+}

@@ -1,0 +1,688 @@
+//! The slow path: what becomes of a packet that belongs to no session.
+//!
+//! ```text
+//!   destination   static NAT → port forward → mapping of the port → the gateway itself
+//!   route         by the new destination: the outgoing interface
+//!   source        static NAT → exemption (longest prefix) → source NAT (in order, first match)
+//!   session       outside port, subscriber's limits, both tuples; or a drop with its reason
+//! ```
+//!
+//! The order is that of PREROUTING, FORWARD and POSTROUTING, so rules mean what they mean on Linux. A refusal changes
+//! nothing: no living flow is evicted, moved or overwritten (RFC 6888 REQ-11d).
+
+use std::net::IpAddr;
+
+use crate::base::time::Now;
+use crate::base::{DropReason, InterfaceId, PoolId, Random, RealmId, RuleId};
+use crate::flow::key::Tuple;
+use crate::flow::session::{
+    Direction, Egress, FLAG_INBOUND, FLAG_LOOPED, FLAG_MASQUERADE, FLAG_STATIC, NONE, Session,
+    SessionIndex, State,
+};
+use crate::nat::destination::{PolicyDestination, by_policy};
+use crate::nat::mapping::{InsideEndpoint, MappingIndex, OutsideEndpoint};
+use crate::nat::policy::Policy;
+use crate::nat::ports::{Behaviour, Pool, PortRanges, PortSpace, Request, Returned, Select};
+use crate::nat::rewrite::deltas;
+use crate::nat::rules::{Exemption, Facts, Via};
+use crate::nat::state::{EndCause, Nat, blank_session};
+use crate::nat::subscriber::SubscriberIndex;
+use crate::nat::tcp;
+use crate::wire::ICMP;
+use crate::wire::parse::Transport;
+
+/// A packet that no session claimed.
+#[derive(Clone, Copy, Debug)]
+pub struct NewFlow {
+    /// What rules look at.
+    pub facts: Facts,
+    /// What kind of packet it is.
+    pub transport: Transport,
+    /// TCP flags.
+    pub tcp_flags: u8,
+    /// Realm of the ingress interface.
+    pub realm: RealmId,
+    /// It is the second half of a hairpin.
+    pub looped: bool,
+}
+
+/// What to do with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// A session exists now; the packet travels forward through it.
+    Session(SessionIndex),
+    /// It is for the gateway itself.
+    Local(InterfaceId),
+}
+
+/// How the destination came out.
+struct Destination {
+    address: u32,
+    port: u16,
+    rule: Option<RuleId>,
+    source: Option<u32>,
+    mapping: Option<MappingIndex>,
+    hairpin: bool,
+}
+
+/// How the source comes out.
+enum Source {
+    Keep,
+    Static {
+        address: u32,
+        rule: RuleId,
+    },
+    Allocate {
+        pool: PoolId,
+        rule: RuleId,
+        ports: Option<PortRanges>,
+        select: Option<Select>,
+        masquerade: bool,
+    },
+}
+
+/// Decides a new flow and, if it is to be forwarded, enters its session.
+///
+/// # Errors
+/// The reason to drop the packet; nothing is changed then.
+pub fn open(
+    nat: &mut Nat,
+    policy: &Policy,
+    flow: &NewFlow,
+    now: Now,
+    random: &mut Random,
+) -> Result<Opened, DropReason> {
+    match flow.transport {
+        Transport::IcmpReply => return Err(unsolicited(policy, flow)),
+        Transport::IcmpOther | Transport::IcmpError => {
+            return local_or(policy, flow, DropReason::IcmpType);
+        }
+        _ => {}
+    }
+    let destination = match destination(nat, policy, flow)? {
+        Some(destination) => destination,
+        None => return local_or(policy, flow, DropReason::NoMapping),
+    };
+    let egress = outgoing(policy, flow, &destination)?;
+    let mut session = blank_session(flow.realm, policy.generation, now);
+    session.before = flow.facts.tuple;
+    session.after = Tuple {
+        destination: destination.address,
+        destination_port: destination.port,
+        ..flow.facts.tuple
+    };
+    session.protocol = flow.facts.protocol;
+    session.ingress = flow.facts.ingress;
+    session.state = first_state(flow);
+    session.rule = destination.rule.unwrap_or(RuleId::NONE);
+    if flow.looped {
+        // Its client is the first half's external address: answers go back into the translator.
+        session.flags |= FLAG_LOOPED;
+        session.egress[Direction::Reverse.index()] = Egress::LOOP;
+    }
+    if destination.hairpin {
+        session.egress[Direction::Forward.index()] = Egress::LOOP;
+    }
+    if let Some(mapping) = destination.mapping {
+        session.flags |= FLAG_INBOUND;
+        return inbound(nat, policy, session, mapping);
+    }
+    if destination.rule.is_some() {
+        session.flags |= FLAG_STATIC;
+    }
+    match source(policy, flow, &session.after, egress, &destination)? {
+        Source::Keep => enter(nat, session),
+        Source::Static { address, rule } => {
+            session.after.source = address;
+            session.flags |= FLAG_STATIC;
+            session.rule = rule;
+            enter(nat, session)
+        }
+        Source::Allocate {
+            pool,
+            rule,
+            ports,
+            select,
+            masquerade,
+        } => {
+            mid_stream_refused(flow)?;
+            session.rule = rule;
+            if masquerade {
+                session.flags |= FLAG_MASQUERADE;
+            }
+            let pool = policy.nat.pool(pool).ok_or(DropReason::Internal)?;
+            let from = Allocation {
+                pool,
+                ports: ports.as_ref(),
+                select,
+            };
+            allocate(nat, policy, session, &from, now, random)
+        }
+    }
+}
+
+/// A reply to a query nobody asked.
+fn unsolicited(policy: &Policy, flow: &NewFlow) -> DropReason {
+    let to = flow.facts.tuple;
+    match policy
+        .nat
+        .port_owner(to.destination, PortSpace::Icmp, to.destination_port)
+    {
+        Some(_) => DropReason::Filtered,
+        None => DropReason::IcmpNoSession,
+    }
+}
+
+/// The gateway's own address, or else a drop.
+fn local_or(policy: &Policy, flow: &NewFlow, reason: DropReason) -> Result<Opened, DropReason> {
+    match policy
+        .routes
+        .local_v4(flow.realm, flow.facts.tuple.destination)
+    {
+        Some(local) => Ok(Opened::Local(local.interface)),
+        None => Err(reason),
+    }
+}
+
+/// The destination half. `None`: an external or own address with nothing behind this port.
+fn destination(
+    nat: &Nat,
+    policy: &Policy,
+    flow: &NewFlow,
+) -> Result<Option<Destination>, DropReason> {
+    let tuple = flow.facts.tuple;
+    let keep = Destination {
+        address: tuple.destination,
+        port: tuple.destination_port,
+        rule: None,
+        source: None,
+        mapping: None,
+        hairpin: false,
+    };
+    match by_policy(policy, flow.realm, &flow.facts, flow.looped) {
+        PolicyDestination::Translate {
+            address,
+            port,
+            rule,
+            source,
+        } => {
+            return Ok(Some(Destination {
+                address,
+                port,
+                rule: Some(rule),
+                source,
+                ..keep
+            }));
+        }
+        PolicyDestination::Hairpin => {
+            return Ok(Some(Destination {
+                hairpin: true,
+                ..keep
+            }));
+        }
+        PolicyDestination::Keep => {}
+    }
+    let own = policy
+        .routes
+        .local_v4(flow.realm, tuple.destination)
+        .is_some();
+    let Some((index, external)) = policy.nat.external_of(tuple.destination) else {
+        return Ok((!own).then_some(keep));
+    };
+    let Some(space) = PortSpace::from_protocol(flow.facts.protocol) else {
+        return Ok(None);
+    };
+    if external.owner(space, tuple.destination_port).is_none() {
+        return Ok(None);
+    }
+    if !flow.looped && policy.is_inside(flow.facts.ingress, tuple.source) {
+        return Ok(Some(Destination {
+            hairpin: true,
+            ..keep
+        }));
+    }
+    let endpoint = OutsideEndpoint {
+        external: index,
+        port: tuple.destination_port,
+        space,
+    };
+    let Some(mapping) = nat.mappings.find_outside(endpoint) else {
+        // The port rests after use (RFC 6888 REQ-8), or belongs to a worker that is about to let it go.
+        return Ok(None);
+    };
+    let filtering = policy
+        .nat
+        .pool_of(index)
+        .map(|pool| pool.policy().filtering);
+    if filtering != Some(Behaviour::Endpoint) {
+        return Err(DropReason::Filtered);
+    }
+    let to = nat.mappings.get(mapping).ok_or(DropReason::Internal)?;
+    Ok(Some(Destination {
+        address: to.inside,
+        port: to.inside_port,
+        mapping: Some(mapping),
+        ..keep
+    }))
+}
+
+/// The interface the flow leaves through. A hairpin leaves through the interface its public address belongs to.
+fn outgoing(
+    policy: &Policy,
+    flow: &NewFlow,
+    destination: &Destination,
+) -> Result<InterfaceId, DropReason> {
+    if destination.hairpin {
+        return policy
+            .home_of(flow.realm, destination.address)
+            .ok_or(DropReason::NoRoute);
+    }
+    if policy
+        .routes
+        .local_v4(flow.realm, destination.address)
+        .is_some()
+    {
+        return Err(DropReason::OwnService);
+    }
+    policy
+        .routes
+        .route_v4(
+            flow.realm,
+            destination.address,
+            flow_hash(&flow.facts.tuple),
+        )
+        .map(|hop| hop.interface)
+        .ok_or(DropReason::NoRoute)
+}
+
+/// A hash for choosing among equal routes; the same for all packets of a flow.
+pub fn flow_hash(tuple: &Tuple<u32>) -> u32 {
+    let mut x = tuple.source ^ tuple.destination.rotate_left(16);
+    x ^= u32::from(tuple.source_port) << 16 | u32::from(tuple.destination_port);
+    x ^= x >> 16;
+    x = x.wrapping_mul(0x85eb_ca6b);
+    x ^ x >> 13
+}
+
+/// The source half. `after` has the translated destination already.
+fn source(
+    policy: &Policy,
+    flow: &NewFlow,
+    after: &Tuple<u32>,
+    egress: InterfaceId,
+    destination: &Destination,
+) -> Result<Source, DropReason> {
+    if let Some(address) = destination.source {
+        let pool = policy
+            .nat
+            .masquerade
+            .get(&address)
+            .copied()
+            .ok_or(DropReason::NoAddress)?;
+        let rule = destination.rule.unwrap_or(RuleId::NONE);
+        return Ok(Source::Allocate {
+            pool,
+            rule,
+            ports: None,
+            select: None,
+            masquerade: true,
+        });
+    }
+    // The packet was source-translated in the first half of its hairpin.
+    if flow.looped {
+        return Ok(Source::Keep);
+    }
+    let facts = Facts {
+        tuple: *after,
+        ..flow.facts
+    };
+    for rule in policy.nat.statics.iter().filter(|r| r.outbound) {
+        let leaves_there = rule.interface.is_none_or(|i| i == egress);
+        if let Some(address) = rule.to_external(after.source).filter(|_| leaves_there) {
+            return Ok(Source::Static {
+                address,
+                rule: rule.id,
+            });
+        }
+    }
+    if !destination.hairpin && exempted(policy, &facts) {
+        return Ok(Source::Keep);
+    }
+    for rule in &policy.nat.source {
+        if !rule.conditions.match_flow(&facts, Some(egress)) {
+            continue;
+        }
+        let (pool, masquerade) = match rule.via {
+            Via::Nothing if destination.hairpin => continue,
+            Via::Nothing => return Ok(Source::Keep),
+            Via::Pool(pool) => (pool, false),
+            Via::Interface => (
+                masquerade_pool(policy, flow, egress, after.destination)?,
+                true,
+            ),
+        };
+        // Without a protocol of its own a port range does not bind query ids (E6).
+        let binding = facts.protocol != ICMP || rule.binds_ids;
+        let ports = rule.ports.clone().filter(|_| binding);
+        return Ok(Source::Allocate {
+            pool,
+            rule: rule.id,
+            ports,
+            select: rule.select,
+            masquerade,
+        });
+    }
+    if destination.hairpin {
+        // No rule: the gateway still has to stand between the two, or the answer would bypass it.
+        let pool = policy.nat.masquerade.get(&destination.address).copied();
+        let pool = pool.map_or_else(
+            || masquerade_pool(policy, flow, egress, after.destination),
+            Ok,
+        )?;
+        return Ok(Source::Allocate {
+            pool,
+            rule: RuleId::NONE,
+            ports: None,
+            select: None,
+            masquerade: true,
+        });
+    }
+    Ok(Source::Keep)
+}
+
+/// Whether the longest matching exemption says "leave alone".
+fn exempted(policy: &Policy, facts: &Facts) -> bool {
+    policy
+        .nat
+        .exempt
+        .iter()
+        .filter(|e| e.ingress.contains(facts.ingress) && e.source.contains(facts.tuple.source))
+        .filter_map(|e| e.destinations.lookup_prefix(facts.tuple.destination))
+        .max_by_key(|(_, length)| *length)
+        .is_some_and(|(exemption, _)| exemption == Exemption::Leave)
+}
+
+/// The unnamed pool that stands for the outgoing interface's address. Never another interface's (E13).
+fn masquerade_pool(
+    policy: &Policy,
+    flow: &NewFlow,
+    egress: InterfaceId,
+    towards: u32,
+) -> Result<PoolId, DropReason> {
+    let next_hop = policy
+        .routes
+        .route_v4(flow.realm, towards, flow_hash(&flow.facts.tuple))
+        .filter(|hop| hop.interface == egress)
+        .map_or(towards, |hop| hop.next_hop);
+    let address = policy
+        .interfaces
+        .get(egress)
+        .and_then(|i| i.source_v4(next_hop))
+        .ok_or(DropReason::NoAddress)?;
+    policy
+        .nat
+        .masquerade
+        .get(&address)
+        .copied()
+        .ok_or(DropReason::NoAddress)
+}
+
+/// A translated TCP flow starts with a SYN: without the state of the connection a new outside port would only be answered
+/// by a reset.
+fn mid_stream_refused(flow: &NewFlow) -> Result<(), DropReason> {
+    let opens = flow.tcp_flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN;
+    if flow.transport == Transport::Tcp && !opens {
+        return Err(DropReason::TcpNoSession);
+    }
+    Ok(())
+}
+
+fn first_state(flow: &NewFlow) -> State {
+    match flow.transport {
+        Transport::Tcp => tcp::opening(flow.tcp_flags),
+        Transport::Udp => State::UdpUnreplied,
+        Transport::IcmpQuery => State::Icmp,
+        _ => State::Other,
+    }
+}
+
+/// Enters a session that takes nothing from a pool.
+fn enter(nat: &mut Nat, mut session: Session<u32>) -> Result<Opened, DropReason> {
+    let (addresses, transport) = deltas(&session.before, &session.after, session.protocol);
+    session.address_delta = addresses.raw();
+    session.transport_delta = transport.raw();
+    if !nat.is_free(&session) {
+        let portless = PortSpace::from_protocol(session.protocol).is_none();
+        return Err(if portless {
+            DropReason::NoPortConflict
+        } else {
+            DropReason::MappingConflict
+        });
+    }
+    nat.insert(session)
+        .map(Opened::Session)
+        .ok_or(DropReason::TableFull)
+}
+
+/// Enters the session of an outside host that a mapping admits.
+fn inbound(
+    nat: &mut Nat,
+    policy: &Policy,
+    mut session: Session<u32>,
+    mapping: MappingIndex,
+) -> Result<Opened, DropReason> {
+    let subscriber = charge(nat, policy, session.after.destination, session.realm)?;
+    session.subscriber = subscriber.0;
+    session.mapping = mapping.0;
+    let opened = enter(nat, session);
+    match opened {
+        Ok(_) => nat.mappings.attach(mapping),
+        Err(_) => nat.discharge(subscriber),
+    }
+    opened
+}
+
+/// Counts one more session on a subscriber, within its limit.
+fn charge(
+    nat: &mut Nat,
+    policy: &Policy,
+    address: u32,
+    realm: RealmId,
+) -> Result<SubscriberIndex, DropReason> {
+    let subscriber = nat.subscribers.enter(u128::from(address), realm)?;
+    match nat
+        .subscribers
+        .open_session(subscriber, policy.sessions_per_host)
+    {
+        Ok(()) => Ok(subscriber),
+        Err(reason) => {
+            nat.subscribers.leave(subscriber);
+            Err(reason)
+        }
+    }
+}
+
+/// What a rule allocates from.
+struct Allocation<'a> {
+    pool: &'a Pool,
+    ports: Option<&'a PortRanges>,
+    select: Option<Select>,
+}
+
+/// Gives the flow an outside endpoint and enters its session.
+fn allocate(
+    nat: &mut Nat,
+    policy: &Policy,
+    mut session: Session<u32>,
+    from: &Allocation<'_>,
+    now: Now,
+    random: &mut Random,
+) -> Result<Opened, DropReason> {
+    let subscriber = charge(nat, policy, session.before.source, session.realm)?;
+    session.subscriber = subscriber.0;
+    let opened = match PortSpace::from_protocol(session.protocol) {
+        Some(space) => with_port(nat, policy, session, from, space, now, random),
+        None => match nat
+            .allocator
+            .address(&nat.subscribers, from.pool, subscriber)
+        {
+            Some(IpAddr::V4(address)) => {
+                session.after.source = u32::from(address);
+                enter(nat, session)
+            }
+            _ => Err(DropReason::NoAddress),
+        },
+    };
+    if opened.is_err() {
+        nat.discharge(subscriber);
+    }
+    opened
+}
+
+/// The outside port: that of the endpoint's mapping (RFC 4787 REQ-1), or a new one.
+fn with_port(
+    nat: &mut Nat,
+    policy: &Policy,
+    mut session: Session<u32>,
+    from: &Allocation<'_>,
+    space: PortSpace,
+    now: Now,
+    random: &mut Random,
+) -> Result<Opened, DropReason> {
+    let inside = InsideEndpoint {
+        address: session.before.source,
+        port: session.before.source_port,
+        space,
+        realm: session.realm,
+    };
+    let subscriber = SubscriberIndex(session.subscriber);
+    let known = nat
+        .mappings
+        .find_inside(inside, |external| from.pool.holds(external));
+    let (index, fresh) = match known {
+        Some(index) => (index, false),
+        None => (
+            new_mapping(nat, policy, from, inside, subscriber, now, random)?,
+            true,
+        ),
+    };
+    let mapping = *nat.mappings.get(index).ok_or(DropReason::Internal)?;
+    session.after.source = policy
+        .nat
+        .address_of(mapping.external)
+        .ok_or(DropReason::Internal)?;
+    session.after.source_port = mapping.outside_port;
+    session.mapping = index.0;
+    let opened = enter(nat, session);
+    match opened {
+        Ok(_) => nat.mappings.attach(index),
+        Err(_) if fresh => {
+            if let Some(mapping) = nat.mappings.remove(index) {
+                nat.give_back(policy, &mapping, Some(subscriber), false, now);
+            }
+        }
+        Err(_) => {}
+    }
+    opened
+}
+
+fn new_mapping(
+    nat: &mut Nat,
+    policy: &Policy,
+    from: &Allocation<'_>,
+    inside: InsideEndpoint,
+    subscriber: SubscriberIndex,
+    now: Now,
+    random: &mut Random,
+) -> Result<MappingIndex, DropReason> {
+    let externals = &policy.nat.externals;
+    let request = Request {
+        pool: from.pool,
+        ports: from.ports,
+        select: from.select,
+        subscriber,
+        inside_port: inside.port,
+        space: inside.space,
+        now: now.tick,
+    };
+    let lease = nat
+        .allocator
+        .allocate(externals, &mut nat.subscribers, &request, random)?;
+    let outside = OutsideEndpoint {
+        external: lease.external,
+        port: lease.port,
+        space: inside.space,
+    };
+    match nat.mappings.insert(inside, outside) {
+        Ok(index) => {
+            nat.counts.mappings_created += 1;
+            Ok(index)
+        }
+        Err(_) => {
+            let returned = Returned {
+                subscriber,
+                external: lease.external,
+                space: inside.space,
+                port: lease.port,
+                hold: 0,
+            };
+            nat.allocator
+                .release(externals, &mut nat.subscribers, &returned, now.tick);
+            Err(DropReason::TableFull)
+        }
+    }
+}
+
+/// Whether a session made under an older policy may go on under `policy`. A session keeps its treatment until it ends
+/// (E15); it ends early only when its outside address is gone, or when it masquerades and the address or the route it
+/// was made for changed (E11, E13b).
+pub fn still_valid(policy: &Policy, session: &Session<u32>) -> bool {
+    if session.before.source == session.after.source || session.flags & FLAG_STATIC != 0 {
+        return true;
+    }
+    let source = session.after.source;
+    if policy.nat.external_of(source).is_none() {
+        return false;
+    }
+    if session.flags & FLAG_MASQUERADE == 0 || session.egress[0] == Egress::LOOP {
+        return true;
+    }
+    let hop = policy.routes.route_v4(
+        session.realm,
+        session.after.destination,
+        flow_hash(&session.before),
+    );
+    let owner = policy.routes.local_v4(session.realm, source);
+    match (hop, owner) {
+        (Some(hop), Some(owner)) => {
+            hop.interface == owner.interface
+                && policy.interfaces.get(owner.interface).is_some_and(|i| i.up)
+        }
+        _ => false,
+    }
+}
+
+/// Ends a session whose policy is gone, or stamps it as valid under the new one. Returns whether it lives.
+pub fn revalidate(nat: &mut Nat, policy: &Policy, index: SessionIndex, now: Now) -> bool {
+    let Some(session) = nat.sessions.get(index.0) else {
+        return false;
+    };
+    if !still_valid(policy, session) {
+        nat.end(policy, index, EndCause::ConfigChanged, now);
+        return false;
+    }
+    if let Some(session) = nat.sessions.get_mut(index.0) {
+        session.generation = policy.generation;
+        for egress in &mut session.egress {
+            if *egress != Egress::LOOP {
+                *egress = Egress::UNKNOWN;
+            }
+        }
+    }
+    true
+}
+
+const _: () = assert!(
+    NONE == u32::MAX,
+    "indices never reach the value that means none"
+);

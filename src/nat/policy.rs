@@ -1,0 +1,288 @@
+//! The policy: what the configuration means, compiled, immutable, shared by all workers.
+//!
+//! The management side builds a new one off line for every reload and publishes it by one pointer swap; a worker loads it
+//! once per batch. Indices of interfaces, rules and external addresses are stable across reloads, so that sessions can
+//! refer to them.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hashbrown::HashMap;
+
+use crate::base::{
+    Generation, InterfaceId, PoolId, PortId, RealmId, RuleId, Tick, VlanId, WorkerId,
+};
+use crate::flow::session::State;
+use crate::gateway::interface::{Interface, Interfaces};
+use crate::gateway::proxy::Proxy;
+use crate::gateway::routes::Routes;
+use crate::nat::destination::Inside;
+use crate::nat::ports::{External, ExternalIndex, Externals, Pool, PortSpace};
+use crate::nat::rss::SourceSteering;
+use crate::nat::rules::{Exempt, PortForward, SourceRule, StaticRule};
+use crate::wire::MacAddr;
+
+/// One published configuration.
+pub struct Policy {
+    /// Its number.
+    pub generation: Generation,
+    /// Workers that share the traffic; fixed for the life of the process.
+    pub workers: u8,
+    /// Which worker a subscriber lives on.
+    pub steering: SourceSteering,
+    /// Interfaces, their addresses, VLANs and ports.
+    pub interfaces: Interfaces,
+    /// Addresses besides our own that ARP and neighbour discovery answer for.
+    pub proxy: Proxy,
+    /// Routing tables.
+    pub routes: Routes,
+    /// Translation rules.
+    pub nat: NatPolicy,
+    /// Idle timeouts.
+    pub timeouts: Timeouts,
+    /// Sessions a subscriber may have; 0 = no limit.
+    pub sessions_per_host: u32,
+    /// What the counted rules are, by [`RuleId`].
+    pub rules: Vec<RuleInfo>,
+    /// Configured neighbours: interface, address, MAC address.
+    pub static_neighbours: Vec<(InterfaceId, IpAddr, MacAddr)>,
+    /// Whether IPv4 flows are tracked; see [`NatPolicy::is_stateful`].
+    pub stateful: bool,
+    /// Whether senders are told when ports or sessions ran out (some pool has `exhaustion = "icmp"`).
+    pub tells_exhaustion: bool,
+}
+
+impl Policy {
+    /// The interface a frame belongs to that arrived on `port` with this tag.
+    #[inline]
+    pub fn receiving(&self, port: PortId, vlan: Option<VlanId>) -> Option<&Interface> {
+        self.interfaces.get(self.interfaces.lookup(port, vlan)?)
+    }
+
+    /// The realm of an interface.
+    #[inline]
+    pub fn realm_of(&self, interface: InterfaceId) -> RealmId {
+        self.interfaces
+            .get(interface)
+            .map_or(RealmId::default(), |i| i.realm)
+    }
+
+    /// Whether a packet from `source` that arrives on `ingress` comes from a subscriber.
+    #[inline]
+    pub fn is_inside(&self, ingress: InterfaceId, source: u32) -> bool {
+        self.nat
+            .inside
+            .get(ingress.index())
+            .is_some_and(|inside| inside.contains(source))
+    }
+
+    /// Whose an IPv6 address is, if it is ours; link-local ones count on their own interface only.
+    pub fn local_v6(&self, ingress: InterfaceId, address: u128) -> Option<InterfaceId> {
+        let on = self.interfaces.get(ingress)?;
+        if on.owns_v6(address) {
+            return Some(ingress);
+        }
+        self.routes
+            .local_v6(on.realm, address)
+            .map(|local| local.interface)
+    }
+
+    /// IPv4 addresses besides its own that an interface answers ARP for, at most 256: what is announced at start.
+    pub fn proxied_on(&self, interface: InterfaceId) -> impl Iterator<Item = u32> + '_ {
+        let ranges = self
+            .proxy
+            .ranges()
+            .filter(move |range| range.interface == interface);
+        ranges
+            .filter_map(|range| match (range.first, range.last) {
+                (IpAddr::V4(first), IpAddr::V4(last)) => Some(u32::from(first)..=u32::from(last)),
+                _ => None,
+            })
+            .flatten()
+            .take(256)
+    }
+
+    /// The interface a public address belongs to: the one that has it, or that it is routed to.
+    pub fn home_of(&self, realm: RealmId, address: u32) -> Option<InterfaceId> {
+        self.routes
+            .local_v4(realm, address)
+            .map(|local| local.interface)
+            .or_else(|| {
+                self.routes
+                    .route_v4(realm, address, 0)
+                    .map(|hop| hop.interface)
+            })
+            .or_else(|| self.interfaces.iter().next().map(|i| i.id))
+    }
+
+    /// Whether packets to `address` concern the translator: it holds ports on it, or a static rule maps it.
+    pub fn is_translated_address(&self, address: u32) -> bool {
+        self.nat.external_of(address).is_some()
+            || self
+                .nat
+                .statics
+                .iter()
+                .any(|rule| rule.to_internal(address).is_some())
+    }
+}
+
+/// The translation part of a policy.
+#[derive(Default)]
+pub struct NatPolicy {
+    /// Destinations left untranslated.
+    pub exempt: Vec<Exempt>,
+    /// Source NAT, in order; the first match decides.
+    pub source: Vec<SourceRule>,
+    /// Port forwards, in order.
+    pub forwards: Vec<PortForward>,
+    /// One-to-one NAT.
+    pub statics: Vec<StaticRule>,
+    /// Pools by [`PoolId`]: those of the configuration, then one for each address of an interface that masquerades.
+    pub pools: Vec<Pool>,
+    /// The pool that masquerades as a given interface address.
+    pub masquerade: HashMap<u32, PoolId>,
+    /// Every external address the gateway holds ports on, draining ones included.
+    pub externals: Externals,
+    /// The same, by address.
+    pub by_address: HashMap<u32, ExternalIndex>,
+    /// The pool each external address belongs to, by [`ExternalIndex`].
+    pub pool_by_external: Vec<Option<PoolId>>,
+    /// Where subscribers are, by interface.
+    pub inside: Vec<Inside>,
+}
+
+impl NatPolicy {
+    /// Whether IPv4 flows are tracked at all: a policy without any translation only routes.
+    pub fn is_stateful(&self) -> bool {
+        !(self.source.is_empty() && self.forwards.is_empty() && self.statics.is_empty())
+    }
+
+    /// The external address at `index`.
+    #[inline]
+    pub fn external(&self, index: ExternalIndex) -> Option<&External> {
+        self.externals.get(index)
+    }
+
+    /// The IPv4 address at `index`, in host order.
+    pub fn address_of(&self, index: ExternalIndex) -> Option<u32> {
+        match self.external(index)?.address() {
+            IpAddr::V4(address) => Some(u32::from(address)),
+            IpAddr::V6(_) => None,
+        }
+    }
+
+    /// The external object of `address`, if ports are held on it.
+    #[inline]
+    pub fn external_of(&self, address: u32) -> Option<(ExternalIndex, &External)> {
+        let index = *self.by_address.get(&address)?;
+        Some((index, self.external(index)?))
+    }
+
+    /// The pool an external address belongs to; none while it only drains.
+    pub fn pool_of(&self, index: ExternalIndex) -> Option<&Pool> {
+        self.pool(self.pool_by_external.get(usize::from(index.0)).copied()??)
+    }
+
+    /// The pool with this id.
+    pub fn pool(&self, id: PoolId) -> Option<&Pool> {
+        self.pools.get(id.index())
+    }
+
+    /// The worker that holds `port` of an external address: where packets to it belong.
+    pub fn port_owner(&self, address: u32, space: PortSpace, port: u16) -> Option<WorkerId> {
+        self.external_of(address)?.1.owner(space, port)
+    }
+}
+
+/// What a counted rule is, for listings.
+#[derive(Clone, Debug)]
+pub struct RuleInfo {
+    /// Its index among the counters.
+    pub id: RuleId,
+    /// `source-nat`, `exempt`, `port-forward`, `static-nat`.
+    pub kind: &'static str,
+    /// Name, or `#n` by position.
+    pub name: String,
+    /// One line: what it matches and does.
+    pub text: String,
+}
+
+/// Idle timeouts in ticks, by session state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    by_state: [u32; State::COUNT],
+}
+
+/// The configured durations behind [`Timeouts`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeoutSettings {
+    /// UDP, answered (RFC 4787 REQ-5: not below 2 min, 5 min recommended).
+    pub udp: Duration,
+    /// UDP, not answered yet.
+    pub udp_unreplied: Duration,
+    /// TCP, established (RFC 5382 REQ-5: not below 2 h 4 min).
+    pub tcp: Duration,
+    /// TCP, opening or closing (RFC 5382 REQ-5: not below 4 min).
+    pub tcp_transitory: Duration,
+    /// TCP after a reset (RFC 7857 §2.2).
+    pub tcp_reset: Duration,
+    /// ICMP queries (RFC 5508 REQ-2: not below 60 s).
+    pub icmp: Duration,
+    /// Protocols without ports.
+    pub other: Duration,
+}
+
+impl Default for TimeoutSettings {
+    fn default() -> Self {
+        let minutes = |m: u64| Duration::from_secs(60 * m);
+        TimeoutSettings {
+            udp: minutes(5),
+            udp_unreplied: minutes(2),
+            tcp: minutes(124),
+            tcp_transitory: minutes(4),
+            tcp_reset: minutes(4),
+            icmp: minutes(1),
+            other: minutes(10),
+        }
+    }
+}
+
+impl Timeouts {
+    /// Compiles durations to ticks.
+    pub fn new(settings: &TimeoutSettings) -> Timeouts {
+        let mut by_state = [0; State::COUNT];
+        for state in State::LIVE {
+            let duration = match state {
+                State::Free => Duration::ZERO,
+                State::UdpUnreplied => settings.udp_unreplied,
+                State::Udp => settings.udp,
+                State::Icmp => settings.icmp,
+                State::Other => settings.other,
+                State::TcpOpening | State::TcpAnswered | State::TcpClosing => {
+                    settings.tcp_transitory
+                }
+                // A half-closed connection may carry data for hours the other way.
+                State::TcpEstablished | State::TcpClientFin | State::TcpServerFin => settings.tcp,
+                State::TcpReset => settings.tcp_reset,
+            };
+            by_state[state as usize] = Tick::span(duration);
+        }
+        Timeouts { by_state }
+    }
+
+    /// Idle ticks after which a session in `state` is gone.
+    #[inline]
+    pub fn of(&self, state: State) -> u32 {
+        self.by_state[state as usize]
+    }
+
+    /// Whether a session in `state`, last active at `seen`, is gone at `now`.
+    #[inline]
+    pub fn expired(&self, state: State, seen: Tick, now: Tick) -> bool {
+        now.since(seen) >= self.of(state)
+    }
+}
+
+/// The policy as workers hold it.
+pub type SharedPolicy = Arc<Policy>;

@@ -1,0 +1,177 @@
+//! The only place that changes a forwarded packet's network and transport headers.
+//!
+//! Checksums are updated incrementally from deltas computed once per session (RFC 1624, equation 3), so the cost does not
+//! depend on the packet's size and an error in the payload's checksum stays visible to the receiver.
+
+use crate::flow::key::Tuple;
+use crate::flow::session::{Direction, Session};
+use crate::wire::checksum::Delta;
+use crate::wire::parse::{Parsed, Transport};
+use crate::wire::{read_u16, write_u16, write_u32};
+
+const SOURCE: usize = 12;
+const DESTINATION: usize = 16;
+const TTL: usize = 8;
+const IP_CHECKSUM: usize = 10;
+const TCP_CHECKSUM: usize = 16;
+const UDP_CHECKSUM: usize = 6;
+const ICMP_CHECKSUM: usize = 2;
+const ICMP_ID: usize = 4;
+
+/// The checksum deltas of a session's forward direction: for the IPv4 header, and for the transport checksum.
+pub fn deltas(before: &Tuple<u32>, after: &Tuple<u32>, protocol: u8) -> (Delta, Delta) {
+    let addresses = Delta::u32(before.source, after.source)
+        .and(Delta::u32(before.destination, after.destination));
+    let ports = Delta::u16(before.source_port, after.source_port)
+        .and(Delta::u16(before.destination_port, after.destination_port));
+    // The ICMP checksum does not cover the addresses: there is no pseudo header in ICMPv4.
+    let transport = if protocol == crate::wire::ICMP {
+        ports
+    } else {
+        addresses.and(ports)
+    };
+    (addresses, transport)
+}
+
+/// Translates a packet of `session` that travels in `direction`, and takes one hop off its TTL.
+#[inline]
+pub fn forward(frame: &mut [u8], packet: &Parsed, session: &Session<u32>, direction: Direction) {
+    let (mut addresses, mut transport) = (
+        Delta::from_raw(session.address_delta),
+        Delta::from_raw(session.transport_delta),
+    );
+    if direction == Direction::Reverse {
+        (addresses, transport) = (addresses.inverse(), transport.inverse());
+    }
+    translate(
+        frame,
+        packet,
+        &session.leaving(direction),
+        addresses,
+        transport,
+    );
+    decrement_ttl(frame, usize::from(packet.l3));
+}
+
+/// Writes a tuple into a packet and repairs the checksums by the given deltas.
+#[inline]
+pub fn translate(
+    frame: &mut [u8],
+    packet: &Parsed,
+    to: &Tuple<u32>,
+    addresses: Delta,
+    transport: Delta,
+) {
+    let l3 = usize::from(packet.l3);
+    write_u32(frame, l3 + SOURCE, to.source);
+    write_u32(frame, l3 + DESTINATION, to.destination);
+    apply(frame, l3 + IP_CHECKSUM, addresses);
+    let l4 = usize::from(packet.l4);
+    match packet.transport {
+        Transport::Tcp => {
+            write_u16(frame, l4, to.source_port);
+            write_u16(frame, l4 + 2, to.destination_port);
+            apply(frame, l4 + TCP_CHECKSUM, transport);
+        }
+        Transport::Udp => {
+            write_u16(frame, l4, to.source_port);
+            write_u16(frame, l4 + 2, to.destination_port);
+            apply_udp(frame, l4 + UDP_CHECKSUM, transport);
+        }
+        Transport::IcmpQuery => {
+            write_u16(frame, l4 + ICMP_ID, to.source_port);
+            apply(frame, l4 + ICMP_CHECKSUM, transport);
+        }
+        Transport::IcmpReply => {
+            write_u16(frame, l4 + ICMP_ID, to.destination_port);
+            apply(frame, l4 + ICMP_CHECKSUM, transport);
+        }
+        // A later fragment has no transport header; other protocols are translated by address only.
+        Transport::LaterFragment
+        | Transport::IcmpError
+        | Transport::IcmpOther
+        | Transport::Other => {}
+    }
+}
+
+/// Takes one hop off the TTL and repairs the header checksum. The caller has seen to TTL > 1.
+#[inline]
+pub fn decrement_ttl(frame: &mut [u8], l3: usize) {
+    let word = read_u16(frame, l3 + TTL);
+    let lower = word.wrapping_sub(0x0100);
+    write_u16(frame, l3 + TTL, lower);
+    apply(frame, l3 + IP_CHECKSUM, Delta::u16(word, lower));
+}
+
+/// Repairs the checksum field at `at`.
+#[inline]
+fn apply(frame: &mut [u8], at: usize, delta: Delta) {
+    let sum = delta.apply(read_u16(frame, at));
+    write_u16(frame, at, sum);
+}
+
+/// Repairs a UDP checksum over IPv4: 0 means "none" and stays, and a computed 0 is sent as 0xffff (RFC 768).
+#[inline]
+fn apply_udp(frame: &mut [u8], at: usize, delta: Delta) {
+    let old = read_u16(frame, at);
+    if old == 0 {
+        return;
+    }
+    let sum = delta.apply(old);
+    write_u16(frame, at, if sum == 0 { 0xffff } else { sum });
+}
+
+/// Un-translates the packet quoted in an ICMP error so that its receiver recognises what it sent (RFC 5508 REQ-4, REQ-5).
+///
+/// `quote` starts at the embedded IP header, `l4` is the offset of its transport header, `from` the tuple it carries and
+/// `to` the one it shall carry. Returns the change of the one's complement sum over the quoted bytes, which the ICMP
+/// checksum has to follow.
+pub fn quoted(
+    quote: &mut [u8],
+    l4: usize,
+    protocol: u8,
+    from: &Tuple<u32>,
+    to: &Tuple<u32>,
+) -> Delta {
+    let (addresses, transport) = deltas(from, to, protocol);
+    let mut change = addresses;
+    write_u32(quote, SOURCE, to.source);
+    write_u32(quote, DESTINATION, to.destination);
+    change = change.and(apply_measured(quote, IP_CHECKSUM, addresses));
+    let (port_at, checksum_at) = match protocol {
+        crate::wire::TCP => (Some(l4), Some(l4 + TCP_CHECKSUM)),
+        crate::wire::UDP => (Some(l4), Some(l4 + UDP_CHECKSUM)),
+        crate::wire::ICMP => (None, Some(l4 + ICMP_CHECKSUM)),
+        _ => (None, None),
+    };
+    if let Some(at) = port_at {
+        write_u16(quote, at, to.source_port);
+        write_u16(quote, at + 2, to.destination_port);
+        change = change
+            .and(Delta::u16(from.source_port, to.source_port))
+            .and(Delta::u16(from.destination_port, to.destination_port));
+    } else if protocol == crate::wire::ICMP {
+        // A query carries its id as the tuple's source port, a reply as the destination port; the other one is 0.
+        let (old, new) = (
+            from.source_port | from.destination_port,
+            to.source_port | to.destination_port,
+        );
+        write_u16(quote, l4 + ICMP_ID, new);
+        change = change.and(Delta::u16(old, new));
+    }
+    // The quote may end before the checksum: then there is nothing to repair (RFC 5508 REQ-3c).
+    if let Some(at) = checksum_at.filter(|at| at + 2 <= quote.len()) {
+        let none = protocol == crate::wire::UDP && read_u16(quote, at) == 0;
+        if !none {
+            change = change.and(apply_measured(quote, at, transport));
+        }
+    }
+    change
+}
+
+/// [`apply`], returning what the change of the field itself does to a sum over it.
+fn apply_measured(bytes: &mut [u8], at: usize, delta: Delta) -> Delta {
+    let old = read_u16(bytes, at);
+    apply(bytes, at, delta);
+    Delta::u16(old, read_u16(bytes, at))
+}

@@ -1,0 +1,252 @@
+//! The rules a policy is made of, and how a new flow is matched against them.
+//!
+//! First match wins in every ordered list, there are no chains. Destination rules (static NAT, port forwards) are asked
+//! before the route is known, source rules (static NAT, exemptions, source NAT) after.
+
+use crate::base::{InterfaceId, PoolId, RuleId};
+use crate::flow::key::Tuple;
+use crate::gateway::lpm::Lpm;
+use crate::nat::matcher::{InterfaceSet, RangeSet};
+use crate::nat::ports::{PortRanges, Select};
+
+/// What is known of a flow when rules are asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    /// Interface it came in on.
+    pub ingress: InterfaceId,
+    /// Its addresses and ports, as far as translated.
+    pub tuple: Tuple<u32>,
+    /// IP protocol.
+    pub protocol: u8,
+}
+
+/// Conditions common to all rules.
+#[derive(Clone, Debug, Default)]
+pub struct Conditions {
+    /// Receiving interface.
+    pub ingress: InterfaceSet,
+    /// Outgoing interface (source rules only).
+    pub egress: InterfaceSet,
+    /// Source address.
+    pub source: RangeSet<u32>,
+    /// Destination address.
+    pub destination: RangeSet<u32>,
+    /// IP protocol.
+    pub protocol: RangeSet<u8>,
+    /// Source port.
+    pub source_port: RangeSet<u16>,
+    /// Destination port.
+    pub destination_port: RangeSet<u16>,
+}
+
+impl Conditions {
+    /// Whether a flow satisfies them; `egress` is the outgoing interface where it is known.
+    pub fn match_flow(&self, facts: &Facts, egress: Option<InterfaceId>) -> bool {
+        self.ingress.contains(facts.ingress)
+            && egress.is_none_or(|e| self.egress.contains(e))
+            && self.source.contains(facts.tuple.source)
+            && self.destination.contains(facts.tuple.destination)
+            && self.protocol.contains(facts.protocol)
+            && self.source_port.contains(facts.tuple.source_port)
+            && self.destination_port.contains(facts.tuple.destination_port)
+    }
+}
+
+/// Where a source rule takes the new source from.
+#[derive(Clone, Debug)]
+pub enum Via {
+    /// The outgoing interface's own address (masquerade).
+    Interface,
+    /// A pool.
+    Pool(PoolId),
+    /// Nowhere: leave the source as it is.
+    Nothing,
+}
+
+/// `[[source-nat]]`.
+#[derive(Clone, Debug)]
+pub struct SourceRule {
+    /// Counter.
+    pub id: RuleId,
+    /// When it applies.
+    pub conditions: Conditions,
+    /// What it does.
+    pub via: Via,
+    /// Ports of its own, narrower than the pool's.
+    pub ports: Option<PortRanges>,
+    /// Its ports bind ICMP query ids, too: it is a rule about ICMP alone (E6).
+    pub binds_ids: bool,
+    /// Port selection of its own.
+    pub select: Option<Select>,
+}
+
+/// Whether a destination listed in `[[exempt]]` is left alone or translated after all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exemption {
+    /// `dst`: leave untranslated.
+    Leave,
+    /// `force`: translate although a shorter prefix says otherwise.
+    Force,
+}
+
+/// `[[exempt]]`.
+#[derive(Clone, Debug)]
+pub struct Exempt {
+    /// Counter.
+    pub id: RuleId,
+    /// Receiving interfaces it applies to.
+    pub ingress: InterfaceSet,
+    /// Sources it applies to.
+    pub source: RangeSet<u32>,
+    /// Destinations; the longest prefix decides.
+    pub destinations: Lpm<u32, Exemption>,
+}
+
+/// One target of a port forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ForwardTarget {
+    /// Inside address.
+    pub address: u32,
+    /// First inside port; `None` keeps the port.
+    pub first_port: Option<u16>,
+}
+
+/// `[[port-forward]]`.
+#[derive(Clone, Debug)]
+pub struct PortForward {
+    /// Counter.
+    pub id: RuleId,
+    /// When it applies; `destination` and `destination_port` are the public side.
+    pub conditions: Conditions,
+    /// Where to. Several: by hash of the client's address, so that a client always meets the same server (E19).
+    pub targets: Vec<ForwardTarget>,
+    /// Clients behind the target's own interface may call the public address, too.
+    pub hairpin: bool,
+    /// Source address the target is to see.
+    pub source: Option<u32>,
+}
+
+impl PortForward {
+    /// The target of a client. Equal-length ranges shift one to one (E20).
+    pub fn target(&self, client: u32, port: u16) -> Option<(u32, u16)> {
+        let pick = spread(client, self.targets.len())?;
+        let target = self.targets.get(pick)?;
+        let shifted = match target.first_port {
+            None => port,
+            Some(first) => {
+                let base = self.conditions.destination_port.ranges().first()?.0;
+                first.checked_add(port.checked_sub(base)?)?
+            }
+        };
+        Some((target.address, shifted))
+    }
+}
+
+/// A stable choice among `count` by client address (finaliser of a 32-bit mixer; not secret, because restarts and other
+/// gateways are to choose alike).
+fn spread(client: u32, count: usize) -> Option<usize> {
+    let mut x = client.wrapping_mul(0x9e37_79b1);
+    x ^= x >> 16;
+    x = x.wrapping_mul(0x85eb_ca6b);
+    x ^= x >> 13;
+    (x as usize).checked_rem(count)
+}
+
+/// `[[static-nat]]`: equal-length prefixes, one to one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StaticRule {
+    /// Counter.
+    pub id: RuleId,
+    /// First external address.
+    pub external: u32,
+    /// First internal address.
+    pub internal: u32,
+    /// Number of addresses − 1 (a mask of host bits).
+    pub host_mask: u32,
+    /// Interface of the outside, if the rule names one.
+    pub interface: Option<InterfaceId>,
+    /// Translate flows from outside.
+    pub inbound: bool,
+    /// Translate flows from inside.
+    pub outbound: bool,
+}
+
+impl StaticRule {
+    /// The internal address behind an external one.
+    pub fn to_internal(&self, address: u32) -> Option<u32> {
+        (address & !self.host_mask == self.external)
+            .then_some(self.internal | (address & self.host_mask))
+    }
+
+    /// The external address in front of an internal one.
+    pub fn to_external(&self, address: u32) -> Option<u32> {
+        (address & !self.host_mask == self.internal)
+            .then_some(self.external | (address & self.host_mask))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn forward(targets: &[(u32, Option<u16>)], ports: (u16, u16)) -> PortForward {
+        PortForward {
+            id: RuleId(0),
+            conditions: Conditions {
+                destination_port: RangeSet::of([ports]),
+                ..Conditions::default()
+            },
+            targets: targets
+                .iter()
+                .map(|&(address, first_port)| ForwardTarget {
+                    address,
+                    first_port,
+                })
+                .collect(),
+            hairpin: true,
+            source: None,
+        }
+    }
+
+    #[test]
+    fn forward_ranges_shift_one_to_one() {
+        let rule = forward(&[(1, Some(20))], (9000, 9002));
+        assert_eq!(rule.target(7, 9000), Some((1, 20)));
+        assert_eq!(rule.target(7, 9002), Some((1, 22)));
+        assert_eq!(
+            forward(&[(1, None)], (9000, 9002)).target(7, 9001),
+            Some((1, 9001))
+        );
+    }
+
+    #[test]
+    fn clients_spread_and_stay() {
+        let rule = forward(&[(1, None), (2, None), (3, None)], (80, 80));
+        let mut seen = [0; 4];
+        for client in 0..3000u32 {
+            let (target, _) = rule.target(client, 80).unwrap();
+            assert_eq!(rule.target(client, 80), Some((target, 80)));
+            seen[target as usize] += 1;
+        }
+        assert!(
+            seen[1..].iter().all(|n| (800..1200).contains(n)),
+            "{seen:?}"
+        );
+    }
+
+    #[test]
+    fn static_prefixes_map_both_ways() {
+        let rule = StaticRule {
+            id: RuleId(0),
+            external: 0xcb00_7100,
+            internal: 0x0a00_0000,
+            host_mask: 0xff,
+            interface: None,
+            inbound: true,
+            outbound: true,
+        };
+        assert_eq!(rule.to_internal(0xcb00_7105), Some(0x0a00_0005));
+        assert_eq!(rule.to_external(0x0a00_0005), Some(0xcb00_7105));
+        assert_eq!(rule.to_internal(0xcb00_7205), None);
+    }
+}

@@ -1,0 +1,357 @@
+//! A worker's translation state: sessions, the flow table, mappings, subscribers, and how a session ends.
+
+use crate::arch::OutOfMemory;
+use crate::base::time::Now;
+use crate::base::{Generation, RealmId, WorkerId};
+use crate::flow::hash::{Hash, Hasher};
+use crate::flow::key::FlowKey;
+use crate::flow::session::{Direction, FlowEntry, NONE, Session, SessionIndex, State};
+use crate::flow::slab::Slab;
+use crate::flow::sweep::{ClockHand, DEFAULT_TURN};
+use crate::flow::table::BucketTable;
+use crate::nat::mapping::{Mapping, MappingIndex, Mappings};
+use crate::nat::policy::Policy;
+use crate::nat::ports::{Allocator, PortSpace, Preference, Returned};
+use crate::nat::rss;
+use crate::nat::subscriber::{SubscriberIndex, Subscribers};
+
+/// Load of the flow table when every session is in use. Two choices and ten slots a bucket fill to 95 % without failing;
+/// in ordinary operation the table is far emptier, and a full one must not cost more memory than that.
+const LOAD_PERCENT: u32 = 95;
+
+/// Why a session ended; one counter each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum EndCause {
+    /// Idle for its timeout.
+    Expired,
+    /// Cleared by the operator.
+    Cleared,
+    /// The policy no longer has its address, route or rule.
+    ConfigChanged,
+}
+
+impl EndCause {
+    /// Every cause, in counter order.
+    pub const ALL: [EndCause; 3] = [
+        EndCause::Expired,
+        EndCause::Cleared,
+        EndCause::ConfigChanged,
+    ];
+
+    /// Name in metrics and listings.
+    pub fn name(self) -> &'static str {
+        match self {
+            EndCause::Expired => "expired",
+            EndCause::Cleared => "cleared",
+            EndCause::ConfigChanged => "config_changed",
+        }
+    }
+}
+
+/// Sizes of the tables, fixed at start.
+#[derive(Clone, Copy, Debug)]
+pub struct Capacity {
+    /// Sessions of this worker.
+    pub sessions: u32,
+    /// Subscribers of this worker.
+    pub subscribers: u32,
+    /// Ports in hold-down at a time.
+    pub held_ports: u32,
+    /// Workers the gateway has in all.
+    pub workers: u8,
+}
+
+/// Counts the state keeps of itself.
+#[derive(Clone, Debug, Default)]
+pub struct NatCounts {
+    /// Live sessions by state.
+    pub live: [u64; State::COUNT],
+    /// Sessions created since start.
+    pub created: u64,
+    /// Sessions ended since start, by cause.
+    pub ended: [u64; EndCause::ALL.len()],
+    /// Mappings created since start.
+    pub mappings_created: u64,
+}
+
+/// The translation state of one worker.
+pub struct Nat {
+    /// The worker it belongs to.
+    pub worker: WorkerId,
+    /// Every session.
+    pub sessions: Slab<Session<u32>>,
+    /// Both tuples of every session.
+    pub table: BucketTable,
+    /// Keyed hash; its secret is drawn at start.
+    pub hasher: Hasher,
+    /// Inside endpoint ↔ outside endpoint.
+    pub mappings: Mappings,
+    /// Inside hosts.
+    pub subscribers: Subscribers,
+    /// Port allocation and hold-down.
+    pub allocator: Allocator,
+    /// Counts.
+    pub counts: NatCounts,
+    hand: ClockHand,
+}
+
+impl Nat {
+    /// Empty state of the given size.
+    ///
+    /// # Errors
+    /// When the memory cannot be had.
+    pub fn new(worker: WorkerId, capacity: Capacity, secret: [u64; 2]) -> Result<Nat, OutOfMemory> {
+        let hasher = Hasher::new(secret);
+        Ok(Nat {
+            worker,
+            sessions: Slab::with_capacity(capacity.sessions as usize)?,
+            table: BucketTable::with_capacity(2 * capacity.sessions as usize, LOAD_PERCENT)?,
+            mappings: Mappings::new(capacity.sessions, hasher.clone())?,
+            hasher,
+            subscribers: Subscribers::new(capacity.subscribers as usize, secret[0] ^ secret[1]),
+            allocator: Allocator::new(
+                worker,
+                preference(capacity.workers),
+                capacity.held_ports as usize,
+            ),
+            counts: NatCounts::default(),
+            hand: ClockHand::new(DEFAULT_TURN),
+        })
+    }
+
+    /// Hash of a key under this worker's secret.
+    #[inline]
+    pub fn hash(&self, key: &FlowKey<u32>) -> Hash {
+        self.hasher.hash4(key)
+    }
+
+    /// The flow a packet belongs to.
+    #[inline]
+    pub fn find(&self, hash: Hash, key: &FlowKey<u32>) -> Option<FlowEntry> {
+        self.table
+            .find(hash, |value| {
+                let entry = FlowEntry(value);
+                self.sessions.get(entry.session().0).is_some_and(|s| {
+                    s.arriving(entry.direction()) == key.tuple
+                        && s.protocol == key.protocol
+                        && s.realm == key.realm_id()
+                })
+            })
+            .map(FlowEntry)
+    }
+
+    /// [`Nat::find`] with the hash computed here; for the slow path.
+    pub fn lookup(&self, key: &FlowKey<u32>) -> Option<FlowEntry> {
+        self.find(self.hash(key), key)
+    }
+
+    /// The session at `index`.
+    #[inline]
+    pub fn session(&self, index: SessionIndex) -> Option<&Session<u32>> {
+        self.sessions.get(index.0)
+    }
+
+    /// Whether neither tuple of a prospective session is taken.
+    pub fn is_free(&self, session: &Session<u32>) -> bool {
+        self.lookup(&session.key(Direction::Forward)).is_none()
+            && self.lookup(&session.key(Direction::Reverse)).is_none()
+    }
+
+    /// Enters a session: slab, both tuples, its counts. `None` when the table is full; nothing is changed then.
+    pub fn insert(&mut self, session: Session<u32>) -> Option<SessionIndex> {
+        let index = SessionIndex(self.sessions.allocate(session)?);
+        let (forward, reverse) = (
+            session.key(Direction::Forward),
+            session.key(Direction::Reverse),
+        );
+        let (forward_hash, reverse_hash) = (self.hash(&forward), self.hash(&reverse));
+        let forward_entry = FlowEntry::new(index, Direction::Forward);
+        if self.table.insert(forward_hash, forward_entry.0).is_err() {
+            self.sessions.release(index.0);
+            return None;
+        }
+        if self
+            .table
+            .insert(reverse_hash, FlowEntry::new(index, Direction::Reverse).0)
+            .is_err()
+        {
+            self.table.remove(forward_hash, forward_entry.0);
+            self.sessions.release(index.0);
+            return None;
+        }
+        self.counts.live[session.state as usize] += 1;
+        self.counts.created += 1;
+        Some(index)
+    }
+
+    /// Moves a session to another state, keeping the counts.
+    #[inline]
+    pub fn set_state(&mut self, index: SessionIndex, state: State) {
+        if let Some(session) = self.sessions.get_mut(index.0) {
+            self.counts.live[session.state as usize] -= 1;
+            self.counts.live[state as usize] += 1;
+            session.state = state;
+        }
+    }
+
+    /// Ends a session: both tuples, the slab slot, and, with its last session, the mapping and its outside port.
+    pub fn end(&mut self, policy: &Policy, index: SessionIndex, cause: EndCause, now: Now) {
+        let Some(session) = self
+            .sessions
+            .get(index.0)
+            .filter(|s| s.state != State::Free)
+            .copied()
+        else {
+            return;
+        };
+        for direction in [Direction::Forward, Direction::Reverse] {
+            let hash = self.hash(&session.key(direction));
+            self.table.remove(hash, FlowEntry::new(index, direction).0);
+        }
+        self.sessions.release(index.0);
+        self.counts.live[session.state as usize] -= 1;
+        self.counts.ended[cause as usize] += 1;
+        let subscriber =
+            (session.subscriber != NONE).then_some(SubscriberIndex(session.subscriber));
+        if session.mapping != NONE {
+            self.release_mapping(
+                policy,
+                MappingIndex(session.mapping),
+                subscriber,
+                &session,
+                now,
+            );
+        }
+        if let Some(subscriber) = subscriber {
+            self.discharge(subscriber);
+        }
+    }
+
+    /// Counts one session less on a subscriber, and forgets it with its last one.
+    pub fn discharge(&mut self, subscriber: SubscriberIndex) {
+        self.subscribers.close_session(subscriber);
+        self.subscribers.leave(subscriber);
+    }
+
+    fn release_mapping(
+        &mut self,
+        policy: &Policy,
+        mapping: MappingIndex,
+        subscriber: Option<SubscriberIndex>,
+        session: &Session<u32>,
+        now: Now,
+    ) {
+        let Some(gone) = self.mappings.detach(mapping) else {
+            return;
+        };
+        // RFC 6888 REQ-8 (a): a port whose TCP connection was seen to close needs no rest.
+        let closed = gone.space() == PortSpace::Tcp && session.state == State::TcpClosing;
+        self.give_back(policy, &gone, subscriber, !closed, now);
+    }
+
+    /// Returns a mapping's port to its address, to rest there or not.
+    pub fn give_back(
+        &mut self,
+        policy: &Policy,
+        gone: &Mapping,
+        subscriber: Option<SubscriberIndex>,
+        rest: bool,
+        now: Now,
+    ) {
+        let hold = policy
+            .nat
+            .pool_of(gone.external)
+            .map_or(0, |pool| pool.policy().hold);
+        let returned = Returned {
+            subscriber: subscriber.unwrap_or(SubscriberIndex(NONE)),
+            external: gone.external,
+            space: gone.space(),
+            port: gone.outside_port,
+            hold: if rest { hold } else { 0 },
+        };
+        self.allocator.release(
+            &policy.nat.externals,
+            &mut self.subscribers,
+            &returned,
+            now.tick,
+        );
+    }
+
+    /// Looks at the next slice of sessions and ends those that are idle too long or no longer allowed. `valid` judges a
+    /// session made under an older policy. Returns how many were ended.
+    pub fn sweep(
+        &mut self,
+        policy: &Policy,
+        now: Now,
+        budget: u32,
+        valid: impl Fn(&Session<u32>) -> bool,
+    ) -> u32 {
+        let mut ended = 0;
+        for index in self.hand.next_slice(self.sessions.high_water(), budget) {
+            let Some(session) = self.sessions.get(index).filter(|s| s.state != State::Free) else {
+                continue;
+            };
+            let cause = if policy
+                .timeouts
+                .expired(session.state, session.seen(), now.tick)
+            {
+                EndCause::Expired
+            } else if session.generation != policy.generation && !valid(session) {
+                EndCause::ConfigChanged
+            } else {
+                continue;
+            };
+            self.end(policy, SessionIndex(index), cause, now);
+            ended += 1;
+        }
+        let externals = &policy.nat.externals;
+        self.allocator
+            .release_due(externals, now.tick, budget as usize);
+        self.allocator.sweep(
+            externals,
+            &mut self.subscribers,
+            now.tick,
+            budget as usize,
+            |_| {},
+        );
+        ended
+    }
+
+    /// Bytes of all tables.
+    pub fn memory_bytes(&self) -> usize {
+        self.sessions.memory_bytes()
+            + self.table.memory_bytes()
+            + self.mappings.memory_bytes()
+            + self.subscribers.memory_bytes()
+    }
+}
+
+/// Blocks whose ports the network card delivers to the worker that leases them.
+fn preference(workers: u8) -> Preference {
+    Preference {
+        workers,
+        shift: rss::SUPERBLOCK_SHIFT as u8,
+    }
+}
+
+/// The session of a flow that is forwarded as it is; callers fill in what differs.
+pub fn blank_session(realm: RealmId, generation: Generation, now: Now) -> Session<u32> {
+    Session {
+        before: Default::default(),
+        after: Default::default(),
+        last_seen: now.tick.0,
+        mapping: NONE,
+        subscriber: NONE,
+        egress: [crate::flow::session::Egress::UNKNOWN; 2],
+        generation,
+        address_delta: 0,
+        transport_delta: 0,
+        rule: crate::base::RuleId::NONE,
+        ingress: Default::default(),
+        protocol: 0,
+        realm,
+        state: State::Other,
+        flags: 0,
+    }
+}

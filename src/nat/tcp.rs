@@ -1,0 +1,179 @@
+//! The TCP life of a session: the state machine of RFC 7857 §2 (figure 1), driven by flags alone.
+//!
+//! ```text
+//!   SYN          SYN+ACK         ACK of the opener
+//!   ──▶ Opening ──▶ Answered ──▶ Established ──FIN──▶ ClientFin / ServerFin ──FIN──▶ Closing
+//!                                     ▲  │RST (any state)
+//!                                     │  ▼
+//!                              data ── Reset
+//! ```
+//!
+//! Opening, Closing and Reset run on their own timers (RFC 5382 REQ-5, RFC 7857 §2.1); a half-closed connection keeps the
+//! established one, because the other side may still send for hours. A segment without RST after a reset shows that the
+//! reset was not the end and restores the connection (RFC 7857 §2.2).
+
+use crate::flow::session::{Direction, State};
+
+/// FIN.
+pub const FIN: u8 = 0x01;
+/// SYN.
+pub const SYN: u8 = 0x02;
+/// RST.
+pub const RST: u8 = 0x04;
+/// ACK.
+pub const ACK: u8 = 0x10;
+
+/// The state of a new session from its first segment. A segment in mid-connection (after a restart of the gateway, or of
+/// a flow that is only routed) counts as established.
+pub fn opening(flags: u8) -> State {
+    if flags & RST != 0 {
+        State::TcpReset
+    } else if flags & (SYN | ACK) == SYN {
+        State::TcpOpening
+    } else {
+        State::TcpEstablished
+    }
+}
+
+/// The state after a segment with `flags` travelled in `direction`.
+///
+/// An outside host must not be able to shorten the life of a connection with one forged packet: a reset only leads to
+/// [`State::TcpReset`], whose timer is the transitory one, and any later segment leads back.
+#[inline]
+pub fn advance(state: State, flags: u8, direction: Direction) -> State {
+    use State::*;
+    if flags & RST != 0 {
+        return TcpReset;
+    }
+    if state == TcpEstablished && flags & (FIN | SYN) == 0 {
+        return TcpEstablished;
+    }
+    match (state, direction) {
+        (TcpOpening, Direction::Reverse) if flags & (SYN | ACK) == SYN | ACK => TcpAnswered,
+        // Simultaneous open (RFC 5382 REQ-2a): both sides sent a bare SYN; the next ACK completes it.
+        (TcpOpening, Direction::Reverse) if flags & SYN != 0 => TcpAnswered,
+        // An answer that is no SYN: the state was lost or the opener's path is asymmetric.
+        (TcpOpening, Direction::Reverse) if flags & ACK != 0 => TcpEstablished,
+        (TcpOpening, _) => TcpOpening,
+        (TcpAnswered, Direction::Forward) if flags & (SYN | ACK) == ACK => {
+            with_fin(TcpEstablished, flags, direction)
+        }
+        (TcpAnswered, Direction::Forward) if flags & (SYN | ACK) == SYN | ACK => TcpEstablished,
+        (TcpAnswered, _) => TcpAnswered,
+        // A fresh SYN of the client after both sides closed opens the same tuple anew.
+        (TcpClosing | TcpReset, Direction::Forward) if flags & (SYN | ACK) == SYN => TcpOpening,
+        (TcpReset, _) => with_fin(TcpEstablished, flags, direction),
+        (other, _) => with_fin(other, flags, direction),
+    }
+}
+
+/// Applies a FIN, if there is one.
+fn with_fin(state: State, flags: u8, direction: Direction) -> State {
+    use State::*;
+    if flags & FIN == 0 {
+        return state;
+    }
+    match (state, direction) {
+        (TcpEstablished, Direction::Forward) => TcpClientFin,
+        (TcpEstablished, Direction::Reverse) => TcpServerFin,
+        (TcpClientFin, Direction::Reverse) | (TcpServerFin, Direction::Forward) => TcpClosing,
+        (other, _) => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Direction::{Forward, Reverse};
+    use State::*;
+
+    /// Runs a list of segments and returns the states passed through.
+    fn run(segments: &[(u8, Direction)]) -> Vec<State> {
+        let mut states = vec![opening(segments[0].0)];
+        for &(flags, direction) in &segments[1..] {
+            let last = states[states.len() - 1];
+            states.push(advance(last, flags, direction));
+        }
+        states
+    }
+
+    #[test]
+    fn ordinary_connection() {
+        assert_eq!(
+            run(&[
+                (SYN, Forward),
+                (SYN | ACK, Reverse),
+                (ACK, Forward),
+                (ACK, Reverse),
+                (FIN | ACK, Forward),
+                (ACK, Reverse),
+                (FIN | ACK, Reverse),
+                (ACK, Forward),
+            ]),
+            [
+                TcpOpening,
+                TcpAnswered,
+                TcpEstablished,
+                TcpEstablished,
+                TcpClientFin,
+                TcpClientFin,
+                TcpClosing,
+                TcpClosing
+            ]
+        );
+    }
+
+    #[test]
+    fn simultaneous_open_establishes() {
+        assert_eq!(
+            run(&[
+                (SYN, Forward),
+                (SYN, Reverse),
+                (SYN | ACK, Forward),
+                (ACK, Reverse)
+            ]),
+            [TcpOpening, TcpAnswered, TcpEstablished, TcpEstablished]
+        );
+    }
+
+    #[test]
+    fn reset_is_survived_by_data() {
+        assert_eq!(
+            run(&[
+                (SYN, Forward),
+                (SYN | ACK, Reverse),
+                (ACK, Forward),
+                (RST, Reverse),
+                (ACK, Reverse)
+            ]),
+            [
+                TcpOpening,
+                TcpAnswered,
+                TcpEstablished,
+                TcpReset,
+                TcpEstablished
+            ]
+        );
+    }
+
+    #[test]
+    fn tuple_reused_after_close_opens_again() {
+        assert_eq!(advance(TcpClosing, SYN, Forward), TcpOpening);
+        assert_eq!(
+            advance(TcpClosing, SYN, Reverse),
+            TcpClosing,
+            "only the client may reopen"
+        );
+    }
+
+    #[test]
+    fn server_closing_first() {
+        assert_eq!(advance(TcpEstablished, FIN | ACK, Reverse), TcpServerFin);
+        assert_eq!(
+            advance(TcpServerFin, FIN | ACK, Reverse),
+            TcpServerFin,
+            "a retransmitted FIN counts once"
+        );
+        assert_eq!(advance(TcpServerFin, FIN | ACK, Forward), TcpClosing);
+    }
+}
