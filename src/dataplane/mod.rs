@@ -1,3 +1,32 @@
-//! The worker loop, its stages, steering and hand-off.
+//! Packets in motion: batches, stages, steering, hand-off, and the loop that drives them.
+//!
+//! ```text
+//!  rx burst ─▶ parse all ─▶ hash all, prefetch buckets ─▶ prefetch sessions ─▶ hits: rewrite, tx
+//!                                                                        └──▶ misses: slow path
+//!                                                                               │ owner elsewhere
+//!                                                                               └──▶ ring to the owner
+//! ```
+//!
+//! A [`shard::Shard`] is everything one worker owns; it runs on any [`buffer::Buffer`] and [`buffer::Sink`], so the same
+//! code serves the DPDK worker loop, the in-memory rack of the tests, the fuzz targets and the benchmark.
 
+pub mod affinity;
+pub mod buffer;
+pub mod clock;
+pub mod counters;
 pub mod device;
+#[cfg(feature = "dpdk")]
+pub mod devices;
+mod egress;
+mod fast;
+mod generate;
+mod local;
+pub mod maintain;
+pub mod memory;
+pub mod published;
+pub mod rack;
+pub mod shard;
+mod slow;
+pub mod steering;
+mod v6;
+pub mod worker;

@@ -1,0 +1,392 @@
+//! DPDK's devices as workers see them: opened from the configuration, split into queues, one buffer pool for all.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrayvec::ArrayVec;
+
+use crate::base::PortId;
+use crate::dataplane::buffer::{BURST, Buffer, Burst};
+use crate::dataplane::device::{Device, PortSpec};
+use crate::dataplane::worker::{BufferPool, PortQueues, RxQueue, TxQueue};
+use crate::dpdk::{
+    self, Checksum, Eal, EalOptions, Error, HugePages, Mbuf, Mempool, Port, PortConfig, ProbedPort,
+};
+use crate::dpdk::{Link, PortStats, RssConfig, RssFields};
+use crate::nat::rss::{self, SourceSteering};
+use crate::wire::MacAddr;
+
+/// Buffers each worker's cache may keep.
+const CACHE: u32 = 256;
+
+/// Buffers a worker may hold between bursts: waiting for neighbours or fragments, in rings, in flight.
+const HELD_PER_WORKER: u32 = 4096;
+
+/// What the process as a whole asks of DPDK.
+#[derive(Clone, Debug)]
+pub struct SystemRequest {
+    /// Workers.
+    pub workers: u8,
+    /// Use huge pages when there are any.
+    pub hugepages: bool,
+    /// Distinguishes processes on one machine.
+    pub instance: String,
+    /// Further EAL arguments.
+    pub eal_args: Vec<String>,
+}
+
+/// What the configuration asks of one port.
+#[derive(Clone, Debug)]
+pub struct PortRequest {
+    /// Its name.
+    pub name: String,
+    /// Its device.
+    pub device: Device,
+    /// Queues wanted; `None` is one for each worker where the device can.
+    pub queues: Option<u16>,
+    /// Largest IP packet, bytes.
+    pub mtu: u16,
+    /// MAC address to set.
+    pub mac: Option<MacAddr>,
+    /// Receive other stations' frames, too.
+    pub promiscuous: bool,
+    /// Descriptors per queue.
+    pub descriptors: u16,
+    /// Subscribers are behind it: spread by source address; otherwise by destination port.
+    pub inside: bool,
+}
+
+/// An opened port, for the management side.
+pub struct OpenedPort {
+    port: Port,
+    /// Which.
+    pub id: PortId,
+    /// Its MAC address.
+    pub mac: MacAddr,
+    /// What workers read before they send.
+    pub link: Arc<AtomicBool>,
+    /// Receive queues in use.
+    pub rx_queues: u16,
+}
+
+impl OpenedPort {
+    /// State of the link, which is also published to the workers.
+    pub fn poll_link(&self) -> Link {
+        // A driver that does not know is taken at its best.
+        let link = self.port.link().unwrap_or(Link {
+            up: true,
+            ..Link::default()
+        });
+        self.link.store(link.up, Ordering::Relaxed);
+        link
+    }
+
+    /// Counters of the device.
+    pub fn stats(&self) -> PortStats {
+        self.port.stats().unwrap_or_default()
+    }
+
+    /// The driver's own counters.
+    pub fn xstats(&self) -> Vec<(String, u64)> {
+        self.port.xstats().unwrap_or_default()
+    }
+
+    /// DPDK's name of the driver.
+    pub fn driver(&self) -> &str {
+        &self.port.info().driver
+    }
+}
+
+/// What one worker drives.
+pub struct WorkerDevices {
+    /// Its queues on every port.
+    pub ports: Vec<PortQueues<Mbuf>>,
+    /// Its buffers.
+    pub pool: Box<dyn BufferPool<Mbuf>>,
+}
+
+/// Everything opened.
+pub struct OpenedDevices {
+    /// DPDK itself; worker threads register with it.
+    pub eal: Eal,
+    /// The ports, by [`PortId`].
+    pub ports: Vec<OpenedPort>,
+    /// For each worker.
+    pub workers: Vec<WorkerDevices>,
+    /// The buffer pool.
+    pub pool: Mempool,
+}
+
+/// Starts DPDK and opens the ports. Once per process.
+///
+/// # Errors
+/// One sentence with the way out: a missing device, one in the kernel's hands, too few queues, too little memory.
+pub fn open(
+    system: &SystemRequest,
+    requests: &[PortRequest],
+    steering: &SourceSteering,
+) -> Result<OpenedDevices, Error> {
+    let workers = u16::from(system.workers);
+    let specs: Vec<PortSpec> = requests
+        .iter()
+        .enumerate()
+        .map(|(i, r)| spec(i as u16, r, workers))
+        .collect();
+    let room = specs
+        .iter()
+        .map(|s| s.device.frame_room(s.mtu))
+        .max()
+        .unwrap_or(2048);
+    let count = buffers_needed(requests, &specs, workers);
+    let eal = Eal::init(&eal_options(system, &specs, count, room))?;
+    let pool = Mempool::create(&eal, "natgate", count, room, CACHE, None)?;
+    let mut ports = Vec::new();
+    let mut devices: Vec<Vec<PortQueues<Mbuf>>> = (0..workers).map(|_| Vec::new()).collect();
+    for (i, (request, spec)) in requests.iter().zip(&specs).enumerate() {
+        let probed = ProbedPort::probe(&eal, spec)?;
+        let config = port_config(request, spec, &probed, workers, steering)?;
+        let mut port = probed.configure(&config, std::slice::from_ref(&pool))?;
+        port.start()?;
+        if let Some(mac) = request.mac {
+            // Where the driver cannot, promiscuous reception and our own check of the address stand in for it.
+            let _ = port.set_mac(mac.0);
+        }
+        let mac = request.mac.map_or_else(|| port.mac().map(MacAddr), Ok)?;
+        let opened = OpenedPort {
+            id: PortId(i as u16),
+            mac,
+            link: Arc::new(AtomicBool::new(true)),
+            rx_queues: config.rx_queues,
+            port,
+        };
+        opened.poll_link();
+        distribute(&opened, &config, &mut devices);
+        ports.push(opened);
+    }
+    let workers = devices
+        .into_iter()
+        .map(|ports| WorkerDevices {
+            ports,
+            pool: Box::new(PoolHandle { pool: pool.clone() }),
+        })
+        .collect();
+    Ok(OpenedDevices {
+        eal,
+        ports,
+        workers,
+        pool,
+    })
+}
+
+fn spec(index: u16, request: &PortRequest, workers: u16) -> PortSpec {
+    let queues = request
+        .queues
+        .unwrap_or(workers)
+        .min(request.device.max_queues())
+        .max(1);
+    PortSpec {
+        name: request.name.clone(),
+        index,
+        device: request.device.clone(),
+        queues,
+        mtu: request.mtu,
+    }
+}
+
+/// Every descriptor can hold a buffer, and so can every cache and every worker's hands.
+fn buffers_needed(requests: &[PortRequest], specs: &[PortSpec], workers: u16) -> u32 {
+    let rings: u32 = requests
+        .iter()
+        .zip(specs)
+        .map(|(r, s)| u32::from(r.descriptors) * (u32::from(s.queues) + u32::from(workers)))
+        .sum();
+    let hands = u32::from(workers) * (HELD_PER_WORKER + CACHE * 2 + 4 * BURST as u32);
+    (rings + hands).next_power_of_two() - 1
+}
+
+fn eal_options(system: &SystemRequest, specs: &[PortSpec], buffers: u32, room: u16) -> EalOptions {
+    let needed = Mempool::footprint(buffers, room, true);
+    let pages = HugePages::read();
+    let huge = system.hugepages && pages.free_bytes() >= needed;
+    if system.hugepages && !huge {
+        tracing::warn!(
+            "no huge pages: packet buffers live in ordinary memory, at about half the speed (to change: sysctl -w vm.nr_hugepages={})",
+            pages.needed(needed)
+        );
+    }
+    let mut options = EalOptions::new(&system.instance);
+    options.huge = huge;
+    options.in_memory = !specs.iter().any(|s| s.device.shares_memory());
+    let bytes = Mempool::footprint(buffers, room, huge) + (64 << 20);
+    options.memory_mb = bytes.div_ceil(1 << 20) as u32;
+    options.pci = specs
+        .iter()
+        .filter(|s| s.device.pci().is_some())
+        .map(|s| s.attachment().devargs)
+        .collect();
+    options.extra = system.eal_args.clone();
+    options
+}
+
+fn port_config(
+    request: &PortRequest,
+    spec: &PortSpec,
+    probed: &ProbedPort,
+    workers: u16,
+    steering: &SourceSteering,
+) -> Result<PortConfig, Error> {
+    let info = probed.info();
+    if request.device.pci().is_some() && request.queues.is_none() && info.max_rx_queues < workers {
+        return Err(Error::Device(format!(
+            "port {}: the card has {} receive queues for {workers} workers (set system.workers = {}, or port.queues = {} to let the others take handed-over packets only)",
+            spec.name, info.max_rx_queues, info.max_rx_queues, info.max_rx_queues
+        )));
+    }
+    let rx_queues = spec.queues.min(info.max_rx_queues).max(1);
+    Ok(PortConfig {
+        rx_queues,
+        tx_queues: workers
+            .min(info.max_tx_queues)
+            .min(spec.device.max_queues())
+            .max(1),
+        rx_descriptors: request.descriptors,
+        tx_descriptors: request.descriptors,
+        mtu: request.mtu,
+        promiscuous: request.promiscuous,
+        rss: (rx_queues > 1 && info.reta_size > 0)
+            .then(|| rss_config(request, info, rx_queues, steering)),
+        checksum_offload: true,
+    })
+}
+
+/// Makes the card agree with the owner of a packet where it can; what it sends elsewhere is handed over.
+fn rss_config(
+    request: &PortRequest,
+    info: &dpdk::PortInfo,
+    queues: u16,
+    steering: &SourceSteering,
+) -> RssConfig {
+    let entries = usize::from(info.reta_size);
+    let queues = queues.min(u16::from(u8::MAX)) as u8;
+    let mut fields = RssFields::ADDRESSES_AND_PORTS;
+    let (key, reta) = if request.inside {
+        fields.source_address_only = true;
+        (steering.key().to_vec(), rss::inside_table(entries, queues))
+    } else {
+        (
+            rss::outside_key().to_vec(),
+            rss::outside_table(entries, queues),
+        )
+    };
+    let mut key = key;
+    key.resize(usize::from(info.hash_key_size), 0);
+    RssConfig { key, fields, reta }
+}
+
+/// Receive queue `q` goes to worker `q` modulo the workers; transmit queues are shared where there are too few.
+fn distribute(opened: &OpenedPort, config: &PortConfig, devices: &mut [Vec<PortQueues<Mbuf>>]) {
+    let mut tx: Vec<Option<dpdk::TxQueue>> = (0..config.tx_queues)
+        .map(|q| opened.port.take_tx(q))
+        .collect();
+    let exclusive = tx.len() >= devices.len();
+    let shared: Vec<SharedTx> = if exclusive {
+        Vec::new()
+    } else {
+        tx.iter_mut()
+            .filter_map(Option::take)
+            .map(|q| SharedTx(Arc::new(Mutex::new(q))))
+            .collect()
+    };
+    let workers = devices.len();
+    for (worker, ports) in devices.iter_mut().enumerate() {
+        let rx = (0..config.rx_queues)
+            .filter(|q| usize::from(*q) % workers == worker)
+            .filter_map(|q| opened.port.take_rx(q))
+            .map(|q| Box::new(q) as Box<dyn RxQueue<Mbuf>>)
+            .collect();
+        let queue: Option<Box<dyn TxQueue<Mbuf>>> = if exclusive {
+            tx[worker]
+                .take()
+                .map(|q| Box::new(q) as Box<dyn TxQueue<Mbuf>>)
+        } else {
+            shared
+                .get(worker % shared.len().max(1))
+                .cloned()
+                .map(|q| Box::new(q) as Box<dyn TxQueue<Mbuf>>)
+        };
+        if let Some(queue) = queue {
+            ports.push(PortQueues {
+                port: opened.id,
+                rx,
+                tx: queue,
+                link: opened.link.clone(),
+            });
+        }
+    }
+}
+
+impl Buffer for Mbuf {
+    fn bytes(&self) -> &[u8] {
+        Mbuf::bytes(self)
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        Mbuf::bytes_mut(self)
+    }
+
+    fn prepend(&mut self, count: usize) -> bool {
+        Mbuf::prepend(self, count)
+    }
+
+    fn trim_front(&mut self, count: usize) -> bool {
+        self.adj(count)
+    }
+
+    fn set_len(&mut self, length: usize) -> bool {
+        Mbuf::set_len(self, length)
+    }
+
+    fn checksum_bad(&self) -> bool {
+        self.ip_checksum() == Checksum::Bad || self.l4_checksum() == Checksum::Bad
+    }
+}
+
+impl RxQueue<Mbuf> for dpdk::RxQueue {
+    fn receive(&mut self, burst: &mut Burst<Mbuf>) -> usize {
+        self.rx(burst)
+    }
+}
+
+impl TxQueue<Mbuf> for dpdk::TxQueue {
+    fn transmit(&mut self, burst: &mut Burst<Mbuf>) -> usize {
+        self.tx(burst)
+    }
+}
+
+/// A transmit queue for several workers, on devices that have fewer queues than there are workers (pcap, memif): the only
+/// lock a worker ever takes, and only there.
+#[derive(Clone)]
+struct SharedTx(Arc<Mutex<dpdk::TxQueue>>);
+
+impl TxQueue<Mbuf> for SharedTx {
+    fn transmit(&mut self, burst: &mut Burst<Mbuf>) -> usize {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .tx(burst)
+    }
+}
+
+struct PoolHandle {
+    pool: Mempool,
+}
+
+impl BufferPool<Mbuf> for PoolHandle {
+    fn allocate(&mut self) -> Option<Mbuf> {
+        self.pool.alloc()
+    }
+
+    fn free(&mut self, burst: &mut ArrayVec<Mbuf, BURST>) {
+        Mbuf::free_bulk(burst);
+    }
+}

@@ -1,0 +1,306 @@
+//! The way out: route, next hop, Ethernet header, fragments.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::base::time::Now;
+use crate::base::{DropReason, InterfaceId, RealmId};
+use crate::dataplane::buffer::{Buffer, Incoming, Sink};
+use crate::dataplane::shard::{Parked, Shard};
+use crate::flow::session::{Direction, Egress, SessionIndex};
+use crate::gateway::errors::ErrorKind;
+use crate::gateway::neighbour::{NeighbourId, Resolution};
+use crate::nat::open::flow_hash;
+use crate::nat::policy::Policy;
+use crate::nat::rewrite;
+use crate::wire::parse::Parsed;
+use crate::wire::{ETHERTYPE_IPV4, ipv4, write_u16};
+
+/// Puts an Ethernet header in front of the IP packet that starts at `l3`, and cuts padding off its end. `header` is the
+/// next hop's ready-made header without the EtherType.
+#[inline]
+pub(super) fn frame(
+    buffer: &mut impl Buffer,
+    l3: u16,
+    ip_length: u16,
+    header: &[u8],
+    ethertype: u16,
+) -> bool {
+    let (have, want) = (usize::from(l3), header.len() + 2);
+    let fits = if have < want {
+        buffer.prepend(want - have)
+    } else {
+        have == want || buffer.trim_front(have - want)
+    };
+    if !fits || !buffer.set_len(want + usize::from(ip_length)) {
+        return false;
+    }
+    let bytes = buffer.bytes_mut();
+    bytes[..header.len()].copy_from_slice(header);
+    write_u16(bytes, header.len(), ethertype);
+    true
+}
+
+/// A next hop, as far as it is known.
+pub(super) enum NextHop {
+    /// Its MAC address is known.
+    Ready(NeighbourId),
+    /// It is being asked for.
+    Pending(NeighbourId),
+    /// It does not answer, or there is no room to ask.
+    Dead,
+}
+
+impl<B: Buffer> Shard<B> {
+    /// Finds, or starts to find, the neighbour with `address` on `interface`.
+    pub(super) fn next_hop(
+        &mut self,
+        policy: &Policy,
+        now: Now,
+        interface: InterfaceId,
+        address: IpAddr,
+        sink: &mut impl Sink<B>,
+    ) -> NextHop {
+        let Some(on) = policy.interfaces.get(interface) else {
+            return NextHop::Dead;
+        };
+        match self.neighbours.resolve(on, address, now) {
+            Ok((id, Resolution::Ready)) => NextHop::Ready(id),
+            Ok((id, Resolution::Pending { solicit })) => {
+                if solicit {
+                    self.solicit(policy, interface, address, None, sink);
+                }
+                NextHop::Pending(id)
+            }
+            Ok((_, Resolution::Failed)) | Err(_) => NextHop::Dead,
+        }
+    }
+
+    /// A flow whose next hop is not (or no longer) known: route by its translated destination and remember.
+    #[cold]
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn hit_unresolved(
+        &mut self,
+        policy: &Policy,
+        now: Now,
+        index: SessionIndex,
+        direction: Direction,
+        mut incoming: Incoming<B>,
+        packet: &Parsed,
+        sink: &mut impl Sink<B>,
+    ) {
+        let Some(session) = self.nat.session(index).copied() else {
+            return self.discard(incoming.buffer, DropReason::Internal, sink);
+        };
+        let to = session.leaving(direction);
+        let Some(hop) =
+            policy
+                .routes
+                .route_v4(session.realm, to.destination, flow_hash(&session.before))
+        else {
+            self.send_error(
+                policy,
+                now,
+                ErrorKind::NetUnreachable,
+                &incoming,
+                packet,
+                sink,
+            );
+            return self.discard(incoming.buffer, DropReason::NoRoute, sink);
+        };
+        if self.too_big(policy, now, &incoming, packet, hop.interface, sink) {
+            return self.discard(incoming.buffer, DropReason::MtuDf, sink);
+        }
+        let next_hop = self.next_hop(policy, now, hop.interface, v4(hop.next_hop), sink);
+        match next_hop {
+            NextHop::Ready(id) => {
+                if let Some(session) = self.nat.sessions.get_mut(index.0) {
+                    session.egress[direction.index()] = Egress(id.0);
+                }
+            }
+            NextHop::Pending(_) => {}
+            NextHop::Dead => {
+                self.send_error(
+                    policy,
+                    now,
+                    ErrorKind::HostUnreachable,
+                    &incoming,
+                    packet,
+                    sink,
+                );
+                return self.discard(incoming.buffer, DropReason::NeighbourUnresolved, sink);
+            }
+        }
+        rewrite::forward(incoming.buffer.bytes_mut(), packet, &session, direction);
+        self.touch(index, direction, packet, now.tick);
+        self.counters.rule_packet(session.rule, packet.ip_length);
+        self.emit(
+            policy,
+            next_hop,
+            hop.interface,
+            parked_v4(incoming.buffer, packet.l3, packet.ip_length),
+            sink,
+        );
+    }
+
+    /// A packet of a known flow that exceeds the next link's MTU.
+    #[cold]
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn hit_too_big(
+        &mut self,
+        policy: &Policy,
+        now: Now,
+        index: SessionIndex,
+        direction: Direction,
+        incoming: Incoming<B>,
+        packet: &Parsed,
+        sink: &mut impl Sink<B>,
+    ) {
+        // The general way decides between "too big" and fragments, and is never on the path of ordinary traffic.
+        self.hit_unresolved(policy, now, index, direction, incoming, packet, sink);
+    }
+
+    /// Sends a finished IPv4 packet towards `destination`.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn route_rewritten(
+        &mut self,
+        policy: &Policy,
+        now: Now,
+        realm: RealmId,
+        destination: u32,
+        hash: u32,
+        buffer: B,
+        l3: u16,
+        ip_length: u16,
+        sink: &mut impl Sink<B>,
+    ) {
+        let Some(hop) = policy.routes.route_v4(realm, destination, hash) else {
+            return self.discard(buffer, DropReason::NoRoute, sink);
+        };
+        let next_hop = self.next_hop(policy, now, hop.interface, v4(hop.next_hop), sink);
+        self.emit(
+            policy,
+            next_hop,
+            hop.interface,
+            parked_v4(buffer, l3, ip_length),
+            sink,
+        );
+    }
+
+    /// Sends a packet to its next hop, waits for one being asked for, or drops it.
+    pub(super) fn emit(
+        &mut self,
+        policy: &Policy,
+        next_hop: NextHop,
+        interface: InterfaceId,
+        packet: Parked<B>,
+        sink: &mut impl Sink<B>,
+    ) {
+        let mtu = policy.interfaces.get(interface).map_or(u16::MAX, |i| i.mtu);
+        if packet.ip_length > mtu && packet.ethertype == ETHERTYPE_IPV4 {
+            return self.emit_fragments(policy, &next_hop, interface, mtu, packet, sink);
+        }
+        match next_hop {
+            NextHop::Ready(id) => self.emit_ready(id, packet, sink),
+            NextHop::Pending(id) => {
+                if let Err(packet) = self.waiting.push(id, packet) {
+                    self.discard(packet.buffer, DropReason::NeighbourQueueFull, sink);
+                }
+            }
+            NextHop::Dead => self.discard(packet.buffer, DropReason::NeighbourUnresolved, sink),
+        }
+    }
+
+    /// Frames a packet for a neighbour that is known, and transmits it.
+    pub(super) fn emit_ready(
+        &mut self,
+        id: NeighbourId,
+        mut packet: Parked<B>,
+        sink: &mut impl Sink<B>,
+    ) {
+        let Some(neighbour) = self.neighbours.get(id).filter(|n| n.is_ready()) else {
+            return self.discard(packet.buffer, DropReason::NeighbourUnresolved, sink);
+        };
+        let port = neighbour.port;
+        if frame(
+            &mut packet.buffer,
+            packet.l3,
+            packet.ip_length,
+            neighbour.header(),
+            packet.ethertype,
+        ) {
+            sink.transmit(port, packet.buffer);
+        } else {
+            self.discard(packet.buffer, DropReason::Internal, sink);
+        }
+    }
+
+    /// Cuts an IPv4 packet to the MTU (RFC 791 §3.2). The original counts as consumed, its fragments as generated.
+    fn emit_fragments(
+        &mut self,
+        policy: &Policy,
+        next_hop: &NextHop,
+        interface: InterfaceId,
+        mtu: u16,
+        packet: Parked<B>,
+        sink: &mut impl Sink<B>,
+    ) {
+        const L3: usize = 14;
+        let start = usize::from(packet.l3);
+        let whole = &packet.buffer.bytes()[start..start + usize::from(packet.ip_length)];
+        let mut complete = true;
+        let Some(pieces) = ipv4::fragment(whole, mtu) else {
+            return self.discard(packet.buffer, DropReason::IpTotalLength, sink);
+        };
+        for piece in pieces {
+            let Some(mut buffer) = sink.allocate() else {
+                complete = false;
+                break;
+            };
+            let length = usize::from(mtu);
+            let written = if buffer.set_len(L3 + length) {
+                ipv4::write_fragment(&mut buffer.bytes_mut()[L3..], whole, &piece)
+            } else {
+                0
+            };
+            if written == 0 || !buffer.set_len(L3 + written) {
+                sink.discard(buffer);
+                complete = false;
+                break;
+            }
+            self.counters.generated += 1;
+            let next_hop = match next_hop {
+                NextHop::Ready(id) => NextHop::Ready(*id),
+                NextHop::Pending(id) => NextHop::Pending(*id),
+                NextHop::Dead => NextHop::Dead,
+            };
+            self.emit(
+                policy,
+                next_hop,
+                interface,
+                parked_v4(buffer, L3 as u16, written as u16),
+                sink,
+            );
+        }
+        if complete {
+            self.counters.consumed += 1;
+            sink.discard(packet.buffer);
+        } else {
+            self.discard(packet.buffer, DropReason::MbufExhausted, sink);
+        }
+    }
+}
+
+/// An IPv4 address in the form neighbours are known by.
+#[inline]
+pub(super) fn v4(address: u32) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::from(address))
+}
+
+pub(super) fn parked_v4<B>(buffer: B, l3: u16, ip_length: u16) -> Parked<B> {
+    Parked {
+        buffer,
+        l3,
+        ip_length,
+        ethertype: ETHERTYPE_IPV4,
+    }
+}

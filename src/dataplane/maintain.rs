@@ -1,0 +1,109 @@
+//! What a shard does besides packets, a bounded slice at a time.
+
+use crate::base::time::Now;
+use crate::base::{DropReason, InterfaceId};
+use crate::dataplane::buffer::{Buffer, Sink};
+use crate::dataplane::shard::Shard;
+use crate::gateway::neighbour::{Event, NeighbourId};
+use crate::nat::open::still_valid;
+use crate::nat::policy::Policy;
+
+/// Bounds of one slice.
+#[derive(Clone, Copy, Debug)]
+pub struct Slice {
+    /// Sessions to look at.
+    pub sessions: u32,
+    /// Neighbours to look at.
+    pub neighbours: usize,
+    /// Fragmented datagrams to let go.
+    pub datagrams: usize,
+}
+
+impl<B: Buffer> Shard<B> {
+    /// Expires sessions, datagrams and neighbours, and asks again for those that have not answered.
+    pub fn maintain(&mut self, policy: &Policy, now: Now, slice: Slice, sink: &mut impl Sink<B>) {
+        self.nat.sweep(policy, now, slice.sessions, |session| {
+            still_valid(policy, session)
+        });
+        let counters = &mut self.counters;
+        self.fragments.expire(now.millis, slice.datagrams, |held| {
+            counters.drop(DropReason::FragmentTimeout);
+            sink.discard(held.buffer);
+        });
+        let mut events = arrayvec::ArrayVec::<Event, 64>::new();
+        self.neighbours
+            .sweep(now, slice.neighbours.min(events.capacity()), &mut |event| {
+                events.push(event)
+            });
+        for event in events {
+            match event {
+                Event::Solicit {
+                    interface,
+                    address,
+                    unicast_to,
+                    ..
+                } => {
+                    self.solicit(policy, interface, address, unicast_to, sink);
+                }
+                Event::Failed { id } => self.let_go(id, DropReason::NeighbourUnresolved, sink),
+            }
+        }
+    }
+
+    /// Brings the neighbour table in line with a new policy.
+    pub fn policy_changed(&mut self, policy: &Policy, now: Now, sink: &mut impl Sink<B>) {
+        let (waiting, counters) = (&mut self.waiting, &mut self.counters);
+        self.neighbours.rebind(&policy.interfaces, now, &mut |id| {
+            waiting.drain(id, |packet| {
+                counters.drop(DropReason::ConfigChanged);
+                sink.discard(packet.buffer);
+            });
+        });
+        let configured = |interface, address| {
+            policy
+                .static_neighbours
+                .iter()
+                .any(|n| (n.0, n.1) == (interface, address))
+        };
+        self.neighbours.retain_static(configured);
+        for (interface, address, mac) in &policy.static_neighbours {
+            if let Some(on) = policy.interfaces.get(*interface) {
+                // A full table leaves the neighbour to be asked for like any other.
+                let _ = self.neighbours.set_static(on, *address, *mac, now);
+            }
+        }
+    }
+
+    /// Drops what waits for a neighbour.
+    fn let_go(&mut self, id: NeighbourId, reason: DropReason, sink: &mut impl Sink<B>) {
+        let counters = &mut self.counters;
+        self.waiting.drain(id, |packet| {
+            counters.drop(reason);
+            sink.discard(packet.buffer);
+        });
+    }
+
+    /// Lets go of everything held: the gateway stops.
+    pub fn shut_down(&mut self, sink: &mut impl Sink<B>) {
+        let counters = &mut self.counters;
+        self.fragments.clear(|held| {
+            counters.drop(DropReason::Shutdown);
+            sink.discard(held.buffer);
+        });
+        self.waiting.drain_all(|packet| {
+            counters.drop(DropReason::Shutdown);
+            sink.discard(packet.buffer);
+        });
+    }
+
+    /// Forgets what was learned on an interface whose link went down.
+    pub fn link_down(&mut self, interface: InterfaceId, sink: &mut impl Sink<B>) {
+        let (waiting, counters) = (&mut self.waiting, &mut self.counters);
+        self.neighbours.flush_interface(interface, &mut |id| {
+            waiting.drain(id, |packet| {
+                counters.drop(DropReason::LinkDown);
+                sink.discard(packet.buffer);
+            });
+        });
+    }
+}

@@ -1,0 +1,180 @@
+//! Several shards in one thread, wired by queues: the whole data plane without devices, threads or time of its own.
+//!
+//! Tests, fuzz targets and golden rows drive it packet by packet. Where a frame is received is the caller's choice, so
+//! the worst steering a network card could do is tried as easily as the best.
+
+use std::sync::Arc;
+
+use crate::arch::OutOfMemory;
+use crate::base::time::Now;
+use crate::base::{DropReason, PortId, WorkerId};
+use crate::dataplane::buffer::{Burst, Message};
+use crate::dataplane::counters::Counters;
+use crate::dataplane::maintain::Slice;
+use crate::dataplane::memory::{MemoryBuffer, MemorySink};
+use crate::dataplane::shard::{Shard, ShardSize};
+use crate::nat::policy::Policy;
+
+/// Where a rack's time begins, in milliseconds.
+const START: u64 = 1_000_000;
+
+/// A data plane in memory.
+pub struct Rack {
+    /// The shards, by worker.
+    pub shards: Vec<Shard<MemoryBuffer>>,
+    /// What they run.
+    pub policy: Arc<Policy>,
+    /// The time they believe in.
+    pub now: Now,
+    sinks: Vec<MemorySink>,
+}
+
+impl Rack {
+    /// As many shards as the policy has workers.
+    ///
+    /// # Errors
+    /// When the memory cannot be had.
+    pub fn new(policy: Arc<Policy>, size: ShardSize, seed: u64) -> Result<Rack, OutOfMemory> {
+        let mut shards = Vec::new();
+        let mut sinks = Vec::new();
+        for worker in 0..policy.workers {
+            let seed = seed.wrapping_add(u64::from(worker));
+            let mut size = size;
+            size.nat.workers = policy.workers;
+            let mut shard = Shard::new(WorkerId(worker), size, seed, [seed ^ 0x5eed, !seed])?;
+            let mut sink = MemorySink::default();
+            shard.policy_changed(&policy, Now::at(START), &mut sink);
+            shards.push(shard);
+            sinks.push(sink);
+        }
+        Ok(Rack {
+            shards,
+            policy,
+            now: Now::at(START),
+            sinks,
+        })
+    }
+
+    /// Lets time pass.
+    pub fn advance(&mut self, millis: u64) {
+        self.now = Now::at(self.now.millis + millis);
+    }
+
+    /// Receives frames on a port of one worker and returns all that is sent in consequence, by any worker.
+    pub fn receive(
+        &mut self,
+        worker: WorkerId,
+        port: PortId,
+        frames: &[&[u8]],
+    ) -> Vec<(PortId, Vec<u8>)> {
+        let mut sent = Vec::new();
+        for chunk in frames.chunks(crate::dataplane::buffer::BURST) {
+            let mut burst: Burst<MemoryBuffer> =
+                chunk.iter().map(|f| MemoryBuffer::from_frame(f)).collect();
+            let at = worker.index();
+            self.shards[at].receive(
+                &self.policy,
+                self.now,
+                port,
+                &mut burst,
+                &mut self.sinks[at],
+            );
+            self.deliver();
+            sent.extend(self.collect());
+        }
+        sent
+    }
+
+    /// Runs maintenance over everything and returns what is sent in consequence.
+    pub fn maintain(&mut self) -> Vec<(PortId, Vec<u8>)> {
+        let everything = Slice {
+            sessions: u32::MAX,
+            neighbours: usize::MAX,
+            datagrams: usize::MAX,
+        };
+        for (shard, sink) in self.shards.iter_mut().zip(&mut self.sinks) {
+            shard.maintain(&self.policy, self.now, everything, sink);
+        }
+        self.deliver();
+        self.collect()
+    }
+
+    /// Announces the gateway's addresses, as worker 0 does at start.
+    pub fn announce(&mut self) -> Vec<(PortId, Vec<u8>)> {
+        self.shards[0].announce(&self.policy, &mut self.sinks[0]);
+        self.collect()
+    }
+
+    /// Swaps the policy, as a reload does.
+    pub fn reload(&mut self, policy: Arc<Policy>) {
+        self.policy = policy;
+        for (shard, sink) in self.shards.iter_mut().zip(&mut self.sinks) {
+            shard.policy_changed(&self.policy, self.now, sink);
+        }
+    }
+
+    /// Limits how many buffers worker `worker` may still allocate.
+    pub fn limit_buffers(&mut self, worker: WorkerId, left: Option<u64>) {
+        self.sinks[worker.index()].allocations_left = left;
+    }
+
+    /// Counters of all workers together.
+    pub fn totals(&self) -> Counters {
+        let mut total = Counters::default();
+        for shard in &self.shards {
+            total.add(&shard.counters);
+        }
+        total
+    }
+
+    /// Drops for one reason, over all workers.
+    pub fn drops(&self, reason: DropReason) -> u64 {
+        self.shards
+            .iter()
+            .map(|s| s.counters.drops[reason.index()])
+            .sum()
+    }
+
+    /// Packets in minus packets out, dropped, consumed or held, per worker; all zero unless one was lost.
+    pub fn imbalances(&self) -> Vec<i64> {
+        self.shards
+            .iter()
+            .map(|s| s.counters.imbalance(s.held()))
+            .collect()
+    }
+
+    /// Live sessions of all workers.
+    pub fn sessions(&self) -> usize {
+        self.shards.iter().map(|s| s.nat.sessions.len()).sum()
+    }
+
+    /// Passes messages on until none is under way.
+    fn deliver(&mut self) {
+        loop {
+            let mut quiet = true;
+            for from in 0..self.sinks.len() {
+                while let Some((to, message)) = self.sinks[from].messages.pop_front() {
+                    quiet = false;
+                    self.hand(to, message);
+                }
+            }
+            if quiet {
+                return;
+            }
+        }
+    }
+
+    fn hand(&mut self, to: WorkerId, message: Message<MemoryBuffer>) {
+        let at = to.index();
+        self.shards[at].receive_message(&self.policy, self.now, message, &mut self.sinks[at]);
+    }
+
+    fn collect(&mut self) -> Vec<(PortId, Vec<u8>)> {
+        let mut sent = Vec::new();
+        for (shard, sink) in self.shards.iter_mut().zip(&mut self.sinks) {
+            shard.counters.sent += sink.sent.len() as u64;
+            sent.append(&mut sink.sent);
+        }
+        sent
+    }
+}

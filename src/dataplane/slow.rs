@@ -1,0 +1,570 @@
+//! Everything that is not a plain packet of a known flow: misses, fragments, ICMP errors, packets for ourselves.
+
+use crate::base::time::Now;
+use crate::base::{DropReason, InterfaceId};
+use crate::dataplane::buffer::{Buffer, Incoming, Message, Sink};
+use crate::dataplane::fast::tuple_of;
+use crate::dataplane::shard::{MAX_HOPS, Shard};
+use crate::dataplane::steering::{self, Steer};
+use crate::flow::key::FlowKey;
+use crate::flow::session::{Direction, Egress, SessionIndex};
+use crate::gateway::errors::ErrorKind;
+use crate::gateway::sanity;
+use crate::nat::fragments::DatagramKey;
+use crate::nat::icmp::{self, Complaint};
+use crate::nat::open::{NewFlow, Opened, open};
+use crate::nat::policy::Policy;
+use crate::nat::rewrite;
+use crate::nat::rules::Facts;
+use crate::wire::parse::{Network, Parsed, Transport, parse};
+
+impl<B: Buffer> Shard<B> {
+    /// A packet that was handed over, looped or held: parsed anew, because its headers may have changed since.
+    pub(super) fn process(
+        &mut self,
+        policy: &Policy,
+        now: Now,
+        incoming: Incoming<B>,
+        sink: &mut impl Sink<B>,
+    ) {
+        if policy.interfaces.get(incoming.ingress).is_none() {
+            return self.discard(incoming.buffer, DropReason::ConfigChanged, sink);
+        }
+        match parse(incoming.buffer.bytes()) {
+            Ok(parsed) => self.slow_path(policy, now, incoming, &parsed, sink),
+            Err(reason) => self.discard(incoming.buffer, reason, sink),
+        }
+    }
+
+    /// Sorts packets that the fast path does not handle.
+    pub(super) fn slow_path(
+        &mut self,
+        policy: &Policy,
+        now: Now,
+        incoming: Incoming<B>,
+        packet: &Parsed,
+        sink: &mut impl Sink<B>,
+    ) {
+        match packet.network {
+            Network::Arp => self.arp(policy, now, incoming, packet, sink),
+            Network::Ipv6 => self.ipv6(policy, now, incoming, packet, sink),
+            Network::Ipv4 => self.ipv4(policy, now, incoming, packet, sink),
+        }
+    }
+
+    fn ipv4(
+        &mut self,
+        policy: &Policy,
+        now: Now,
+        incoming: Incoming<B>,
+        packet: &Parsed,
+        sink: &mut impl Sink<B>,
+    ) {
+        if let Some(reason) = self.insane_v4(policy, &incoming, packet) {
+            return self.discard(incoming.buffer, reason, sink);
+        }
+        if !policy.stateful {
+            return self.route_plain(policy, now, incoming, packet, sink);
+        }
+        let fragment = packet.fragment.more || packet.fragment.offset != 0;
+        if fragment {
+            return self.fragment(policy, now, incoming, packet, sink);
+        }
+        match packet.transport {
+            Transport::IcmpError => self.icmp_error(policy, now, incoming, packet, sink),
+            _ => self.lookup(policy, now, incoming, packet, sink),
+        }
+    }
+
+    /// Checks that only the first packet of a flow needs, because a session stands for their result.
+    fn insane_v4(
+        &self,
+        policy: &Policy,
+        incoming: &Incoming<B>,
+        packet: &Parsed,
+    ) -> Option<DropReason> {
+        if incoming.looped {
+            return None;
+        }
+        if let Some(reason) = sanity::source_v4(packet.source) {
+            return Some(reason);
+        }
+        let realm = policy.realm_of(incoming.ingress);
+        if policy.routes.local_v4(realm, packet.source).is_some() {
+            return Some(DropReason::MartianSource);
+        }
+        let group = incoming.buffer.bytes().first().is_some_and(|b| b & 1 != 0);
+        if group
+            || is_group(packet.destination)
+            || policy
+                .routes
+                .broadcast_v4(realm, packet.destination)
+                .is_some()
+        {
+            return Some(DropReason::Multicast);
+        }
+        if let Some(reason) = sanity::destination_v4(packet.destination) {
+            return Some(reason);
+        }
+        let interface = policy.interfaces.get(incoming.ingress)?;
+        if interface.urpf_strict {
+            let back = policy.routes.route_v4(realm, packet.source, 0);
+            if back.is_none_or(|hop| hop.interface != interface.id) {
+                return Some(DropReason::Urpf);
+            }
+        }
+        None
+    }
+
+    fn lookup(
+        &mut self,
+        policy: &Policy,
+        now: Now,
+        incoming: Incoming<B>,
+        packet: &Parsed,
+        sink: &mut impl Sink<B>,
+    ) {
+        let realm = policy.realm_of(incoming.ingress);
+        let key = FlowKey::new(tuple_of(packet), packet.protocol, realm);
+        match self.nat.lookup(&key) {
+            Some(entry) => self.hit(policy, now, entry, incoming, packet, sink),
+            None => self.miss(policy, now, incoming, packet, &key, sink),
+        }
+    }
+
+    /// No flow here: another worker's, a new one, or none at all.
+    #[cold]
+    pub(super) fn miss(
+        &mut self,
+        policy: &Policy,
+        now: Now,
+        incoming: Incoming<B>,
+        packet: &Parsed,
+        key: &FlowKey<u32>,
+        sink: &mut impl Sink<B>,
+    ) {
+        if let Some(reason) = self.insane_v4(policy, &incoming, packet) {
+            return self.discard(incoming.buffer, reason, sink);
+        }
+        let Some(incoming) = self.steer(policy, key, incoming, sink) else {
+            return;
+        };
+        let flow = NewFlow {
+            facts: Facts {
+                ingress: incoming.ingress,
+                tuple: key.tuple,
+                protocol: key.protocol,
+            },
+            transport: packet.transport,
+            tcp_flags: packet.tcp_flags,
+            realm: key.realm_id(),
+            looped: incoming.looped,
+        };
+        if packet.transport == Transport::LaterFragment {
+            return self.discard(incoming.buffer, DropReason::FragmentNoFirst, sink);
+        }
+        if !self.may_transit(policy, &incoming, packet) {
+            return self.discard(incoming.buffer, DropReason::ForwardDisabled, sink);
+        }
+        match open(&mut self.nat, policy, &flow, now, &mut self.random) {
+            Ok(Opened::Local(interface)) => {
+                self.local_v4(policy, now, incoming, packet, interface, sink)
+            }
+            Ok(Opened::Session(index)) => {
+                if let Some(session) = self.nat.session(index) {
+                    self.counters.rule_hit(session.rule);
+                }
+                let entry = crate::flow::session::FlowEntry::new(index, Direction::Forward);
+                self.hit(policy, now, entry, incoming, packet, sink);
+            }
+            Err(reason) => self.refuse(policy, now, incoming, packet, reason, sink),
+        }
+    }
+
+    /// Hands the packet to its owner, or gives it back when that is this worker.
+    fn steer(
+        &mut self,
+        policy: &Policy,
+        key: &FlowKey<u32>,
+        mut incoming: Incoming<B>,
+        sink: &mut impl Sink<B>,
+    ) -> Option<Incoming<B>> {
+        let mut steer = Steer {
+            facts: Facts {
+                ingress: incoming.ingress,
+                tuple: key.tuple,
+                protocol: key.protocol,
+            },
+            realm: key.realm_id(),
+            looped: incoming.looped,
+            not_a_reply: incoming.not_a_reply,
+        };
+        let Some(mut owner) = steering::owner(policy, &steer) else {
+            return Some(incoming);
+        };
+        if owner == self.id && !incoming.not_a_reply {
+            // This worker holds the port and knows no such flow.
+            incoming.not_a_reply = true;
+            steer.not_a_reply = true;
+            owner = steering::owner(policy, &steer).unwrap_or(self.id);
+        }
+        if owner == self.id {
+            return Some(incoming);
+        }
+        self.hand_over(owner, incoming, sink);
+        None
+    }
+
+    fn hand_over(
+        &mut self,
+        to: crate::base::WorkerId,
+        mut incoming: Incoming<B>,
+        sink: &mut impl Sink<B>,
+    ) {
+        incoming.hops += 1;
+        if incoming.hops > MAX_HOPS {
+            return self.discard(incoming.buffer, DropReason::HairpinLoop, sink);
+        }
+        match sink.hand_over(to, Message::Packet(incoming)) {
+            Ok(()) => self.counters.handoff_out += 1,
+            Err(Message::Packet(incoming)) => {
+                self.discard(incoming.buffer, DropReason::HandoffFull, sink)
+            }
+            Err(Message::Neighbour { .. }) => {}
+        }
+    }
+
+    /// Whether a packet from this interface may pass through at all (`forward = false` carries only our own traffic).
+    fn may_transit(&self, policy: &Policy, incoming: &Incoming<B>, packet: &Parsed) -> bool {
+        let Some(interface) = policy.interfaces.get(incoming.ingress) else {
+            return false;
+        };
+        interface.forward
+            || policy
+                .routes
+                .local_v4(interface.realm, packet.destination)
+                .is_some()
+    }
+
+    /// A new flow that cannot be had: tell the sender where an RFC or the pool says so, and count it.
+    fn refuse(
+        &mut self,
+        policy: &Policy,
+        now: Now,
+        incoming: Incoming<B>,
+        packet: &Parsed,
+        reason: DropReason,
+        sink: &mut impl Sink<B>,
+    ) {
+        let kind = match reason {
+            DropReason::NoRoute => Some(ErrorKind::NetUnreachable),
+            DropReason::OwnService => Some(ErrorKind::PortUnreachable),
+            DropReason::NoPort
+            | DropReason::NoBlock
+            | DropReason::QuotaBlocks
+            | DropReason::SessionLimit
+                if policy.tells_exhaustion =>
+            {
+                // RFC 6888 REQ-11b: host unreachable is a soft error, a connection attempt goes on.
+                Some(ErrorKind::HostUnreachable)
+            }
+            _ => None,
+        };
+        if let Some(kind) = kind {
+            self.send_error(policy, now, kind, &incoming, packet, sink);
+        }
+        self.discard(incoming.buffer, reason, sink);
+    }
+
+    #[cold]
+    pub(super) fn ttl_expired(
+        &mut self,
+        policy: &Policy,
+        now: Now,
+        incoming: Incoming<B>,
+        packet: &Parsed,
+        sink: &mut impl Sink<B>,
+    ) {
+        self.send_error(
+            policy,
+            now,
+            ErrorKind::TimeExceeded,
+            &incoming,
+            packet,
+            sink,
+        );
+        self.discard(incoming.buffer, DropReason::TtlExpired, sink);
+    }
+
+    /// The translated destination is one of our external addresses: on to the second half of the hairpin. It counts as
+    /// one hop, so the TTL stays as it is here.
+    #[cold]
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn hit_loop(
+        &mut self,
+        policy: &Policy,
+        now: Now,
+        index: SessionIndex,
+        direction: Direction,
+        mut incoming: Incoming<B>,
+        packet: &Parsed,
+        sink: &mut impl Sink<B>,
+    ) {
+        let Some(session) = self.nat.session(index).copied() else {
+            return self.discard(incoming.buffer, DropReason::Internal, sink);
+        };
+        let Some(home) = policy.home_of(session.realm, session.leaving(direction).destination)
+        else {
+            return self.discard(incoming.buffer, DropReason::ConfigChanged, sink);
+        };
+        let (mut addresses, mut transport) = (
+            crate::wire::checksum::Delta::from_raw(session.address_delta),
+            crate::wire::checksum::Delta::from_raw(session.transport_delta),
+        );
+        if direction == Direction::Reverse {
+            (addresses, transport) = (addresses.inverse(), transport.inverse());
+        }
+        rewrite::translate(
+            incoming.buffer.bytes_mut(),
+            packet,
+            &session.leaving(direction),
+            addresses,
+            transport,
+        );
+        self.touch(index, direction, packet, now.tick);
+        self.counters.rule_packet(session.rule, packet.ip_length);
+        if incoming.ports.is_some() {
+            let to = session.leaving(direction);
+            incoming.ports = Some((to.source_port, to.destination_port));
+        }
+        self.loop_back(policy, incoming, home, sink);
+    }
+
+    /// A fragment: learn or look up its datagram's ports, then treat it like any packet with these ports.
+    fn fragment(
+        &mut self,
+        policy: &Policy,
+        now: Now,
+        incoming: Incoming<B>,
+        packet: &Parsed,
+        sink: &mut impl Sink<B>,
+    ) {
+        let mut with_ports = *packet;
+        if let Some((source_port, destination_port)) = incoming.ports {
+            (with_ports.source_port, with_ports.destination_port) = (source_port, destination_port);
+            return self.lookup(policy, now, incoming, &with_ports, sink);
+        }
+        let realm = policy.realm_of(incoming.ingress);
+        let key = DatagramKey::of(packet, realm);
+        if let Some(tracker) = steering::fragment_tracker(policy, &key)
+            && tracker != self.id
+        {
+            return self.hand_over(tracker, incoming, sink);
+        }
+        if packet.fragment.offset == 0 {
+            return self.first_fragment(policy, now, incoming, packet, &key, sink);
+        }
+        match self.fragments.ports(&key) {
+            Some(ports) => self.with_ports(policy, now, incoming, ports, sink),
+            None => {
+                if let Err((incoming, reason)) = self.fragments.hold(&key, incoming, now.millis) {
+                    self.discard(incoming.buffer, reason, sink);
+                }
+            }
+        }
+    }
+
+    fn first_fragment(
+        &mut self,
+        policy: &Policy,
+        now: Now,
+        incoming: Incoming<B>,
+        packet: &Parsed,
+        key: &DatagramKey,
+        sink: &mut impl Sink<B>,
+    ) {
+        let ports = (packet.source_port, packet.destination_port);
+        if let Err(reason) = self.fragments.learn(key, ports, now.millis) {
+            return self.discard(incoming.buffer, reason, sink);
+        }
+        self.with_ports(policy, now, incoming, ports, sink);
+        let mut waited = arrayvec::ArrayVec::<Incoming<B>, 48>::new();
+        self.fragments.release(key, |held| waited.push(held));
+        for held in waited {
+            self.with_ports(policy, now, held, ports, sink);
+        }
+    }
+
+    fn with_ports(
+        &mut self,
+        policy: &Policy,
+        now: Now,
+        mut incoming: Incoming<B>,
+        ports: (u16, u16),
+        sink: &mut impl Sink<B>,
+    ) {
+        incoming.ports = Some(ports);
+        self.process(policy, now, incoming, sink);
+    }
+
+    /// An ICMP error: for a flow's sender, or for the gateway itself.
+    fn icmp_error(
+        &mut self,
+        policy: &Policy,
+        now: Now,
+        incoming: Incoming<B>,
+        packet: &Parsed,
+        sink: &mut impl Sink<B>,
+    ) {
+        let complaint = match icmp::complaint(incoming.buffer.bytes(), packet) {
+            Ok(complaint) => complaint,
+            Err(reason) => return self.discard(incoming.buffer, reason, sink),
+        };
+        let realm = policy.realm_of(incoming.ingress);
+        let key = complaint.key(realm);
+        if let Some(entry) = self.nat.lookup(&key) {
+            return self.translate_error(
+                policy,
+                now,
+                entry.session(),
+                entry.direction(),
+                &complaint,
+                incoming,
+                packet,
+                sink,
+            );
+        }
+        let Some(incoming) = self.steer(policy, &key, incoming, sink) else {
+            return;
+        };
+        if policy.routes.local_v4(realm, packet.destination).is_some() {
+            // About something the gateway itself sent.
+            self.counters.consumed += 1;
+            return sink.discard(incoming.buffer);
+        }
+        self.discard(incoming.buffer, DropReason::IcmpNoSession, sink);
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn translate_error(
+        &mut self,
+        policy: &Policy,
+        now: Now,
+        index: SessionIndex,
+        direction: Direction,
+        complaint: &Complaint,
+        mut incoming: Incoming<B>,
+        packet: &Parsed,
+        sink: &mut impl Sink<B>,
+    ) {
+        let Some(session) = self.nat.session(index).copied() else {
+            return self.discard(incoming.buffer, DropReason::Internal, sink);
+        };
+        if policy
+            .timeouts
+            .expired(session.state, session.seen(), now.tick)
+        {
+            return self.discard(incoming.buffer, DropReason::IcmpNoSession, sink);
+        }
+        if packet.ttl <= 1 {
+            return self.discard(incoming.buffer, DropReason::TtlExpired, sink);
+        }
+        if let Err(reason) = icmp::translate(
+            incoming.buffer.bytes_mut(),
+            packet,
+            complaint,
+            &session,
+            direction,
+        ) {
+            return self.discard(incoming.buffer, reason, sink);
+        }
+        let to = session.leaving(direction).destination;
+        if session.egress[direction.index()] == Egress::LOOP {
+            return match policy.home_of(session.realm, to) {
+                Some(home) => self.loop_back(policy, incoming, home, sink),
+                None => self.discard(incoming.buffer, DropReason::ConfigChanged, sink),
+            };
+        }
+        self.route_rewritten(
+            policy,
+            now,
+            session.realm,
+            to,
+            0,
+            incoming.buffer,
+            packet.l3,
+            packet.ip_length,
+            sink,
+        );
+    }
+
+    /// Forwards without state: the policy translates nothing.
+    fn route_plain(
+        &mut self,
+        policy: &Policy,
+        now: Now,
+        mut incoming: Incoming<B>,
+        packet: &Parsed,
+        sink: &mut impl Sink<B>,
+    ) {
+        let realm = policy.realm_of(incoming.ingress);
+        if let Some(local) = policy.routes.local_v4(realm, packet.destination) {
+            return self.local_v4(policy, now, incoming, packet, local.interface, sink);
+        }
+        if !self.may_transit(policy, &incoming, packet) {
+            return self.discard(incoming.buffer, DropReason::ForwardDisabled, sink);
+        }
+        if packet.ttl <= 1 {
+            return self.ttl_expired(policy, now, incoming, packet, sink);
+        }
+        let hash = crate::nat::open::flow_hash(&tuple_of(packet));
+        let Some(hop) = policy.routes.route_v4(realm, packet.destination, hash) else {
+            return self.refuse(policy, now, incoming, packet, DropReason::NoRoute, sink);
+        };
+        if self.too_big(policy, now, &incoming, packet, hop.interface, sink) {
+            return self.discard(incoming.buffer, DropReason::MtuDf, sink);
+        }
+        rewrite::decrement_ttl(incoming.buffer.bytes_mut(), usize::from(packet.l3));
+        self.route_rewritten(
+            policy,
+            now,
+            realm,
+            packet.destination,
+            hash,
+            incoming.buffer,
+            packet.l3,
+            packet.ip_length,
+            sink,
+        );
+    }
+
+    /// Whether the packet exceeds the MTU and forbids fragments; the sender is told then.
+    pub(super) fn too_big(
+        &mut self,
+        policy: &Policy,
+        now: Now,
+        incoming: &Incoming<B>,
+        packet: &Parsed,
+        egress: InterfaceId,
+        sink: &mut impl Sink<B>,
+    ) -> bool {
+        let mtu = policy.interfaces.get(egress).map_or(u16::MAX, |i| i.mtu);
+        if packet.ip_length <= mtu || !packet.fragment.dont_fragment {
+            return false;
+        }
+        self.send_error(
+            policy,
+            now,
+            ErrorKind::FragmentationNeeded { mtu },
+            incoming,
+            packet,
+            sink,
+        );
+        true
+    }
+}
+
+/// Multicast or limited broadcast.
+fn is_group(address: u32) -> bool {
+    address >> 28 == 0xe || address == u32::MAX
+}

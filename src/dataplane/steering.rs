@@ -1,0 +1,104 @@
+//! Which worker a packet belongs to: one pure function of packet and policy.
+//!
+//! A subscriber lives on one worker, so that its ports, blocks and limits have one writer and are exact. What comes back
+//! to an external port belongs to the worker that holds the port. Where the network card sorts packets the same way,
+//! nothing is handed over; everything else is, and correctness never depends on the card.
+//!
+//! | packet | owner |
+//! |---|---|
+//! | to a forwarded or statically translated address | that of the flow with its destination translated |
+//! | to an external port that some worker holds | that worker; if it knows no such flow and the sender is a subscriber, the subscriber's worker (first half of a hairpin) |
+//! | from a subscriber | hash of the source address |
+//! | to a subscriber | hash of the destination address |
+//! | neither or both | hash of both, the same for both directions |
+//! | without ports | hash of the remote address, since the reply shows nothing else |
+//! | a fragment whose ports are not known yet | hash of the datagram's identity |
+
+use crate::base::{RealmId, WorkerId};
+use crate::nat::destination::{PolicyDestination, by_policy};
+use crate::nat::fragments::DatagramKey;
+use crate::nat::policy::Policy;
+use crate::nat::ports::PortSpace;
+use crate::nat::rules::Facts;
+
+/// What steering looks at.
+#[derive(Clone, Copy, Debug)]
+pub struct Steer {
+    /// Ingress, tuple, protocol.
+    pub facts: Facts,
+    /// Realm of the ingress interface.
+    pub realm: RealmId,
+    /// Second half of a hairpin.
+    pub looped: bool,
+    /// The holder of the destination port knows no such flow.
+    pub not_a_reply: bool,
+}
+
+/// The worker a packet belongs to. `None`: whoever received it may as well handle it.
+pub fn owner(policy: &Policy, steer: &Steer) -> Option<WorkerId> {
+    if policy.workers == 1 {
+        return None;
+    }
+    let tuple = &steer.facts.tuple;
+    let from_subscriber = !steer.looped && policy.is_inside(steer.facts.ingress, tuple.source);
+    let destination = match by_policy(policy, steer.realm, &steer.facts, steer.looped) {
+        PolicyDestination::Hairpin => return Some(of_address(policy, tuple.source)),
+        PolicyDestination::Translate { address, .. } => address,
+        PolicyDestination::Keep if policy.nat.by_address.contains_key(&tuple.destination) => {
+            return to_external(policy, steer, from_subscriber);
+        }
+        PolicyDestination::Keep => tuple.destination,
+    };
+    if PortSpace::from_protocol(steer.facts.protocol).is_none() {
+        let remote = if from_subscriber {
+            destination
+        } else {
+            tuple.source
+        };
+        return Some(of_address(policy, remote));
+    }
+    let to_subscriber = policy
+        .routes
+        .route_v4(steer.realm, destination, 0)
+        .is_some_and(|hop| policy.is_inside(hop.interface, destination));
+    Some(match (from_subscriber, to_subscriber) {
+        (true, false) => of_address(policy, tuple.source),
+        (false, true) => of_address(policy, destination),
+        _ => of_pair(policy, tuple.source, destination),
+    })
+}
+
+fn to_external(policy: &Policy, steer: &Steer, from_subscriber: bool) -> Option<WorkerId> {
+    let tuple = &steer.facts.tuple;
+    let Some(space) = PortSpace::from_protocol(steer.facts.protocol) else {
+        return Some(of_address(policy, tuple.source));
+    };
+    let holder = policy
+        .nat
+        .port_owner(tuple.destination, space, tuple.destination_port);
+    if from_subscriber && (steer.not_a_reply || holder.is_none()) {
+        return Some(of_address(policy, tuple.source));
+    }
+    holder
+}
+
+/// The worker on which a fragment meets the first fragment of its datagram.
+pub fn fragment_tracker(policy: &Policy, key: &DatagramKey) -> Option<WorkerId> {
+    if policy.workers == 1 {
+        return None;
+    }
+    let mixed = key.source
+        ^ key.destination.rotate_left(8)
+        ^ key.id.rotate_left(16)
+        ^ u32::from(key.protocol);
+    Some(of_address(policy, mixed))
+}
+
+/// A subscriber's worker: what a card with the inside key computes.
+pub fn of_address(policy: &Policy, address: u32) -> WorkerId {
+    policy.steering.worker(address, policy.workers)
+}
+
+fn of_pair(policy: &Policy, a: u32, b: u32) -> WorkerId {
+    of_address(policy, a.min(b) ^ a.max(b).rotate_left(16))
+}
