@@ -1,0 +1,230 @@
+//! The arithmetic of a configuration: addresses, blocks, subscribers per address, memory. What `natgate check` prints.
+
+use std::fmt;
+
+use super::validate::blocks_of;
+use super::validated::{Pairing, Pool, System, Validated};
+
+/// Bytes of a session with its share of the tables and its mapping.
+pub const SESSION_BYTES: u64 = 110;
+/// Bytes of an inside host.
+pub const SUBSCRIBER_BYTES: u64 = 64;
+/// Bytes of one external address: port bitmaps of three protocols, resting ports, block owners.
+pub const ADDRESS_BYTES: u64 = 48 * 1024;
+/// Bytes of a tracked fragmented datagram with the fragments held for it.
+pub const FRAGMENT_BYTES: u64 = 512;
+/// Bytes around the payload in a packet buffer: its header, the headroom, the Ethernet header.
+const BUFFER_OVERHEAD: u64 = 128 + 128 + 18;
+/// What the process needs whatever the configuration.
+const BASE_BYTES: u64 = 64 << 20;
+
+/// What one pool can give.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct PoolCapacity {
+    /// The pool's name.
+    pub name: String,
+    /// External addresses, those of followed interfaces included.
+    pub addresses: u64,
+    /// Ports of one address and protocol.
+    pub ports_per_address: u32,
+    /// Ports in a block; `None` without blocks.
+    pub block_size: Option<u16>,
+    /// Blocks of one address; 0 without blocks.
+    pub blocks_per_address: u32,
+    /// Most ports of one host and protocol; `None` without blocks.
+    pub ports_per_host: Option<u32>,
+    /// Hosts one address serves when each holds a single block; `None` without blocks.
+    pub subscribers_per_address: Option<u32>,
+    /// Hosts one address serves when each holds all the blocks it may; `None` without blocks.
+    pub subscribers_per_address_busy: Option<u32>,
+    /// Whether a host keeps one address.
+    pub paired: bool,
+}
+
+/// The arithmetic of a whole configuration.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Capacity {
+    /// The pools, in order.
+    pub pools: Vec<PoolCapacity>,
+    /// Sessions.
+    pub sessions: u32,
+    /// Inside hosts tracked.
+    pub subscribers: u32,
+    /// Bytes of session tables and mappings.
+    pub session_bytes: u64,
+    /// Bytes of the table of inside hosts.
+    pub subscriber_bytes: u64,
+    /// Bytes of pools' port tables.
+    pub pool_bytes: u64,
+    /// Bytes of the table of fragmented datagrams.
+    pub fragment_bytes: u64,
+    /// Bytes of packet buffers.
+    pub buffer_bytes: u64,
+    /// Bytes of everything, the process itself included.
+    pub needed_bytes: u64,
+    /// `system.memory`.
+    pub memory_bytes: u64,
+}
+
+impl Capacity {
+    /// The arithmetic of `config`.
+    pub fn of(config: &Validated) -> Capacity {
+        let System {
+            sessions,
+            subscribers,
+            fragments,
+            memory_bytes,
+            ..
+        } = config.system;
+        let pools: Vec<PoolCapacity> = config
+            .pools
+            .iter()
+            .map(|pool| pool_capacity(pool, config))
+            .collect();
+        // Every interface can be masqueraded behind, so its addresses have port tables as well.
+        let own: u64 = config
+            .interfaces
+            .iter()
+            .map(|interface| interface.v4.len() as u64)
+            .sum();
+        let pooled: u64 = config
+            .pools
+            .iter()
+            .map(|pool| pool.addresses.len() as u64)
+            .sum();
+        let session_bytes = u64::from(sessions) * SESSION_BYTES;
+        let subscriber_bytes = u64::from(subscribers) * SUBSCRIBER_BYTES;
+        let pool_bytes = (own + pooled) * ADDRESS_BYTES;
+        let fragment_bytes = u64::from(fragments) * FRAGMENT_BYTES;
+        let buffer_bytes = buffers(config);
+        let needed_bytes = BASE_BYTES
+            + session_bytes
+            + subscriber_bytes
+            + pool_bytes
+            + fragment_bytes
+            + buffer_bytes;
+        Capacity {
+            pools,
+            sessions,
+            subscribers,
+            session_bytes,
+            subscriber_bytes,
+            pool_bytes,
+            fragment_bytes,
+            buffer_bytes,
+            needed_bytes,
+            memory_bytes,
+        }
+    }
+}
+
+/// Full receive and transmit rings of every queue, and a batch in each worker's hands.
+fn buffers(config: &Validated) -> u64 {
+    let of_port = |port: &super::validated::Port| {
+        let transmit = u64::from(config.system.workers);
+        let rings = (u64::from(port.queues) + transmit) * u64::from(port.descriptors);
+        // The smallest buffer drivers take is 2 KiB of payload.
+        rings * (u64::from(port.mtu).max(2048) + BUFFER_OVERHEAD)
+    };
+    let in_hand = u64::from(config.system.workers) * 1024 * (2048 + BUFFER_OVERHEAD);
+    config.ports.iter().map(of_port).sum::<u64>() + in_hand
+}
+
+fn pool_capacity(pool: &Pool, config: &Validated) -> PoolCapacity {
+    let followed = pool
+        .interfaces
+        .iter()
+        .filter_map(|id| config.interfaces.get(id.index()));
+    let followed: u64 = followed.map(|interface| interface.v4.len() as u64).sum();
+    let blocks = pool
+        .block
+        .map_or(0, |block| blocks_of(&pool.ports, block.size));
+    PoolCapacity {
+        name: pool.label.name.clone(),
+        addresses: pool.addresses.len() as u64 + followed,
+        ports_per_address: pool.ports.count(),
+        block_size: pool.block.map(|block| block.size),
+        blocks_per_address: blocks,
+        ports_per_host: pool
+            .block
+            .map(|block| u32::from(block.size) * u32::from(block.max_per_host)),
+        subscribers_per_address: pool.block.map(|_| blocks),
+        subscribers_per_address_busy: pool
+            .block
+            .map(|block| blocks / u32::from(block.max_per_host.max(1))),
+        paired: pool.pairing == Pairing::Paired,
+    }
+}
+
+/// A number of bytes for people: `120.5 MiB`.
+pub fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let (mut value, mut unit) = (count as f64, 0);
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    match unit {
+        0 => format!("{count} B"),
+        _ => format!("{value:.1} {}", UNITS[unit]),
+    }
+}
+
+impl fmt::Display for PoolCapacity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = |n: u64, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "es" });
+        write!(
+            f,
+            "pool {}: {}",
+            self.name,
+            count(self.addresses, "address")
+        )?;
+        let (Some(size), Some(most), Some(light), Some(busy)) = (
+            self.block_size,
+            self.ports_per_host,
+            self.subscribers_per_address,
+            self.subscribers_per_address_busy,
+        ) else {
+            let all = self.addresses * u64::from(self.ports_per_address);
+            return write!(
+                f,
+                " × {} ports = {all} ports per protocol",
+                self.ports_per_address
+            );
+        };
+        let all = self.addresses * u64::from(self.blocks_per_address);
+        write!(
+            f,
+            " × {} blocks of {size} ports = {all} blocks; {light} subscribers per address with one block each, \
+             {busy} with all they may hold; at most {most} ports per subscriber and protocol",
+            self.blocks_per_address
+        )
+    }
+}
+
+impl fmt::Display for Capacity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for pool in &self.pools {
+            writeln!(f, "{pool}")?;
+        }
+        writeln!(
+            f,
+            "sessions: {} × {SESSION_BYTES} B = {}; subscribers: {}",
+            self.sessions,
+            bytes(self.session_bytes),
+            self.subscribers
+        )?;
+        write!(
+            f,
+            "memory: {} of {} (sessions {}, subscribers {}, ports {}, fragments {}, packet buffers {}, process {})",
+            bytes(self.needed_bytes),
+            bytes(self.memory_bytes),
+            bytes(self.session_bytes),
+            bytes(self.subscriber_bytes),
+            bytes(self.pool_bytes),
+            bytes(self.fragment_bytes),
+            bytes(self.buffer_bytes),
+            bytes(BASE_BYTES)
+        )
+    }
+}

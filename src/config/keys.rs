@@ -1,0 +1,264 @@
+//! Every key of the configuration language with its kind and default: the one list behind the check for misspelt
+//! keys, the check of types, the defaults, and the test of `configs/default.toml`.
+
+/// What may stand behind a key.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    /// `true` or `false`.
+    Bool,
+    /// A whole number within these bounds, inclusive.
+    Int(i64, i64),
+    /// A string.
+    Text,
+    /// A duration with units, `"5m"`.
+    Duration,
+    /// A size in bytes with unit, `"1GiB"`.
+    Size,
+    /// A string or number, or a list of them.
+    List,
+    /// A list of whole numbers from 0.
+    Numbers,
+    /// An inline table with these keys.
+    Inline(&'static [Key]),
+    /// Part of the language, but of a later version.
+    Later,
+}
+
+/// A key of a table.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Its name.
+    pub name: &'static str,
+    /// What may stand behind it.
+    pub kind: Kind,
+    /// Its default as TOML. `None`: required, or absent means something of its own.
+    pub default: Option<&'static str>,
+}
+
+/// What a top-level name is.
+#[derive(Clone, Copy, Debug)]
+pub enum Shape {
+    /// A single value.
+    Value(Kind),
+    /// `[name]`.
+    Table(&'static [Key]),
+    /// `[[name]]`.
+    Tables(&'static [Key]),
+    /// `[sets]`: any names, each a list.
+    Sets,
+    /// Part of the language, but of a later version.
+    Later,
+}
+
+const fn key(name: &'static str, kind: Kind, default: &'static str) -> Key {
+    Key {
+        name,
+        kind,
+        default: Some(default),
+    }
+}
+
+const fn bare(name: &'static str, kind: Kind) -> Key {
+    Key {
+        name,
+        kind,
+        default: None,
+    }
+}
+
+const NAME: Key = bare("name", Kind::Text);
+const COMMENT: Key = key("comment", Kind::Text, "\"\"");
+const ORIGIN: Key = bare("origin", Kind::Text);
+
+/// The top level.
+pub const TOP: &[(&str, Shape)] = &[
+    ("schema", Shape::Value(Kind::Int(i64::MIN, i64::MAX))),
+    ("system", Shape::Table(SYSTEM)),
+    ("timeouts", Shape::Table(TIMEOUTS)),
+    ("api", Shape::Table(API)),
+    ("metrics", Shape::Table(METRICS)),
+    ("port", Shape::Tables(PORT)),
+    ("interface", Shape::Tables(INTERFACE)),
+    ("route", Shape::Tables(ROUTE)),
+    ("neighbour", Shape::Tables(NEIGHBOUR)),
+    ("sets", Shape::Sets),
+    ("exempt", Shape::Tables(EXEMPT)),
+    ("pool", Shape::Tables(POOL)),
+    ("source-nat", Shape::Tables(SOURCE_NAT)),
+    ("static-nat", Shape::Tables(STATIC_NAT)),
+    ("port-forward", Shape::Tables(PORT_FORWARD)),
+    ("service", Shape::Later),
+    ("filter", Shape::Later),
+    ("log", Shape::Later),
+];
+
+/// `[system]`.
+pub const SYSTEM: &[Key] = &[
+    key("workers", Kind::Int(1, 64), "1"),
+    key("cores", Kind::Numbers, "[]"),
+    key("hugepages", Kind::Bool, "true"),
+    key("memory", Kind::Size, "\"1GiB\""),
+    key("sessions", Kind::Int(1, 1_000_000_000), "1_000_000"),
+    key("sessions_per_host", Kind::Int(0, 1_000_000_000), "0"),
+    key("fragments", Kind::Int(0, 1_000_000), "4096"),
+    key("subscribers", Kind::Int(0, 100_000_000), "0"),
+    key("idle", Kind::Text, "\"adaptive\""),
+    key("eal_args", Kind::List, "[]"),
+    key("instance", Kind::Text, "\"natgate\""),
+];
+
+/// `[timeouts]`.
+pub const TIMEOUTS: &[Key] = &[
+    key("udp", Kind::Duration, "\"5m\""),
+    key("udp_unreplied", Kind::Duration, "\"2m\""),
+    key("tcp", Kind::Duration, "\"2h4m\""),
+    key("tcp_transitory", Kind::Duration, "\"4m\""),
+    key("tcp_reset", Kind::Duration, "\"4m\""),
+    key("icmp", Kind::Duration, "\"60s\""),
+    key("sctp", Kind::Duration, "\"10m\""),
+    key("other", Kind::Duration, "\"10m\""),
+];
+
+/// `[api]`.
+pub const API: &[Key] = &[
+    bare("socket", Kind::Text),
+    key("group", Kind::Text, "\"natgate\""),
+];
+
+/// `[metrics]`.
+pub const METRICS: &[Key] = &[key("listen", Kind::Text, "\"127.0.0.1:9464\"")];
+
+/// `[[port]]`.
+pub const PORT: &[Key] = &[
+    NAME,
+    COMMENT,
+    ORIGIN,
+    bare("device", Kind::Text),
+    bare("bond", Kind::Later),
+    bare("queues", Kind::Int(1, 64)),
+    key("mtu", Kind::Int(576, 9600), "1500"),
+    bare("mac", Kind::Text),
+    key("promiscuous", Kind::Bool, "false"),
+    key("descriptors", Kind::Int(64, 16384), "1024"),
+];
+
+/// `[[interface]]`.
+pub const INTERFACE: &[Key] = &[
+    NAME,
+    COMMENT,
+    ORIGIN,
+    bare("port", Kind::Text),
+    bare("vlan", Kind::Int(1, 4094)),
+    key("address", Kind::List, "[]"),
+    key("vrf", Kind::Text, "\"main\""),
+    key("forward", Kind::Bool, "true"),
+    key("urpf", Kind::Text, "\"off\""),
+    key("clamp_mss", Kind::Int(0, 9560), "0"),
+    bare("mtu", Kind::Int(576, 9600)),
+];
+
+/// `[[route]]`.
+pub const ROUTE: &[Key] = &[
+    NAME,
+    COMMENT,
+    ORIGIN,
+    bare("prefix", Kind::Text),
+    key("via", Kind::List, "[]"),
+    bare("interface", Kind::Text),
+    bare("vrf", Kind::Text),
+];
+
+/// `[[neighbour]]`.
+pub const NEIGHBOUR: &[Key] = &[
+    NAME,
+    COMMENT,
+    ORIGIN,
+    bare("interface", Kind::Text),
+    bare("address", Kind::Text),
+    bare("mac", Kind::Text),
+];
+
+/// `[[exempt]]`.
+pub const EXEMPT: &[Key] = &[
+    NAME,
+    COMMENT,
+    ORIGIN,
+    bare("in", Kind::List),
+    bare("src", Kind::List),
+    bare("dst", Kind::List),
+    key("force", Kind::List, "[]"),
+    bare("file", Kind::Later),
+];
+
+/// `[[pool]]`.
+pub const POOL: &[Key] = &[
+    NAME,
+    COMMENT,
+    ORIGIN,
+    bare("addresses", Kind::List),
+    key("exclude", Kind::List, "[]"),
+    bare("ports", Kind::List),
+    bare("select", Kind::Text),
+    bare("low_ports", Kind::Bool),
+    key("pairing", Kind::Text, "\"paired\""),
+    key("mapping", Kind::Text, "\"endpoint\""),
+    key("filtering", Kind::Text, "\"address-port\""),
+    key("answer_arp", Kind::Bool, "true"),
+    key("exhaustion", Kind::Text, "\"drop\""),
+    bare("block", Kind::Inline(BLOCK)),
+    key("hold", Kind::Duration, "\"120s\""),
+    key("hold_max", Kind::Int(0, 65536), "4096"),
+    bare("deterministic", Kind::Later),
+];
+
+/// `[[pool]] block`.
+pub const BLOCK: &[Key] = &[
+    bare("size", Kind::Int(1, 32768)),
+    key("max_per_host", Kind::Int(1, 65535), "1"),
+    key("idle", Kind::Duration, "\"2m\""),
+];
+
+/// `[[source-nat]]`.
+pub const SOURCE_NAT: &[Key] = &[
+    NAME,
+    COMMENT,
+    ORIGIN,
+    bare("in", Kind::List),
+    bare("out", Kind::List),
+    bare("src", Kind::List),
+    bare("dst", Kind::List),
+    bare("proto", Kind::List),
+    bare("sport", Kind::List),
+    bare("dport", Kind::List),
+    bare("via", Kind::Text),
+    bare("ports", Kind::List),
+    bare("select", Kind::Text),
+];
+
+/// `[[static-nat]]`.
+pub const STATIC_NAT: &[Key] = &[
+    NAME,
+    COMMENT,
+    ORIGIN,
+    bare("external", Kind::Text),
+    bare("internal", Kind::Text),
+    bare("interface", Kind::Text),
+    key("direction", Kind::Text, "\"both\""),
+];
+
+/// `[[port-forward]]`.
+pub const PORT_FORWARD: &[Key] = &[
+    NAME,
+    COMMENT,
+    ORIGIN,
+    bare("in", Kind::List),
+    bare("src", Kind::List),
+    bare("dst", Kind::List),
+    key("proto", Kind::List, "\"tcp\""),
+    bare("dport", Kind::List),
+    bare("to", Kind::List),
+    key("spread", Kind::Text, "\"hash-source\""),
+    key("hairpin", Kind::Bool, "true"),
+    key("source", Kind::Text, "\"auto\""),
+    key("allow", Kind::Bool, "true"),
+];

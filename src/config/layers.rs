@@ -1,0 +1,495 @@
+//! From texts to one tree: files and environment laid over the defaults.
+//!
+//! ```text
+//! defaults (keys)  <  natgate.toml  <  natgate.d/*.toml in name order  <  NATGATE__TABLE__KEY
+//! ```
+//!
+//! Each text is first parsed with spans, so that every value knows its `FILE:LINE` (the `origin` of the `config`
+//! crate's values), and compared with the list of keys. Tables merge, arrays of tables append. What is wrong is
+//! reported and left out, so that the rest can still be checked.
+
+use std::collections::BTreeMap;
+
+use config::{Config, Environment, Map, Source, Value, ValueKind};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::keys::{Key, Kind, Shape, TOP};
+use super::raw::Raw;
+use super::report::{Findings, hint, nearest};
+use super::values;
+
+/// A configuration text and the name it is reported under.
+#[derive(Clone, Debug)]
+pub struct Text {
+    /// File name as shown to the user.
+    pub name: String,
+    /// Its content.
+    pub content: String,
+}
+
+/// One layer for the `config` crate.
+#[derive(Clone, Debug)]
+struct Layer(Map<String, Value>);
+
+impl Source for Layer {
+    fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn collect(&self) -> Result<Map<String, Value>, config::ConfigError> {
+        Ok(self.0.clone())
+    }
+}
+
+/// Reads all texts and the environment into one [`Raw`]. `None` if a text is not TOML at all, or no default
+/// could be applied; the findings then hold the reason.
+pub(super) fn read(
+    texts: &[Text],
+    environment: &[(String, String)],
+    findings: &mut Findings,
+) -> Option<Raw> {
+    let mut builder = Config::builder();
+    let mut lists: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    let mut parsed = true;
+    for text in texts {
+        let Some(table) = parse(text, findings) else {
+            parsed = false;
+            continue;
+        };
+        let mut layer = Map::new();
+        for (name, value) in table {
+            check_top(&name, value, &mut layer, &mut lists, findings);
+        }
+        builder = builder.add_source(Layer(layer));
+    }
+    let mut list_layer = Map::new();
+    for (name, elements) in lists {
+        list_layer.insert(name, Value::new(None, ValueKind::Array(elements)));
+    }
+    builder = builder.add_source(Layer(list_layer));
+    builder = builder.add_source(Layer(from_environment(environment, findings)));
+    if !parsed {
+        return None;
+    }
+    let tree = match builder.build().and_then(|merged| merged.collect()) {
+        Ok(tree) => tree,
+        Err(error) => {
+            findings.error("", error.to_string());
+            return None;
+        }
+    };
+    check_schema(&tree, findings);
+    deserialize(with_defaults(tree), findings)
+}
+
+/// Parses one text; syntax errors are all reported, each with its line.
+fn parse(text: &Text, findings: &mut Findings) -> Option<BTreeMap<String, Value>> {
+    let (document, errors) = DeTable::parse_recoverable(&text.content);
+    let lines = Lines::new(text);
+    for error in &errors {
+        let offset = error.span().map_or(0, |span| span.start);
+        findings.error_in(&lines.place(offset), error.message());
+    }
+    if !errors.is_empty() {
+        return None;
+    }
+    let mut table = BTreeMap::new();
+    for (name, value) in document.into_inner() {
+        let place = lines.place(name.span().start);
+        table.insert(
+            name.into_inner().into_owned(),
+            convert(value, &place, &lines),
+        );
+    }
+    Some(table)
+}
+
+/// Turns byte offsets into `FILE:LINE`.
+struct Lines<'a> {
+    name: &'a str,
+    starts: Vec<usize>,
+}
+
+impl<'a> Lines<'a> {
+    fn new(text: &'a Text) -> Lines<'a> {
+        let breaks = text.content.match_indices('\n').map(|(at, _)| at + 1);
+        Lines {
+            name: &text.name,
+            starts: std::iter::once(0).chain(breaks).collect(),
+        }
+    }
+
+    fn place(&self, offset: usize) -> String {
+        let line = self.starts.partition_point(|&start| start <= offset);
+        format!("{}:{line}", self.name)
+    }
+}
+
+/// A parsed value as a value of the `config` crate that knows its place.
+fn convert(value: Spanned<DeValue<'_>>, place: &str, lines: &Lines<'_>) -> Value {
+    let kind = match value.into_inner() {
+        DeValue::String(text) => ValueKind::String(text.into_owned()),
+        DeValue::Integer(number) => match values::integer(&number) {
+            Some(number) => ValueKind::I64(number),
+            // Kept as text that no kind accepts, so that the check of kinds reports it.
+            None => ValueKind::Nil,
+        },
+        DeValue::Float(number) => number
+            .as_str()
+            .parse()
+            .map_or(ValueKind::Nil, ValueKind::Float),
+        DeValue::Boolean(flag) => ValueKind::Boolean(flag),
+        DeValue::Datetime(_) => ValueKind::Nil,
+        DeValue::Array(elements) => {
+            let convert_element = |element: Spanned<DeValue<'_>>| {
+                let place = lines.place(element.span().start);
+                convert(element, &place, lines)
+            };
+            ValueKind::Array(elements.into_iter().map(convert_element).collect())
+        }
+        DeValue::Table(table) => {
+            let mut map = Map::new();
+            for (name, value) in table {
+                let place = lines.place(name.span().start);
+                map.insert(
+                    name.into_inner().into_owned(),
+                    convert(value, &place, lines),
+                );
+            }
+            ValueKind::Table(map)
+        }
+    };
+    Value::new(Some(&place.to_string()), kind)
+}
+
+/// Checks one top-level value and files it: tables into the file's layer, elements of `[[x]]` into the lists.
+fn check_top(
+    name: &str,
+    value: Value,
+    layer: &mut Map<String, Value>,
+    lists: &mut BTreeMap<String, Vec<Value>>,
+    findings: &mut Findings,
+) {
+    let place = value.origin().unwrap_or_default().to_string();
+    let Some((_, shape)) = TOP.iter().find(|(known, _)| *known == name) else {
+        let names: Vec<&str> = TOP.iter().map(|(known, _)| *known).collect();
+        findings.locate(name, &place);
+        findings.error(
+            name,
+            format!("unknown table or key ({})", hint(name, &names)),
+        );
+        return;
+    };
+    // The first place a table is opened stands for the table; its keys have places of their own.
+    if !findings.is_written(name) {
+        findings.locate(name, &place);
+    }
+    match (shape, value.kind.clone()) {
+        (Shape::Later, _) => findings.error(
+            name,
+            format!("[{name}] is not supported by this version of natgate"),
+        ),
+        (Shape::Value(kind), _) => {
+            if check_value(name, &value, *kind, findings) {
+                layer.insert(name.to_string(), value);
+            }
+        }
+        (Shape::Table(keys), ValueKind::Table(map)) => {
+            let map = check_table(name, map, keys, findings);
+            layer.insert(
+                name.to_string(),
+                Value::new(Some(&place), ValueKind::Table(map)),
+            );
+        }
+        (Shape::Sets, ValueKind::Table(map)) => {
+            let mut kept = Map::new();
+            for (set, value) in map {
+                let path = format!("{name}.{set}");
+                locate(&path, &value, findings);
+                if check_value(&path, &value, Kind::List, findings) {
+                    kept.insert(set, value);
+                }
+            }
+            layer.insert(
+                name.to_string(),
+                Value::new(Some(&place), ValueKind::Table(kept)),
+            );
+        }
+        (Shape::Tables(keys), ValueKind::Array(elements)) => {
+            let list = lists.entry(name.to_string()).or_default();
+            for element in elements {
+                let path = format!("{name}[{}]", list.len());
+                findings.locate(&path, element.origin().unwrap_or(&place));
+                let origin = element.origin().map(str::to_string);
+                let ValueKind::Table(map) = element.kind else {
+                    findings.error(&path, format!("is no table (write [[{name}]])"));
+                    continue;
+                };
+                if let Some(ValueKind::String(given)) = map.get("name").map(|v| &v.kind) {
+                    findings.name(&path, given);
+                }
+                let map = check_table(&path, map, keys, findings);
+                list.push(Value::new(origin.as_ref(), ValueKind::Table(map)));
+            }
+        }
+        (Shape::Tables(_), _) => {
+            findings.error(name, format!("is a list of tables (write [[{name}]])"))
+        }
+        (_, _) => findings.error(name, format!("is a table (write [{name}])")),
+    }
+}
+
+/// The entries of a table that are known and of the right kind; all others are reported.
+fn check_table(
+    path: &str,
+    map: Map<String, Value>,
+    keys: &[Key],
+    findings: &mut Findings,
+) -> Map<String, Value> {
+    let mut kept = Map::new();
+    for (name, value) in map {
+        let path = format!("{path}.{name}");
+        locate(&path, &value, findings);
+        let Some(key) = keys.iter().find(|key| key.name == name) else {
+            let names: Vec<&str> = keys.iter().map(|key| key.name).collect();
+            let hint = match nearest(&name, names.iter().copied()) {
+                Some(best) => format!("did you mean {best:?}?"),
+                None => format!("known are {}", names.join(", ")),
+            };
+            findings.error(&path, format!("unknown key ({hint})"));
+            continue;
+        };
+        match (key.kind, value.kind.clone()) {
+            (Kind::Inline(inner), ValueKind::Table(map)) => {
+                let map = check_table(&path, map, inner, findings);
+                let origin = value.origin().map(str::to_string);
+                kept.insert(name, Value::new(origin.as_ref(), ValueKind::Table(map)));
+            }
+            (kind, _) => {
+                if check_value(&path, &value, kind, findings) {
+                    kept.insert(name, value);
+                }
+            }
+        }
+    }
+    kept
+}
+
+/// Registers the places of a key and, for a list, of its elements.
+fn locate(path: &str, value: &Value, findings: &mut Findings) {
+    findings.locate(path, value.origin().unwrap_or_default());
+    if let ValueKind::Array(elements) = &value.kind {
+        for (index, element) in elements.iter().enumerate() {
+            findings.locate(
+                &format!("{path}[{index}]"),
+                element.origin().unwrap_or_default(),
+            );
+        }
+    }
+}
+
+/// Whether a value is of its kind; if not, says what would be.
+fn check_value(path: &str, value: &Value, kind: Kind, findings: &mut Findings) -> bool {
+    let scalar = |value: &Value| matches!(value.kind, ValueKind::String(_) | ValueKind::I64(_));
+    let wanted = match (kind, &value.kind) {
+        (Kind::Later, _) => {
+            let key = path.rsplit('.').next().unwrap_or(path);
+            findings.error(
+                path,
+                format!("{key:?} is not supported by this version of natgate"),
+            );
+            return false;
+        }
+        (Kind::Bool, ValueKind::Boolean(_)) | (Kind::Text, ValueKind::String(_)) => return true,
+        (Kind::Int(low, high), ValueKind::I64(number))
+            if (low..=high).contains(&number.to_owned()) =>
+        {
+            return true;
+        }
+        (Kind::Int(low, high), ValueKind::I64(number)) => {
+            format!("{number} is out of range (allowed: {low}–{high})")
+        }
+        (Kind::Duration, ValueKind::String(text)) => match values::duration(text) {
+            Ok(_) => return true,
+            Err(message) => message,
+        },
+        (Kind::Size, ValueKind::String(text)) => match values::size(text) {
+            Ok(_) => return true,
+            Err(message) => message,
+        },
+        (Kind::List, ValueKind::Array(list)) if list.iter().all(scalar) => return true,
+        (Kind::List, _) if scalar(value) => return true,
+        (Kind::Numbers, ValueKind::Array(list))
+            if list
+                .iter()
+                .all(|v| matches!(v.kind, ValueKind::I64(0..=65535))) =>
+        {
+            return true;
+        }
+        _ => format!("is {} (expected {})", kind_of(value), expected(kind)),
+    };
+    findings.error(path, wanted);
+    false
+}
+
+fn expected(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Bool => "true or false",
+        Kind::Int(..) => "a whole number",
+        Kind::Text => "a string",
+        Kind::Duration => "a duration with units as a string, like \"5m\"",
+        Kind::Size => "a size with unit as a string, like \"1GiB\"",
+        Kind::List => "a string, or a list of strings",
+        Kind::Numbers => "a list of whole numbers, 0–65535",
+        Kind::Inline(_) => "an inline table, { … }",
+        Kind::Later => "nothing yet",
+    }
+}
+
+fn kind_of(value: &Value) -> &'static str {
+    match value.kind {
+        ValueKind::Boolean(_) => "a boolean",
+        ValueKind::I64(_) | ValueKind::I128(_) | ValueKind::U64(_) | ValueKind::U128(_) => {
+            "a number"
+        }
+        ValueKind::Float(_) => "a fraction",
+        ValueKind::String(_) => "a string",
+        ValueKind::Table(_) => "a table",
+        ValueKind::Array(_) => "a list of the wrong kind",
+        ValueKind::Nil => "a date or a number beyond 64 bits",
+    }
+}
+
+/// Scalars from `NATGATE__TABLE__KEY`, checked like those of files.
+fn from_environment(
+    environment: &[(String, String)],
+    findings: &mut Findings,
+) -> Map<String, Value> {
+    let mut layer = Map::new();
+    for (variable, text) in environment {
+        let single = Map::from_iter([(variable.clone(), text.clone())]);
+        let source = Environment::with_prefix("NATGATE")
+            .separator("__")
+            .source(Some(single));
+        let collected = source.collect().unwrap_or_default();
+        for path in collected.into_keys() {
+            let place = format!("environment {variable}");
+            findings.locate(&path, &place);
+            let Some(key) = scalar_key(&path) else {
+                let scalars = all_scalars();
+                let names: Vec<&str> = scalars.iter().map(String::as_str).collect();
+                let hint = nearest(&path, names).map_or(
+                    "only the keys of [system], [timeouts], [api] and [metrics] can be set so"
+                        .to_string(),
+                    |best| {
+                        format!(
+                            "did you mean NATGATE__{}?",
+                            best.to_uppercase().replace('.', "__")
+                        )
+                    },
+                );
+                findings.error(&path, format!("unknown key ({hint})"));
+                continue;
+            };
+            let value = Value::new(Some(&place), values::scalar(text, key.kind));
+            if check_value(&path, &value, key.kind, findings) {
+                layer.insert(path, value);
+            }
+        }
+    }
+    layer
+}
+
+/// The key of a table that the environment may set.
+fn scalar_key(path: &str) -> Option<&'static Key> {
+    let (table, name) = path.split_once('.')?;
+    TOP.iter().find_map(|(known, shape)| match shape {
+        Shape::Table(keys) if *known == table => keys.iter().find(|key| key.name == name),
+        _ => None,
+    })
+}
+
+fn all_scalars() -> Vec<String> {
+    let mut all = Vec::new();
+    for (table, shape) in TOP {
+        if let Shape::Table(keys) = shape {
+            all.extend(keys.iter().map(|key| format!("{table}.{}", key.name)));
+        }
+    }
+    all
+}
+
+/// `schema = 1` must be there, so that a later language can be told apart.
+fn check_schema(tree: &Map<String, Value>, findings: &mut Findings) {
+    match tree.get("schema").map(|value| &value.kind) {
+        Some(ValueKind::I64(1)) => {}
+        Some(_) => findings.error(
+            "schema",
+            "this version of natgate reads schema 1 only (write schema = 1)",
+        ),
+        None => findings.error("schema", "is missing (write schema = 1 at the top)"),
+    }
+}
+
+/// The tree with the defaults of all absent keys.
+fn with_defaults(mut tree: Map<String, Value>) -> Map<String, Value> {
+    for (name, shape) in TOP {
+        match shape {
+            Shape::Table(keys) => {
+                let table = tree.entry((*name).to_string());
+                fill(
+                    table.or_insert_with(|| Value::new(None, ValueKind::Table(Map::new()))),
+                    keys,
+                );
+            }
+            Shape::Tables(keys) => {
+                if let Some(ValueKind::Array(elements)) =
+                    tree.get_mut(*name).map(|value| &mut value.kind)
+                {
+                    elements.iter_mut().for_each(|element| fill(element, keys));
+                }
+            }
+            _ => {}
+        }
+    }
+    tree
+}
+
+fn fill(table: &mut Value, keys: &[Key]) {
+    let ValueKind::Table(map) = &mut table.kind else {
+        return;
+    };
+    for key in keys {
+        if let (Kind::Inline(inner), Some(value)) = (key.kind, map.get_mut(key.name)) {
+            fill(value, inner);
+        }
+        if let Some(default) = key.default.filter(|_| !map.contains_key(key.name)) {
+            map.insert(key.name.to_string(), default_value(default));
+        }
+    }
+}
+
+/// A default as written in the list of keys.
+fn default_value(text: &str) -> Value {
+    let nowhere = Text {
+        name: String::new(),
+        content: String::new(),
+    };
+    match DeValue::parse(text) {
+        Ok(value) => Value::new(None, convert(value, "", &Lines::new(&nowhere)).kind),
+        // A test reads every default, so this cannot be met.
+        Err(_) => Value::new(None, ValueKind::Nil),
+    }
+}
+
+fn deserialize(tree: Map<String, Value>, findings: &mut Findings) -> Option<Raw> {
+    let tree = Value::new(None, ValueKind::Table(tree));
+    match tree.try_deserialize::<Raw>() {
+        Ok(raw) => Some(raw),
+        Err(error) => {
+            findings.error("", error.to_string());
+            None
+        }
+    }
+}

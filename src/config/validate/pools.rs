@@ -1,0 +1,270 @@
+//! Pools: external addresses, ports and blocks.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use super::super::raw;
+use super::super::report::Findings;
+use super::super::validated::{Block, Dependence, Exhaustion, Pairing, Pool, PortSet, Select};
+use super::super::values;
+use super::operands::{Names, element_path};
+use super::{choice, label};
+use crate::base::InterfaceId;
+
+/// Most addresses of a pool; a larger list is a typing mistake (a /8 written for a /28).
+const MOST_ADDRESSES: usize = 65_536;
+
+/// `Select` by its words; shared with source-nat.
+pub(super) const SELECT: &[(&str, Select)] = &[
+    ("preserve", Select::Preserve),
+    ("random", Select::Random),
+    ("sequential", Select::Sequential),
+];
+
+const DEPENDENCE: &[(&str, Dependence)] = &[
+    ("endpoint", Dependence::Endpoint),
+    ("address", Dependence::Address),
+    ("address-port", Dependence::AddressPort),
+];
+
+/// The ports of a pool that names none: all but the well-known ones (RFC 4787 section 4.2.1).
+pub(super) const DEFAULT_PORTS: (u16, u16) = (1024, 65535);
+
+pub(super) fn pools(raw: &[raw::Pool], names: &Names, findings: &mut Findings) -> Vec<Pool> {
+    raw.iter()
+        .enumerate()
+        .map(|(index, raw)| pool(&format!("pool[{index}]"), raw, names, findings))
+        .collect()
+}
+
+fn pool(path: &str, raw: &raw::Pool, names: &Names, findings: &mut Findings) -> Pool {
+    let at = |key: &str| format!("{path}.{key}");
+    let label = label(&raw.label, path, findings);
+    let (addresses, interfaces) = addresses(path, &label.name, raw, names, findings);
+    let ports = pool_ports(&at("ports"), raw.ports.as_ref(), findings);
+    let block = raw
+        .block
+        .as_ref()
+        .and_then(|raw| block(&at("block"), raw, &ports, findings));
+    let default_select = if raw.block.is_some() {
+        "random"
+    } else {
+        "preserve"
+    };
+    let select = raw.select.as_deref().unwrap_or(default_select);
+    let low_ports = raw.low_ports.unwrap_or(raw.ports.is_none());
+    if low_ports && raw.block.is_some() && raw.low_ports.is_some() {
+        findings.error(
+            &at("low_ports"),
+            "ports below 1024 are in no block (write low_ports = false, or leave block out)",
+        );
+    }
+    let mapping =
+        choice(&at("mapping"), &raw.mapping, DEPENDENCE, findings).unwrap_or(Dependence::Endpoint);
+    if mapping != Dependence::Endpoint {
+        findings.warn(
+            &at("mapping"),
+            format!("{:?} is weaker than RFC 4787 REQ-1 (endpoint)", raw.mapping),
+        );
+    }
+    let hold = values::duration(&raw.hold).unwrap_or(Duration::from_secs(120));
+    if hold < Duration::from_secs(120) {
+        findings.warn(
+            &at("hold"),
+            format!("{} is below RFC 6888 REQ-8 (120s)", raw.hold),
+        );
+    }
+    let pairing = [("paired", Pairing::Paired), ("spread", Pairing::Spread)];
+    let exhaustion = [("drop", Exhaustion::Drop), ("icmp", Exhaustion::Icmp)];
+    Pool {
+        label,
+        addresses,
+        interfaces,
+        ports,
+        ports_explicit: raw.ports.is_some(),
+        select: choice(&at("select"), select, SELECT, findings).unwrap_or(Select::Preserve),
+        low_ports: low_ports && raw.block.is_none(),
+        pairing: choice(&at("pairing"), &raw.pairing, &pairing, findings)
+            .unwrap_or(Pairing::Paired),
+        mapping,
+        filtering: choice(&at("filtering"), &raw.filtering, DEPENDENCE, findings)
+            .unwrap_or(Dependence::AddressPort),
+        answer_arp: raw.answer_arp,
+        exhaustion: choice(&at("exhaustion"), &raw.exhaustion, &exhaustion, findings)
+            .unwrap_or(Exhaustion::Drop),
+        block,
+        hold,
+        hold_max: raw.hold_max,
+    }
+}
+
+fn pool_ports(path: &str, written: Option<&raw::Many>, findings: &mut Findings) -> PortSet {
+    let ports = match written {
+        None => PortSet::new(vec![DEFAULT_PORTS]),
+        Some(_) => super::operands::ports(path, written, findings),
+    };
+    if ports.contains(0) && written.is_some() && !findings.is_broken(path) {
+        findings.error(
+            path,
+            "port 0 cannot be given out (start at 1, better at 1024)",
+        );
+    }
+    ports
+}
+
+/// The fixed addresses and the interfaces of a pool.
+fn addresses(
+    path: &str,
+    name: &str,
+    raw: &raw::Pool,
+    names: &Names,
+    findings: &mut Findings,
+) -> (Vec<Ipv4Addr>, Vec<InterfaceId>) {
+    let at = format!("{path}.addresses");
+    let mut excluded = BTreeSet::new();
+    for (index, text) in raw.exclude.0.iter().enumerate() {
+        let at = element_path(&format!("{path}.exclude"), index, findings);
+        match expand(text) {
+            Ok(addresses) => excluded.extend(addresses),
+            Err(message) => findings.error(&at, format!("pool {name:?}: {message}")),
+        }
+    }
+    let Some(written) = &raw.addresses else {
+        findings.error(
+            &at,
+            "is missing (write addresses = [\"203.0.113.20-203.0.113.29\"])",
+        );
+        return (Vec::new(), Vec::new());
+    };
+    let (mut addresses, mut interfaces, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
+    for (index, text) in written.0.iter().enumerate() {
+        let at = element_path(&at, index, findings);
+        if let Some(interface) = text.strip_prefix("interface:") {
+            match names.interface(interface) {
+                Ok(id) if interfaces.contains(&id) => {
+                    findings.error(&at, format!("{text:?} is listed twice"))
+                }
+                Ok(id) => interfaces.push(id),
+                Err(message) => findings.error(&at, message),
+            }
+            continue;
+        }
+        match expand(text) {
+            Err(message) => findings.error(&at, format!("pool {name:?}: {message}")),
+            Ok(list) => {
+                for address in list {
+                    if !seen.insert(address) {
+                        findings.error(&at, format!("pool {name:?}: {address} is listed twice"));
+                        break;
+                    }
+                    if !excluded.contains(&address) {
+                        addresses.push(address);
+                    }
+                }
+            }
+        }
+    }
+    if addresses.len() > MOST_ADDRESSES {
+        let message = format!(
+            "{} addresses are more than {MOST_ADDRESSES} (use several pools)",
+            addresses.len()
+        );
+        findings.error(&at, message);
+        addresses.truncate(1);
+    }
+    if let Some(stray) = excluded.difference(&seen).next() {
+        findings.warn(
+            &format!("{path}.exclude"),
+            format!("{stray} is not in the pool anyway"),
+        );
+    }
+    if addresses.is_empty() && interfaces.is_empty() && findings_clean(path, written, findings) {
+        findings.error(&at, format!("pool {name:?} has no address"));
+    }
+    (addresses, interfaces)
+}
+
+/// Whether no element of `addresses` was found wrong, so that an empty pool is not a consequence of that.
+fn findings_clean(path: &str, written: &raw::Many, findings: &Findings) -> bool {
+    let at = format!("{path}.addresses");
+    let mut elements = (0..written.0.len()).map(|index| element_path(&at, index, findings));
+    elements.all(|element| !findings.is_broken(&element))
+}
+
+/// A single address, a prefix (all its addresses) or a range, each unicast IPv4.
+fn expand(text: &str) -> Result<Vec<Ipv4Addr>, String> {
+    let (first, last) = match text.split_once('-') {
+        Some((start, end)) => values::range(start, end)?,
+        None => {
+            let net = values::network(text)?;
+            (net.network(), net.broadcast())
+        }
+    };
+    let (IpAddr::V4(first), IpAddr::V4(last)) = (first, last) else {
+        return Err(format!(
+            "{text}: IPv6 translation is not supported by this version of natgate"
+        ));
+    };
+    for end in [first, last] {
+        if end.is_multicast() || end.is_unspecified() || end.is_broadcast() || end.is_loopback() {
+            return Err(format!("{end} cannot be a source address"));
+        }
+    }
+    let (first, last) = (u32::from(first), u32::from(last));
+    // One more than allowed is enough for the caller to refuse it, and keeps a /0 from filling memory.
+    let last = last.min(first.saturating_add(MOST_ADDRESSES as u32));
+    Ok((first..=last).map(Ipv4Addr::from).collect())
+}
+
+fn block(path: &str, raw: &raw::Block, ports: &PortSet, findings: &mut Findings) -> Option<Block> {
+    let at = format!("{path}.size");
+    let Some(size) = raw.size else {
+        findings.error(&at, "is missing (write block = { size = 512 })");
+        return None;
+    };
+    let largest = ports
+        .ranges()
+        .iter()
+        .map(|(low, high)| u32::from(high - low) + 1)
+        .max()
+        .unwrap_or(0);
+    if u32::from(size) > largest {
+        findings.error(&at, format!("a block of {size} ports is larger than any range of ports (at most {largest} of {ports})"));
+        return None;
+    }
+    let wasted: u32 = ports
+        .ranges()
+        .iter()
+        .map(|(low, high)| (u32::from(high - low) + 1) % u32::from(size))
+        .sum();
+    if wasted > 0 {
+        findings.warn(
+            &at,
+            format!(
+                "blocks of {size} leave {wasted} of {} ports of every address unused",
+                ports.count()
+            ),
+        );
+    }
+    let blocks = blocks_of(ports, size);
+    if u32::from(raw.max_per_host) > blocks {
+        let message = format!(
+            "{} blocks for one host, but an address has only {blocks} of {size} ports",
+            raw.max_per_host
+        );
+        findings.error(&format!("{path}.max_per_host"), message);
+    }
+    let idle = values::duration(&raw.idle).unwrap_or(Duration::from_secs(120));
+    Some(Block {
+        size,
+        max_per_host: raw.max_per_host,
+        idle,
+    })
+}
+
+/// Whole blocks of one address; a block never spans two ranges.
+pub(in super::super) fn blocks_of(ports: &PortSet, size: u16) -> u32 {
+    let whole = |(low, high): &(u16, u16)| (u32::from(high - low) + 1) / u32::from(size);
+    ports.ranges().iter().map(whole).sum()
+}

@@ -1,0 +1,391 @@
+//! The rules: exempt, source-nat, static-nat, port-forward.
+
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net};
+
+use super::super::matching::{AddressList, Match, PortSet, PrefixSet, ProtocolSet};
+use super::super::raw;
+use super::super::report::{Findings, hint};
+use super::super::validated::{
+    Direction, Exempt, ForwardSource, PortForward, SourceNat, StaticNat, Target, Via,
+};
+use super::super::values;
+use super::operands::{self, Names, check_families, check_ports_fit, element_path};
+use super::pools::SELECT;
+use super::{checked, choice, label, required};
+use crate::base::PoolId;
+
+const NO_IPV6: &str = "IPv6 translation is not supported by this version of natgate";
+
+pub(super) fn exempts(raw: &[raw::Exempt], names: &Names, findings: &mut Findings) -> Vec<Exempt> {
+    let one = |(index, raw): (usize, &raw::Exempt)| {
+        let path = format!("exempt[{index}]");
+        let at_force = format!("{path}.force");
+        if raw.dst.is_none()
+            && raw.force.0.is_empty()
+            && !findings.is_written(&format!("{path}.file"))
+        {
+            findings.error(
+                &format!("{path}.dst"),
+                "is missing (write the destinations to leave untranslated)",
+            );
+        }
+        let force = match raw.force.0.is_empty() {
+            true => PrefixSet::default(),
+            false => names.prefixes(&at_force, Some(&raw.force), findings),
+        };
+        if !force.exclude.is_empty() {
+            findings.error(
+                &at_force,
+                "cannot be negated (list the destinations to translate after all)",
+            );
+        }
+        let list = force.include.unwrap_or_default();
+        if list.own || !list.interfaces.is_empty() {
+            findings.error(
+                &at_force,
+                "takes prefixes only (the gateway's own addresses are never translated)",
+            );
+        }
+        let dst = match &raw.dst {
+            Some(_) => names.prefixes(&format!("{path}.dst"), raw.dst.as_ref(), findings),
+            // Without destinations of its own the rule only forces: nothing is left untranslated by it.
+            None => PrefixSet {
+                include: Some(AddressList::default()),
+                ..PrefixSet::default()
+            },
+        };
+        Exempt {
+            label: label(&raw.label, &path, findings),
+            in_: names.interfaces(&format!("{path}.in"), raw.in_.as_ref(), findings),
+            src: names.prefixes(&format!("{path}.src"), raw.src.as_ref(), findings),
+            dst,
+            force: list.prefixes,
+        }
+    };
+    raw.iter().enumerate().map(one).collect()
+}
+
+pub(super) fn source_nat(
+    raw: &[raw::SourceNat],
+    names: &Names,
+    pools: &[&str],
+    findings: &mut Findings,
+) -> Vec<SourceNat> {
+    let one = |(index, raw): (usize, &raw::SourceNat)| {
+        let path = format!("source-nat[{index}]");
+        let at = |key: &str| format!("{path}.{key}");
+        let matching = Match {
+            in_: names.interfaces(&at("in"), raw.in_.as_ref(), findings),
+            out: names.interfaces(&at("out"), raw.out.as_ref(), findings),
+            src: names.prefixes(&at("src"), raw.src.as_ref(), findings),
+            dst: names.prefixes(&at("dst"), raw.dst.as_ref(), findings),
+            proto: operands::protocols(&at("proto"), raw.proto.as_ref(), findings),
+            sport: operands::ports(&at("sport"), raw.sport.as_ref(), findings),
+            dport: operands::ports(&at("dport"), raw.dport.as_ref(), findings),
+        };
+        check_ports_fit(&path, "sport", &matching.proto, &matching.sport, findings);
+        check_ports_fit(&path, "dport", &matching.proto, &matching.dport, findings);
+        check_families(&path, &matching, findings);
+        let via = via(&at("via"), raw.via.as_deref(), pools, findings);
+        let ports = raw
+            .ports
+            .as_ref()
+            .map(|_| operands::ports(&at("ports"), raw.ports.as_ref(), findings));
+        check_nat_ports(&at("ports"), &matching.proto, ports.as_ref(), via, findings);
+        if raw.select.is_some() && via == Via::None {
+            findings.error(
+                &at("select"),
+                "means nothing with via = \"none\" (leave it out)",
+            );
+        }
+        SourceNat {
+            label: label(&raw.label, &path, findings),
+            matching,
+            via,
+            ports,
+            select: raw
+                .select
+                .as_deref()
+                .and_then(|word| choice(&at("select"), word, SELECT, findings)),
+        }
+    };
+    raw.iter().enumerate().map(one).collect()
+}
+
+fn via(path: &str, written: Option<&str>, pools: &[&str], findings: &mut Findings) -> Via {
+    let what = "write \"interface\", \"pool:NAME\" or \"none\"";
+    match required(path, written, what, findings) {
+        None | Some("none") => Via::None,
+        Some("interface") => Via::Interface,
+        Some(text) => {
+            let name = text.strip_prefix("pool:");
+            let found = name.and_then(|name| pools.iter().position(|pool| *pool == name));
+            match (name, found) {
+                (_, Some(index)) => return Via::Pool(PoolId(index as u16)),
+                (Some(name), None) => findings.error(
+                    path,
+                    format!("there is no pool {name:?} ({})", hint(name, pools)),
+                ),
+                (None, None) if pools.contains(&text) => {
+                    findings.error(
+                        path,
+                        format!("{text:?} is a pool's name (write \"pool:{text}\")"),
+                    );
+                }
+                (None, None) => {
+                    findings.error(path, format!("{text:?} is not possible here ({what})"))
+                }
+            }
+            Via::None
+        }
+    }
+}
+
+/// External ports of a rule: of protocols that have ports, or ids of ICMP queries.
+fn check_nat_ports(
+    path: &str,
+    proto: &ProtocolSet,
+    ports: Option<&PortSet>,
+    via: Via,
+    findings: &mut Findings,
+) {
+    let Some(ports) = ports else {
+        return;
+    };
+    if via == Via::None {
+        findings.error(path, "means nothing with via = \"none\" (leave it out)");
+    }
+    if ports.contains(0) {
+        findings.error(
+            path,
+            "port 0 cannot be given out (start at 1, better at 1024)",
+        );
+    }
+    let binds = |protocol: u8| protocol == 1 || operands::WITH_PORTS.contains(&protocol);
+    if let Some(without) = proto
+        .iter()
+        .find(|p| !binds(*p))
+        .filter(|_| !proto.is_any())
+    {
+        let name = ProtocolSet::name(without);
+        findings.error(
+            path,
+            format!(
+                "{name} has no ports (allowed with ports: tcp, udp, sctp, dccp, udplite, icmp)"
+            ),
+        );
+    }
+}
+
+pub(super) fn static_nat(
+    raw: &[raw::StaticNat],
+    names: &Names,
+    findings: &mut Findings,
+) -> Vec<StaticNat> {
+    let mut all = Vec::new();
+    for (index, raw) in raw.iter().enumerate() {
+        let path = format!("static-nat[{index}]");
+        let at = |key: &str| format!("{path}.{key}");
+        let mut side = |key: &str, written: Option<&str>| {
+            let net = required(&at(key), written, "write an address or a prefix", findings)
+                .and_then(|text| checked(&at(key), values::network(text), findings))?;
+            v4_network(&at(key), net, findings)
+        };
+        let (external, internal) = (
+            side("external", raw.external.as_deref()),
+            side("internal", raw.internal.as_deref()),
+        );
+        let interface = raw
+            .interface
+            .as_deref()
+            .and_then(|name| checked(&at("interface"), names.interface(name), findings));
+        let words = [
+            ("both", Direction::Both),
+            ("in", Direction::In),
+            ("out", Direction::Out),
+        ];
+        let direction =
+            choice(&at("direction"), &raw.direction, &words, findings).unwrap_or(Direction::Both);
+        let (Some(external), Some(internal)) = (external, internal) else {
+            continue;
+        };
+        if external.prefix_len() != internal.prefix_len() {
+            let message = format!(
+                "{internal} and external = {external} differ in length (one address for one address)"
+            );
+            findings.error(&at("internal"), message);
+        }
+        let label = label(&raw.label, &path, findings);
+        all.push(StaticNat {
+            label,
+            external,
+            internal,
+            interface,
+            direction,
+        });
+    }
+    all
+}
+
+fn v4_network(path: &str, net: IpNet, findings: &mut Findings) -> Option<Ipv4Net> {
+    match net {
+        IpNet::V4(net) => Some(net),
+        IpNet::V6(_) => {
+            findings.error(path, NO_IPV6);
+            None
+        }
+    }
+}
+
+pub(super) fn port_forwards(
+    raw: &[raw::PortForward],
+    names: &Names,
+    findings: &mut Findings,
+) -> Vec<PortForward> {
+    let one = |(index, raw): (usize, &raw::PortForward)| {
+        let path = format!("port-forward[{index}]");
+        let at = |key: &str| format!("{path}.{key}");
+        let proto = operands::protocols(&at("proto"), Some(&raw.proto), findings);
+        let dport = operands::ports(&at("dport"), raw.dport.as_ref(), findings);
+        check_ports_fit(&path, "dport", &proto, &dport, findings);
+        if proto.is_any() && !dport.is_any() {
+            findings.error(
+                &at("proto"),
+                "\"any\" includes protocols without ports (name tcp, udp or sctp with dport)",
+            );
+        }
+        let in_ = names.interfaces(&at("in"), raw.in_.as_ref(), findings);
+        if raw.in_.is_none() && raw.dst.is_none() {
+            findings.error(
+                &path,
+                "has neither in nor dst (say where clients arrive, or which address they call)",
+            );
+        }
+        if raw.spread != "hash-source" {
+            choice(&at("spread"), &raw.spread, &[("hash-source", ())], findings);
+        }
+        PortForward {
+            label: label(&raw.label, &path, findings),
+            in_,
+            src: names.prefixes(&at("src"), raw.src.as_ref(), findings),
+            dst: forwarded(&at("dst"), raw.dst.as_ref(), names, findings),
+            to: targets(&at("to"), raw, &dport, findings),
+            proto,
+            dport,
+            hairpin: raw.hairpin,
+            allow: raw.allow,
+            source: forward_source(&at("source"), &raw.source, findings),
+        }
+    };
+    raw.iter().enumerate().map(one).collect()
+}
+
+/// The addresses forwarded: IPv4, and written out, because each stands for a service of its own.
+fn forwarded(
+    path: &str,
+    written: Option<&raw::Many>,
+    names: &Names,
+    findings: &mut Findings,
+) -> AddressList {
+    let set = names.prefixes(path, written, findings);
+    if !set.exclude.is_empty() {
+        findings.error(path, "cannot be negated (write the addresses clients call)");
+    }
+    let list = set.include.unwrap_or_default();
+    if list.prefixes.iter().any(|net| net.addr().is_ipv6()) {
+        findings.error(path, NO_IPV6);
+    }
+    list
+}
+
+fn targets(
+    path: &str,
+    raw: &raw::PortForward,
+    dport: &PortSet,
+    findings: &mut Findings,
+) -> Vec<Target> {
+    let Some(written) = &raw.to else {
+        findings.error(path, "is missing (write the server, like \"10.0.0.2:22\")");
+        return Vec::new();
+    };
+    if written.0.is_empty() {
+        findings.error(path, "is empty (write the server, like \"10.0.0.2:22\")");
+    }
+    let mut targets = Vec::new();
+    for (index, text) in written.0.iter().enumerate() {
+        let at = element_path(path, index, findings);
+        let Some((address, ports)) = checked(&at, values::target(text), findings) else {
+            continue;
+        };
+        if address.is_unspecified()
+            || address.is_multicast()
+            || address.is_broadcast()
+            || address.is_loopback()
+        {
+            findings.error(&at, format!("{address} cannot be a server's address"));
+        }
+        if let Some((low, high)) = ports {
+            check_shift(&at, (low, high), raw.dport.is_some(), dport, findings);
+        }
+        targets.push(Target {
+            address,
+            first_port: ports.map(|(low, _)| low),
+        });
+    }
+    targets
+}
+
+/// Target ports correspond one to one to the forwarded ones, which must then be one range.
+fn check_shift(
+    path: &str,
+    (low, high): (u16, u16),
+    given: bool,
+    dport: &PortSet,
+    findings: &mut Findings,
+) {
+    if !given {
+        findings.error(
+            path,
+            "names ports although dport is missing (write dport, or leave the ports out)",
+        );
+        return;
+    }
+    let count = u32::from(high - low) + 1;
+    if count != dport.count() {
+        let message = format!(
+            "{count} target {} for {} forwarded (dport = {dport}): the numbers must be equal, port by port",
+            if count == 1 { "port" } else { "ports" },
+            dport.count()
+        );
+        findings.error(path, message);
+    } else if dport.ranges().len() != 1 {
+        let message = format!(
+            "dport = {dport} is not one range, so it cannot be shifted (leave the target's ports out)"
+        );
+        findings.error(path, message);
+    }
+    if low == 0 {
+        findings.error(path, "port 0 cannot be a server's port");
+    }
+}
+
+fn forward_source(path: &str, written: &str, findings: &mut Findings) -> ForwardSource {
+    match (written, written.parse::<IpAddr>()) {
+        ("auto", _) => ForwardSource::Auto,
+        ("keep", _) => ForwardSource::Keep,
+        (_, Ok(IpAddr::V4(address))) => ForwardSource::Address(address),
+        (_, Ok(IpAddr::V6(_))) => {
+            findings.error(path, NO_IPV6);
+            ForwardSource::Auto
+        }
+        (text, Err(_)) => {
+            findings.error(
+                path,
+                format!("{text:?} is not possible here (write \"auto\", \"keep\" or an address)"),
+            );
+            ForwardSource::Auto
+        }
+    }
+}
