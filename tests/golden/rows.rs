@@ -1,0 +1,395 @@
+//! The rows: what goes in. What must come out lies beside each row's configuration and is reviewed, not computed.
+
+use std::fs;
+use std::path::Path;
+
+use natgate::base::PortId;
+
+use crate::common::pcap::{self, Record};
+use crate::common::*;
+use crate::{PORTS, moved, run_core};
+
+/// Time in milliseconds, port, frame.
+type Input = Vec<(u64, PortId, Vec<u8>)>;
+
+/// One row to write.
+pub struct Source {
+    pub name: &'static str,
+    pub rules: &'static str,
+    pub input: fn() -> Input,
+}
+
+const MASQUERADE: &str = "[[source-nat]]\nout = \"wan0\"\nvia = \"interface\"\n";
+
+const FORWARD: &str = "[[source-nat]]\nout = \"wan0\"\nvia = \"interface\"\n\
+    [[port-forward]]\nin = \"wan0\"\ndst = \"203.0.113.1\"\nproto = \"tcp\"\ndport = \"9000-9002\"\nto = \"10.0.0.2:20-22\"\n";
+
+const STATIC: &str = "[[static-nat]]\nexternal = \"203.0.113.64/28\"\ninternal = \"10.0.0.0/28\"\ninterface = \"wan0\"\n";
+
+const EXEMPT: &str = "[[exempt]]\ndst = [\"198.51.100.0/24\"]\nforce = [\"198.51.100.5/32\"]\n\
+    [[source-nat]]\nout = \"wan0\"\nvia = \"interface\"\n";
+
+/// Every row.
+pub const ALL: &[Source] = &[
+    Source {
+        name: "masquerade-udp",
+        rules: MASQUERADE,
+        input: masquerade_udp,
+    },
+    Source {
+        name: "masquerade-tcp",
+        rules: MASQUERADE,
+        input: masquerade_tcp,
+    },
+    Source {
+        name: "masquerade-icmp",
+        rules: MASQUERADE,
+        input: masquerade_icmp,
+    },
+    Source {
+        name: "udp-without-checksum",
+        rules: MASQUERADE,
+        input: udp_without_checksum,
+    },
+    Source {
+        name: "fragments-out-of-order",
+        rules: MASQUERADE,
+        input: fragments,
+    },
+    Source {
+        name: "icmp-error-about-a-flow",
+        rules: MASQUERADE,
+        input: icmp_about_flow,
+    },
+    Source {
+        name: "ttl-expired",
+        rules: MASQUERADE,
+        input: ttl_expired,
+    },
+    Source {
+        name: "filtered-and-unmapped",
+        rules: MASQUERADE,
+        input: filtered,
+    },
+    Source {
+        name: "port-forward-shift",
+        rules: FORWARD,
+        input: forward,
+    },
+    Source {
+        name: "port-forward-hairpin",
+        rules: FORWARD,
+        input: hairpin,
+    },
+    Source {
+        name: "static-nat",
+        rules: STATIC,
+        input: static_nat,
+    },
+    Source {
+        name: "exempt-longest-prefix",
+        rules: EXEMPT,
+        input: exempt,
+    },
+    Source {
+        name: "router-only",
+        rules: "",
+        input: router,
+    },
+    Source {
+        name: "broken-packets",
+        rules: MASQUERADE,
+        input: broken,
+    },
+    Source {
+        name: "udp-timeout",
+        rules: MASQUERADE,
+        input: timeout,
+    },
+];
+
+/// Writes every row's directory.
+pub fn write_all(directory: &Path) {
+    for source in ALL {
+        let path = directory.join(source.name);
+        fs::create_dir_all(&path).unwrap();
+        let config = config(source.rules);
+        fs::write(path.join("natgate.toml"), &config).unwrap();
+        let input = (source.input)();
+        let (output, counters) = run_core(&config, &input, 1);
+        for (i, port) in PORTS.iter().enumerate() {
+            let on_port = |(_, p, _): &&(u64, PortId, Vec<u8>)| p.index() == i;
+            let given: Vec<Record> = input
+                .iter()
+                .filter(on_port)
+                .map(|(t, _, f)| (*t, f.clone()))
+                .collect();
+            pcap::write(&path.join(format!("in.{port}.pcap")), &given).unwrap();
+            let came: Vec<Record> = output[i].iter().map(|f| (0, f.clone())).collect();
+            pcap::write(&path.join(format!("out.{port}.pcap")), &came).unwrap();
+        }
+        let counters = serde_json::to_string_pretty(&moved(&counters)).unwrap();
+        fs::write(path.join("counters.json"), counters + "\n").unwrap();
+    }
+}
+
+/// The lab with pcap devices, as the binary runs it in the row's directory.
+fn config(rules: &str) -> String {
+    let mut devices = ["lan", "wan"].iter();
+    let mut text = String::new();
+    for line in LAB.lines().filter(|l| !l.is_empty()) {
+        match (
+            line,
+            line.starts_with("device").then(|| devices.next()).flatten(),
+        ) {
+            (_, Some(port)) => {
+                text += &format!("device = \"pcap:in.{port}.pcap,out.{port}.pcap\"\n")
+            }
+            (line, None) => text += &format!("{line}\n"),
+        }
+    }
+    text + &neighbours() + rules
+}
+
+/// All at once.
+fn now(frames: Vec<(PortId, Vec<u8>)>) -> Input {
+    frames
+        .into_iter()
+        .map(|(port, frame)| (0, port, frame))
+        .collect()
+}
+
+const A: End = ("10.0.0.2", 40000);
+const B: End = ("10.0.0.3", 40001);
+const REMOTE: End = ("203.0.113.9", 5000);
+const OUTSIDE_A: End = ("203.0.113.1", 40000);
+
+fn masquerade_udp() -> Input {
+    now(vec![
+        (LAN, udp(LAN, A, REMOTE, b"request")),
+        (LAN, udp(LAN, B, REMOTE, b"another host")),
+        (
+            LAN,
+            udp(
+                LAN,
+                A,
+                ("203.0.113.10", 5001),
+                b"another remote, same port outside",
+            ),
+        ),
+        (WAN, udp(WAN, REMOTE, OUTSIDE_A, b"answer")),
+        (
+            WAN,
+            udp(WAN, REMOTE, ("203.0.113.1", 40001), b"answer to the other"),
+        ),
+    ])
+}
+
+fn masquerade_tcp() -> Input {
+    now(vec![
+        (LAN, tcp(LAN, A, REMOTE, "S")),
+        (LAN, tcp(LAN, B, REMOTE, "A")),
+        (WAN, tcp(WAN, REMOTE, OUTSIDE_A, "SA")),
+        (WAN, tcp(WAN, ("203.0.113.10", 5000), OUTSIDE_A, "S")),
+    ])
+}
+
+fn masquerade_icmp() -> Input {
+    now(vec![
+        (LAN, ping(LAN, "10.0.0.2", "203.0.113.9", 777)),
+        (LAN, ping(LAN, "10.0.0.2", "10.0.0.1", 5)),
+        (LAN, ping(LAN, "10.0.0.2", "203.0.113.1", 6)),
+        (WAN, pong(WAN, "203.0.113.9", "203.0.113.1", 777)),
+        (WAN, pong(WAN, "203.0.113.9", "203.0.113.1", 778)),
+        (WAN, ping(WAN, "203.0.113.9", "203.0.113.1", 9)),
+    ])
+}
+
+fn udp_without_checksum() -> Input {
+    let mut frame = udp(LAN, A, REMOTE, b"no checksum");
+    frame[40..42].copy_from_slice(&[0, 0]);
+    let mut answer = udp(WAN, REMOTE, OUTSIDE_A, b"none either");
+    answer[40..42].copy_from_slice(&[0, 0]);
+    now(vec![(LAN, frame), (WAN, answer)])
+}
+
+/// Cuts a UDP frame into IPv4 fragments of at most `size` payload bytes (a multiple of 8).
+fn cut(frame: &[u8], size: usize) -> Vec<Vec<u8>> {
+    let payload = &frame[34..];
+    let count = payload.len().div_ceil(size);
+    payload
+        .chunks(size)
+        .enumerate()
+        .map(|(i, chunk)| {
+            let mut piece = frame[..34].to_vec();
+            let more = if i + 1 < count { 0x2000 } else { 0 };
+            let field = (i * size / 8) as u16 | more;
+            piece[16..18].copy_from_slice(&((20 + chunk.len()) as u16).to_be_bytes());
+            piece[18..20].copy_from_slice(&0x4242u16.to_be_bytes());
+            piece[20..22].copy_from_slice(&field.to_be_bytes());
+            piece[24..26].copy_from_slice(&[0, 0]);
+            let sum = natgate::wire::checksum::ipv4_header(&piece[14..34]);
+            piece[24..26].copy_from_slice(&sum.to_be_bytes());
+            piece.extend_from_slice(chunk);
+            piece
+        })
+        .collect()
+}
+
+fn fragments() -> Input {
+    let whole = udp(LAN, A, REMOTE, &[0x61; 100]);
+    let pieces = cut(&whole, 32);
+    let mut frames: Vec<_> = pieces
+        .iter()
+        .rev()
+        .map(|piece| (LAN, piece.clone()))
+        .collect();
+    let answer = udp(WAN, REMOTE, OUTSIDE_A, &[0x62; 64]);
+    frames.extend(cut(&answer, 24).into_iter().map(|piece| (WAN, piece)));
+    now(frames)
+}
+
+fn icmp_about_flow() -> Input {
+    let translated = {
+        let mut frame = udp(WAN, OUTSIDE_A, REMOTE, b"probe");
+        frame[22] = 63;
+        frame[24..26].copy_from_slice(&[0, 0]);
+        let sum = natgate::wire::checksum::ipv4_header(&frame[14..34]);
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        frame
+    };
+    let unknown = udp(WAN, ("203.0.113.1", 41000), REMOTE, b"probe");
+    now(vec![
+        (LAN, udp(LAN, A, REMOTE, b"probe")),
+        (
+            WAN,
+            icmp_error(WAN, "203.0.113.77", "203.0.113.1", (3, 4), &translated),
+        ),
+        (
+            WAN,
+            icmp_error(WAN, "203.0.113.9", "203.0.113.1", (3, 3), &translated),
+        ),
+        (
+            WAN,
+            icmp_error(WAN, "203.0.113.77", "203.0.113.1", (11, 0), &unknown),
+        ),
+    ])
+}
+
+fn ttl_expired() -> Input {
+    now(vec![
+        (LAN, udp_ttl(LAN, A, ("203.0.113.9", 33434), 1)),
+        (LAN, udp_ttl(LAN, A, ("203.0.113.9", 33435), 2)),
+    ])
+}
+
+fn filtered() -> Input {
+    now(vec![
+        (LAN, udp(LAN, A, REMOTE, b"open")),
+        (
+            WAN,
+            udp(WAN, ("203.0.113.9", 5999), OUTSIDE_A, b"another port"),
+        ),
+        (
+            WAN,
+            udp(WAN, ("203.0.113.10", 5000), OUTSIDE_A, b"another host"),
+        ),
+        (
+            WAN,
+            udp(WAN, REMOTE, ("203.0.113.1", 41000), b"nobody's port"),
+        ),
+    ])
+}
+
+fn forward() -> Input {
+    now(vec![
+        (
+            WAN,
+            tcp(WAN, ("203.0.113.9", 5555), ("203.0.113.1", 9002), "S"),
+        ),
+        (
+            WAN,
+            tcp(WAN, ("203.0.113.9", 5555), ("203.0.113.1", 9003), "S"),
+        ),
+    ])
+}
+
+fn hairpin() -> Input {
+    now(vec![
+        (
+            LAN,
+            tcp(LAN, ("10.0.0.3", 5555), ("203.0.113.1", 9002), "S"),
+        ),
+        (LAN, tcp(LAN, ("10.0.0.2", 22), ("203.0.113.1", 5555), "SA")),
+        (
+            LAN,
+            tcp(LAN, ("10.0.0.3", 5555), ("203.0.113.1", 9002), "A"),
+        ),
+    ])
+}
+
+fn static_nat() -> Input {
+    now(vec![
+        (LAN, udp(LAN, ("10.0.0.5", 7), ("203.0.113.9", 8), b"out")),
+        (
+            WAN,
+            udp(WAN, ("203.0.113.9", 8), ("203.0.113.69", 7), b"back"),
+        ),
+        (
+            WAN,
+            tcp(WAN, ("203.0.113.10", 99), ("203.0.113.66", 443), "S"),
+        ),
+    ])
+}
+
+fn exempt() -> Input {
+    now(vec![
+        (LAN, udp(LAN, A, ("198.51.100.6", 2), b"kept")),
+        (LAN, udp(LAN, A, ("198.51.100.5", 2), b"forced")),
+    ])
+}
+
+fn router() -> Input {
+    now(vec![
+        (LAN, udp(LAN, A, REMOTE, b"routed")),
+        (WAN, udp(WAN, REMOTE, A, b"routed back")),
+        (LAN, ping(LAN, "10.0.0.2", "203.0.113.1", 1)),
+        (LAN, udp_ttl(LAN, A, REMOTE, 1)),
+    ])
+}
+
+fn broken() -> Input {
+    let good = udp(LAN, A, REMOTE, b"good");
+    let with = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut frame = good.clone();
+        change(&mut frame);
+        (LAN, frame)
+    };
+    now(vec![
+        with(&|f| f.truncate(20)),
+        with(&|f| f[12..14].copy_from_slice(&[0x12, 0x34])),
+        with(&|f| f[14] = 0x55),
+        with(&|f| f[14] = 0x44),
+        with(&|f| f[24] ^= 1),
+        with(&|f| f[0..6].copy_from_slice(&[2, 9, 9, 9, 9, 9])),
+        with(&|f| f[38..40].copy_from_slice(&[0, 3])),
+        (LAN, udp(LAN, ("127.0.0.1", 1), REMOTE, b"martian")),
+        (LAN, udp(LAN, ("10.0.0.1", 1), REMOTE, b"our own address")),
+        (LAN, udp(LAN, A, ("224.0.0.5", 1), b"multicast")),
+        (LAN, udp(LAN, A, ("127.0.0.1", 1), b"loopback")),
+        (LAN, good.clone()),
+    ])
+}
+
+fn timeout() -> Input {
+    vec![
+        (0, LAN, udp(LAN, A, REMOTE, b"unanswered")),
+        (119_000, WAN, udp(WAN, REMOTE, OUTSIDE_A, b"just in time")),
+        (
+            299_000,
+            LAN,
+            udp(LAN, A, REMOTE, b"answered ones live for five minutes"),
+        ),
+        (600_500, WAN, udp(WAN, REMOTE, OUTSIDE_A, b"too late")),
+    ]
+}
