@@ -288,7 +288,12 @@ impl<'a> Compiler<'a> {
             .flat_map(|p| p.externals())
             .map(|e| e.index)
             .collect();
-        externals.retire(|index| wanted.contains(&index));
+        // A worker may still lease by the policy in force: what that one offers goes one reload later.
+        let offered = |index| {
+            self.previous
+                .is_some_and(|p| p.nat.pool_of(index).is_some())
+        };
+        externals.retire(|index| wanted.contains(&index) || offered(index));
         let by_address = externals
             .iter()
             .filter_map(|(index, e)| Some((v4(e.address())?, index)))

@@ -77,9 +77,8 @@ impl<B: Buffer> Shard<B> {
         let Some(quote) = incoming.buffer.bytes().get(l3..l3 + length) else {
             return;
         };
-        let id = self.ip_id();
         let written = self.build(sink, |out| {
-            icmp::error_v4(out, source, packet.source, head_v4(kind), quote, id)
+            icmp::error_v4(out, source, packet.source, head_v4(kind), quote)
         });
         let Some((buffer, written)) = written else {
             return;
@@ -181,12 +180,6 @@ impl<B: Buffer> Shard<B> {
         }
         self.counters.generated += 1;
         Some((buffer, written as u16))
-    }
-
-    /// The identification of the next IPv4 packet made here (RFC 6864: unique enough for what may be fragmented).
-    fn ip_id(&mut self) -> u16 {
-        self.next_ip_id = self.next_ip_id.wrapping_add(1);
-        self.next_ip_id
     }
 
     /// Asks for a neighbour's MAC address: by broadcast or multicast, or by unicast to see whether it still answers.

@@ -84,7 +84,6 @@ pub struct Shard<B> {
     pub(super) echo_limiter: IcmpLimiter,
     pub(super) random: Random,
     pub(super) loops: VecDeque<Incoming<B>>,
-    pub(super) next_ip_id: u16,
 }
 
 impl<B: Buffer> Shard<B> {
@@ -116,7 +115,6 @@ impl<B: Buffer> Shard<B> {
                 TokenBucket::new(ECHO_RATE / 10, ECHO_RATE / 10),
                 random.next_u64(),
             ),
-            next_ip_id: random.next_u64() as u16,
             random,
             loops: VecDeque::with_capacity(LOOP_CAPACITY),
         })

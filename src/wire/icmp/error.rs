@@ -109,7 +109,6 @@ pub fn error_v4(
     destination: u32,
     error: ErrorV4,
     offending_ip_packet: &[u8],
-    identification: u16,
 ) -> usize {
     let length = usize::from(ipv4::total_length(offending_ip_packet, 0));
     let room = MAX_ERROR_V4 - ipv4::HEADER - HEADER;
@@ -121,8 +120,9 @@ pub fn error_v4(
     let header = ipv4::Header {
         tos: TOS_CONTROL,
         total_length: total as u16,
-        id: identification,
-        flags_offset: 0,
+        // An atomic datagram (RFC 6864 section 4.1): it fits every link, and its id shows nobody a counter.
+        id: 0,
+        flags_offset: ipv4::DONT_FRAGMENT,
         ttl: ipv4::DEFAULT_TTL,
         protocol: ICMP,
         source,
@@ -211,7 +211,7 @@ mod tests {
             offending.extend(vec![0xee; padding]);
             let mut out = [0xaa; 600];
             let error = ErrorV4::fragmentation_needed(1400);
-            assert_eq!(error_v4(&mut out, 1, 2, error, &offending, 0x4242), total);
+            assert_eq!(error_v4(&mut out, 1, 2, error, &offending), total);
             let frame = framed(0x0800, &out[..total]);
             let p = parse(&frame).unwrap();
             assert_eq!(
@@ -220,19 +220,16 @@ mod tests {
             );
             assert_eq!(
                 (p.fragment.id, out[1], usize::from(p.ip_length)),
-                (0x4242, 0xc0, total)
+                (0, 0xc0, total)
             );
             assert!(verify(&out[20..total]));
             assert_eq!(super::super::mtu_v4(&out, 20), 1400);
             assert_eq!(parse_quoted(&out[28..total]).unwrap().destination_port, 6);
             assert_eq!(out[28..total], offending[..total - 28]);
-            assert_eq!(
-                error_v4(&mut out[..total - 1], 1, 2, error, &offending, 0),
-                0
-            );
+            assert_eq!(error_v4(&mut out[..total - 1], 1, 2, error, &offending), 0);
         }
         assert_eq!(
-            error_v4(&mut [0; 600], 1, 2, ErrorV4::TTL_EXPIRED, &[], 0),
+            error_v4(&mut [0; 600], 1, 2, ErrorV4::TTL_EXPIRED, &[]),
             28,
             "nothing to quote"
         );
