@@ -198,11 +198,6 @@ impl Findings {
             }),
         }
     }
-
-    /// Whether any error was found.
-    pub fn has_errors(&self) -> bool {
-        self.found.iter().any(|d| d.severity == Severity::Error)
-    }
 }
 
 /// Sort key of a place: position of its file, then the line. The environment comes last.
@@ -228,7 +223,7 @@ pub(super) fn nearest<'a>(
 }
 
 /// `(did you mean "x"?)`, or the list of what there is.
-pub(super) fn hint<'a>(word: &str, candidates: &[&'a str]) -> String {
+pub(super) fn hint(word: &str, candidates: &[&str]) -> String {
     match nearest(word, candidates.iter().copied()) {
         Some(best) => format!("did you mean {best:?}?"),
         None if candidates.is_empty() => "there is none".to_string(),

@@ -49,13 +49,14 @@ fn interface_addresses(config: &Validated, findings: &mut Findings) {
     sorted.sort_by_key(|(realm, net, index)| (*realm, net.network(), net.prefix_len(), *index));
     let mut widest: Option<(u8, IpNet, usize)> = None;
     for (realm, net, index) in sorted {
-        if let Some((other_realm, other, other_index)) = widest {
-            if other_realm == realm && other.contains(&net.network()) {
-                if other_index != index {
-                    overlap_of_interfaces(config, (index, net), (other_index, other), findings);
-                }
-                continue;
+        if let Some((other_realm, other, other_index)) = widest
+            && other_realm == realm
+            && other.contains(&net.network())
+        {
+            if other_index != index {
+                overlap_of_interfaces(config, (index, net), (other_index, other), findings);
             }
+            continue;
         }
         widest = Some((realm, net, index));
     }

@@ -42,15 +42,13 @@ pub(super) fn ports(raw: &[raw::Port], system: &System, findings: &mut Findings)
         )
         .and_then(|text| checked(&at, values::device(text), findings))
         .unwrap_or(Device::Null);
-        if device != Device::Null {
-            if let Some(first) = devices.insert(device.to_string(), findings.place(&path)) {
-                findings.error(
-                    &at,
-                    format!(
-                        "{device} is driven by the port at {first} already (one port per device)"
-                    ),
-                );
-            }
+        if device != Device::Null
+            && let Some(first) = devices.insert(device.to_string(), findings.place(&path))
+        {
+            findings.error(
+                &at,
+                format!("{device} is driven by the port at {first} already (one port per device)"),
+            );
         }
         let queues = port.queues.unwrap_or(match device {
             Device::Pci(_) => u16::from(system.workers),

@@ -36,6 +36,9 @@ const BUILT_IN: &[(&str, &[&str])] = &[
     ("multicast", &["224.0.0.0/4", "ff00::/8"]),
 ];
 
+/// Sets within sets: deeper is a mistake, and unbounded nesting could multiply without end.
+const DEEPEST: usize = 4;
+
 /// Protocols whose headers begin with a source and a destination port.
 pub(super) const WITH_PORTS: &[u8] = &[6, 17, 33, 132, 136];
 
@@ -141,10 +144,7 @@ impl Names {
             None => (negated, text.trim()),
         };
         if let Some(name) = text.strip_prefix('@').filter(|name| *name != "self") {
-            if inside.iter().any(|outer| outer == name) {
-                return Err(format!("the set @{name} contains itself"));
-            }
-            inside.push(name.to_string());
+            enter(name, inside)?;
             for element in self.set(name)? {
                 self.operand(&element, negated, inside, halves)?;
             }
@@ -235,10 +235,7 @@ impl Names {
         let Some(name) = pattern.strip_prefix('@') else {
             return self.interface(pattern).map(|id| vec![id]);
         };
-        if inside.iter().any(|outer| outer == name) {
-            return Err(format!("the set @{name} contains itself"));
-        }
-        inside.push(name.to_string());
+        enter(name, inside)?;
         let mut ids = Vec::new();
         for element in self.set(name)? {
             if element.starts_with('!') {
@@ -278,6 +275,20 @@ impl Names {
             }
         }
     }
+}
+
+/// Goes into a set, unless that would never end.
+fn enter(name: &str, inside: &mut Vec<String>) -> Result<(), String> {
+    if inside.iter().any(|outer| outer == name) {
+        return Err(format!("the set @{name} contains itself"));
+    }
+    if inside.len() >= DEEPEST {
+        return Err(format!(
+            "the set @{name} is nested more than {DEEPEST} deep (write its prefixes out)"
+        ));
+    }
+    inside.push(name.to_string());
+    Ok(())
 }
 
 /// Where element `index` of the list at `path` was written; a single value has the path of its key.

@@ -94,7 +94,7 @@ pub(super) fn source_nat(
             .as_ref()
             .map(|_| operands::ports(&at("ports"), raw.ports.as_ref(), findings));
         check_nat_ports(&at("ports"), &matching.proto, ports.as_ref(), via, findings);
-        if raw.select.is_some() && via == Via::None {
+        if raw.select.is_some() && via == Some(Via::None) {
             findings.error(
                 &at("select"),
                 "means nothing with via = \"none\" (leave it out)",
@@ -103,7 +103,7 @@ pub(super) fn source_nat(
         SourceNat {
             label: label(&raw.label, &path, findings),
             matching,
-            via,
+            via: via.unwrap_or(Via::None),
             ports,
             select: raw
                 .select
@@ -114,33 +114,28 @@ pub(super) fn source_nat(
     raw.iter().enumerate().map(one).collect()
 }
 
-fn via(path: &str, written: Option<&str>, pools: &[&str], findings: &mut Findings) -> Via {
+fn via(path: &str, written: Option<&str>, pools: &[&str], findings: &mut Findings) -> Option<Via> {
     let what = "write \"interface\", \"pool:NAME\" or \"none\"";
-    match required(path, written, what, findings) {
-        None | Some("none") => Via::None,
-        Some("interface") => Via::Interface,
-        Some(text) => {
-            let name = text.strip_prefix("pool:");
-            let found = name.and_then(|name| pools.iter().position(|pool| *pool == name));
-            match (name, found) {
-                (_, Some(index)) => return Via::Pool(PoolId(index as u16)),
-                (Some(name), None) => findings.error(
-                    path,
-                    format!("there is no pool {name:?} ({})", hint(name, pools)),
-                ),
-                (None, None) if pools.contains(&text) => {
-                    findings.error(
-                        path,
-                        format!("{text:?} is a pool's name (write \"pool:{text}\")"),
-                    );
-                }
-                (None, None) => {
-                    findings.error(path, format!("{text:?} is not possible here ({what})"))
-                }
-            }
-            Via::None
-        }
+    let text = required(path, written, what, findings)?;
+    match text {
+        "none" => return Some(Via::None),
+        "interface" => return Some(Via::Interface),
+        _ => {}
     }
+    let name = text.strip_prefix("pool:");
+    let found = name.and_then(|name| pools.iter().position(|pool| *pool == name));
+    if let Some(index) = found {
+        return Some(Via::Pool(PoolId(index as u16)));
+    }
+    let message = match name {
+        Some(name) => format!("there is no pool {name:?} ({})", hint(name, pools)),
+        None if pools.contains(&text) => {
+            format!("{text:?} is a pool's name (write \"pool:{text}\")")
+        }
+        None => format!("{text:?} is not possible here ({what})"),
+    };
+    findings.error(path, message);
+    None
 }
 
 /// External ports of a rule: of protocols that have ports, or ids of ICMP queries.
@@ -148,13 +143,13 @@ fn check_nat_ports(
     path: &str,
     proto: &ProtocolSet,
     ports: Option<&PortSet>,
-    via: Via,
+    via: Option<Via>,
     findings: &mut Findings,
 ) {
     let Some(ports) = ports else {
         return;
     };
-    if via == Via::None {
+    if via == Some(Via::None) {
         findings.error(path, "means nothing with via = \"none\" (leave it out)");
     }
     if ports.contains(0) {
