@@ -146,9 +146,17 @@ static struct rte_mbuf **real(struct ng_mbuf **mbufs)
     return (struct rte_mbuf **)mbufs;
 }
 
+/*
+ * The pool's ring is of the kind whose threads do not wait for one another: with DPDK's default a thread that the
+ * kernel preempts in the middle of a put or get makes all others spin for its whole time slice, which stalls a machine
+ * with more workers than cores to a standstill. Most puts and gets end in a thread's own cache anyway.
+ */
+#define POOL_RING "ring_mt_rts"
+
 struct ng_pool *ng_pool_create(const char *name, uint32_t count, uint32_t cache, uint16_t data_room, int node, int *error)
 {
-    struct rte_mempool *pool = rte_pktmbuf_pool_create(name, count, cache, NG_META_BYTES, data_room, node);
+    struct rte_mempool *pool =
+        rte_pktmbuf_pool_create_by_ops(name, count, cache, NG_META_BYTES, data_room, node, POOL_RING);
 
     *error = pool == NULL ? -rte_errno : 0;
     return (struct ng_pool *)pool;
