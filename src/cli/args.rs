@@ -1,0 +1,193 @@
+//! The command line as types; help, completions and the manual page are made from them.
+
+use crate::control::api::{Document, Listing, filter};
+use clap::builder::PossibleValuesParser;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// The file read when none is named.
+pub const DEFAULT_CONFIG: &str = "/etc/natgate/natgate.toml";
+
+/// A NAT gateway on DPDK: run it, ask it, change it.
+#[derive(Debug, Parser)]
+#[command(
+    name = "natgate",
+    version,
+    about,
+    disable_help_subcommand = true,
+    max_term_width = 110
+)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 the daemon is not reachable, \
+                        5 refused by the running daemon."
+)]
+pub struct Cli {
+    /// Control socket of the running daemon [default: /run/natgate/INSTANCE.sock].
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+
+    /// Which of several daemons on this machine.
+    #[arg(long, global = true, value_name = "NAME", default_value = "natgate")]
+    pub instance: String,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+impl Cli {
+    /// The socket to talk to.
+    pub fn socket(&self) -> PathBuf {
+        self.socket
+            .clone()
+            .unwrap_or_else(|| default_socket(&self.instance))
+    }
+}
+
+/// The control socket of an instance, unless its configuration says otherwise.
+pub fn default_socket(instance: &str) -> PathBuf {
+    PathBuf::from(format!("/run/natgate/{instance}.sock"))
+}
+
+/// The sub-commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the gateway in the foreground.
+    Run(RunArgs),
+    /// Check a configuration as a reload would, and show what it amounts to.
+    Check(CheckArgs),
+    /// Put a configuration into force without losing a packet or a session.
+    Reload(ReloadArgs),
+    /// Show something of the running gateway.
+    Show(ShowArgs),
+    /// End sessions or zero counters.
+    #[command(subcommand)]
+    Clear(ClearCommand),
+    /// Print a completion script for a shell.
+    #[command(hide = true)]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page.
+    #[command(hide = true)]
+    Man,
+}
+
+/// `natgate run`.
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// The configuration.
+    #[arg(short, long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+}
+
+/// `natgate check`.
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// The configuration.
+    #[arg(value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub file: PathBuf,
+}
+
+/// `natgate reload`.
+#[derive(Args, Debug)]
+pub struct ReloadArgs {
+    /// The configuration [default: the file the daemon was started with].
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Print the answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `natgate show`.
+#[derive(Args, Debug)]
+pub struct ShowArgs {
+    /// What to show.
+    #[arg(value_name = "WHAT", value_parser = PossibleValuesParser::new(everything()))]
+    pub what: String,
+    /// Conditions, `KEY VALUE` or `KEY=VALUE`.
+    #[arg(value_name = "FILTER", help = format!("Conditions, KEY VALUE or KEY=VALUE: {}; `verbose` for more columns", filter::KEYS))]
+    pub words: Vec<String>,
+    /// Print one JSON document instead of a table.
+    #[arg(long)]
+    pub json: bool,
+    /// Show it again every so many seconds, until interrupted.
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "2", require_equals = true)]
+    pub watch: Option<u64>,
+    /// With `drops`: what each reason means and what to look at.
+    #[arg(long)]
+    pub explain: bool,
+}
+
+/// `natgate clear`.
+#[derive(Debug, Subcommand)]
+pub enum ClearCommand {
+    /// End sessions; without a filter all of them.
+    Sessions {
+        /// Conditions, `KEY VALUE` or `KEY=VALUE`.
+        #[arg(value_name = "FILTER")]
+        words: Vec<String>,
+        /// Print the answer as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let packet and rule counters start from 0 again (metrics go on).
+    Counters {
+        /// Print the answer as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Every `WHAT` of `show`.
+fn everything() -> Vec<&'static str> {
+    let documents = Document::ALL.iter().map(|d| d.name());
+    documents
+        .chain(Listing::ALL.iter().map(|l| l.name()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sockets_follow_the_instance_unless_named() {
+        let cli = Cli::try_parse_from(["natgate", "show", "status", "--instance", "b"]).unwrap();
+        assert_eq!(cli.socket(), PathBuf::from("/run/natgate/b.sock"));
+        let cli = Cli::try_parse_from(["natgate", "--socket", "/tmp/x", "show", "status"]).unwrap();
+        assert_eq!(cli.socket(), PathBuf::from("/tmp/x"));
+    }
+
+    #[test]
+    fn filters_and_flags_mix() {
+        let line = [
+            "natgate",
+            "show",
+            "sessions",
+            "ip",
+            "10.0.0.2",
+            "--json",
+            "max",
+            "3",
+            "--watch=5",
+        ];
+        let Command::Show(show) = Cli::try_parse_from(line).unwrap().command else {
+            panic!("not a show");
+        };
+        assert_eq!(
+            (show.what.as_str(), show.json, show.watch),
+            ("sessions", true, Some(5))
+        );
+        assert_eq!(show.words, ["ip", "10.0.0.2", "max", "3"]);
+        assert!(Cli::try_parse_from(["natgate", "show", "nonsense"]).is_err());
+    }
+}

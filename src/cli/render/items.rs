@@ -1,0 +1,482 @@
+//! Columns of the listings.
+
+use super::{duration, moment, percent};
+use crate::control::api::{Endpoint, Item, Listing, Pool, Rule, Session, Worker};
+
+/// The headings of a listing. `verbose` adds columns at the end.
+pub fn headings(listing: Listing, verbose: bool) -> Vec<&'static str> {
+    let (always, more): (&[&str], &[&str]) = match listing {
+        Listing::Ports => (
+            &[
+                "PORT",
+                "DEVICE",
+                "LINK",
+                "MBPS",
+                "MTU",
+                "QUEUES",
+                "RX-PACKETS",
+                "RX-BYTES",
+                "TX-PACKETS",
+                "TX-BYTES",
+                "MISSED",
+                "ERRORS",
+            ],
+            &["MAC", "NO-BUFFER", "TX-ERRORS"],
+        ),
+        Listing::Interfaces => (
+            &[
+                "INTERFACE",
+                "PORT",
+                "VLAN",
+                "LINK",
+                "MTU",
+                "MAC",
+                "ADDRESSES",
+            ],
+            &["REALM"],
+        ),
+        Listing::Routes => (
+            &["PREFIX", "VIA", "INTERFACE", "KIND", "USABLE"],
+            &["REALM"],
+        ),
+        Listing::Neighbors => (
+            &["ADDRESS", "INTERFACE", "MAC", "STATE", "AGE"],
+            &["WORKER"],
+        ),
+        Listing::Workers => (
+            &[
+                "WORKER",
+                "CORE",
+                "STATE",
+                "BUSY%",
+                "BATCH",
+                "SESSIONS",
+                "FULL%",
+                "RECEIVED",
+                "HANDOFF-IN",
+                "HANDOFF-OUT",
+                "HEARTBEAT",
+            ],
+            &["LOOPS", "POLICY", "MAPPINGS", "MEMORY"],
+        ),
+        Listing::Pools => (
+            &[
+                "POOL",
+                "ADDRESSES",
+                "SELECT",
+                "FILTERING",
+                "BLOCK",
+                "BLOCKS-USED",
+                "BLOCKS",
+                "PEAK",
+                "TCP-USED",
+                "UDP-USED",
+                "ICMP-USED",
+                "PORTS",
+                "USED%",
+            ],
+            &["HOLD"],
+        ),
+        Listing::Blocks => (
+            &["POOL", "ADDRESS", "PORTS", "SUBSCRIBER", "USED", "WORKER"],
+            &[],
+        ),
+        Listing::Subscribers => (
+            &["SUBSCRIBER", "SESSIONS", "BLOCKS", "OUTSIDE", "WORKER"],
+            &["REALM"],
+        ),
+        Listing::Mappings => (
+            &["PROTO", "INSIDE", "OUTSIDE", "POOL", "SESSIONS", "WORKER"],
+            &[],
+        ),
+        Listing::Sessions => (
+            &[
+                "PROTO",
+                "STATE",
+                "SOURCE",
+                "DESTINATION",
+                "TRANSLATED-SOURCE",
+                "TRANSLATED-DESTINATION",
+                "IDLE",
+                "LEFT",
+                "IN",
+                "RULE",
+            ],
+            &[
+                "REPLY-SOURCE",
+                "REPLY-DESTINATION",
+                "REPLY-TRANSLATED-SOURCE",
+                "REPLY-TRANSLATED-DESTINATION",
+                "POOL",
+                "WORKER",
+            ],
+        ),
+        Listing::SourceNat | Listing::Exempt | Listing::StaticNat | Listing::PortForwards => (
+            &[
+                "INDEX", "NAME", "IN", "OUT", "SRC", "DST", "PROTO", "VIA", "PORTS", "HITS",
+                "PACKETS", "BYTES",
+            ],
+            &[],
+        ),
+        Listing::History => (&["GENERATION", "TIME", "HASH", "CAUSE", "SUMMARY"], &[]),
+    };
+    let more = if verbose { more } else { &[] };
+    always.iter().chain(more).copied().collect()
+}
+
+/// The cells of an object, as many as its listing has headings.
+pub fn cells(item: &Item, verbose: bool) -> Vec<String> {
+    let (mut cells, more) = match item {
+        Item::Port(p) => (
+            vec![
+                p.port.clone(),
+                p.device.clone(),
+                up(p.link_up),
+                optional(p.speed_mbps),
+                p.mtu_bytes.to_string(),
+                format!("{}/{}", p.rx_queues, p.tx_queues),
+                p.rx_packets.to_string(),
+                p.rx_bytes.to_string(),
+                p.tx_packets.to_string(),
+                p.tx_bytes.to_string(),
+                p.rx_missed.to_string(),
+                p.rx_errors.to_string(),
+            ],
+            vec![
+                p.mac.clone(),
+                p.rx_nombuf.to_string(),
+                p.tx_errors.to_string(),
+            ],
+        ),
+        Item::Interface(i) => (
+            vec![
+                i.interface.clone(),
+                i.port.clone(),
+                optional(i.vlan),
+                up(i.up),
+                i.mtu_bytes.to_string(),
+                i.mac.clone(),
+                i.addresses.join(","),
+            ],
+            vec![i.realm.to_string()],
+        ),
+        Item::Route(r) => (
+            vec![
+                r.prefix.clone(),
+                optional(r.via.as_ref()),
+                r.interface.clone(),
+                r.kind.clone(),
+                yes(r.usable),
+            ],
+            vec![r.realm.to_string()],
+        ),
+        Item::Neighbor(n) => (
+            vec![
+                n.address.clone(),
+                n.interface.clone(),
+                optional(n.mac.as_ref()),
+                n.state.clone(),
+                optional(n.age_seconds.map(duration)),
+            ],
+            vec![n.worker.to_string()],
+        ),
+        Item::Worker(w) => worker(w),
+        Item::Pool(p) => pool(p),
+        Item::Block(b) => (
+            vec![
+                b.pool.clone(),
+                b.address.clone(),
+                format!("{}-{}", b.first_port, b.last_port),
+                optional(b.subscriber.as_ref()),
+                b.ports_in_use.to_string(),
+                b.worker.to_string(),
+            ],
+            vec![],
+        ),
+        Item::Subscriber(s) => (
+            vec![
+                s.subscriber.clone(),
+                s.sessions.to_string(),
+                s.blocks.to_string(),
+                optional(s.outside.as_ref()),
+                s.worker.to_string(),
+            ],
+            vec![s.realm.to_string()],
+        ),
+        Item::Mapping(m) => (
+            vec![
+                m.protocol.clone(),
+                m.inside.to_string(),
+                m.outside.to_string(),
+                optional(m.pool.as_ref()),
+                m.sessions.to_string(),
+                m.worker.to_string(),
+            ],
+            vec![],
+        ),
+        Item::Session(s) => session(s),
+        Item::Rule(r) => (rule(r), vec![]),
+        Item::History(h) => (
+            vec![
+                h.generation.to_string(),
+                moment(h.published_unix_seconds),
+                h.hash.clone(),
+                h.cause.clone(),
+                h.summary.clone(),
+            ],
+            vec![],
+        ),
+    };
+    if verbose {
+        cells.extend(more);
+    }
+    cells
+}
+
+fn worker(w: &Worker) -> (Vec<String>, Vec<String>) {
+    let always = vec![
+        w.worker.to_string(),
+        optional(w.core),
+        w.state.clone(),
+        format!("{:.1}", 100.0 * w.busy_ratio),
+        format!("{:.1}", w.batch_fill),
+        w.sessions.to_string(),
+        percent(w.sessions as f64, w.session_capacity as f64),
+        w.received.to_string(),
+        w.handoff_in.to_string(),
+        w.handoff_out.to_string(),
+        format!("{:.3}s", w.heartbeat_age_seconds),
+    ];
+    let more = [w.loops, w.policy_version, w.mappings, w.memory_bytes];
+    (always, more.map(|n| n.to_string()).to_vec())
+}
+
+fn pool(p: &Pool) -> (Vec<String>, Vec<String>) {
+    let of = |protocol: &str| p.ports.iter().find(|ports| ports.protocol == protocol);
+    let used = |protocol: &str| of(protocol).map_or(0, |ports| ports.in_use).to_string();
+    // The fullest protocol is the one that will run out.
+    let fullest = p
+        .ports
+        .iter()
+        .max_by(|a, b| (a.in_use * b.total).cmp(&(b.in_use * a.total)));
+    let total = of("tcp").or(p.ports.first()).map_or(0, |ports| ports.total);
+    let always = vec![
+        p.pool.clone(),
+        p.addresses.join(","),
+        p.select.clone(),
+        p.filtering.clone(),
+        optional(p.block_size),
+        p.blocks_in_use.to_string(),
+        p.blocks_total.to_string(),
+        p.blocks_high_water.to_string(),
+        used("tcp"),
+        used("udp"),
+        used("icmp"),
+        total.to_string(),
+        fullest.map_or("-".into(), |ports| {
+            percent(ports.in_use as f64, ports.total as f64)
+        }),
+    ];
+    let hold: u64 = p.ports.iter().map(|ports| ports.hold).sum();
+    (always, vec![hold.to_string()])
+}
+
+fn session(s: &Session) -> (Vec<String>, Vec<String>) {
+    let always = vec![
+        s.protocol.clone(),
+        s.state.clone(),
+        s.forward.source.to_string(),
+        s.forward.destination.to_string(),
+        s.forward.translated_source.to_string(),
+        s.forward.translated_destination.to_string(),
+        duration(s.idle_seconds),
+        duration(s.remaining_seconds),
+        s.interface.clone(),
+        optional(s.rule.as_ref()),
+    ];
+    let reply = [
+        s.reverse.source,
+        s.reverse.destination,
+        s.reverse.translated_source,
+        s.reverse.translated_destination,
+    ];
+    let mut more: Vec<String> = reply.iter().map(Endpoint::to_string).collect();
+    more.extend([optional(s.pool.as_ref()), s.worker.to_string()]);
+    (always, more)
+}
+
+fn rule(r: &Rule) -> Vec<String> {
+    vec![
+        r.index.to_string(),
+        r.name.clone(),
+        r.ingress.clone(),
+        r.egress.clone(),
+        r.src.clone(),
+        r.dst.clone(),
+        r.proto.clone(),
+        r.via.clone(),
+        r.ports.clone(),
+        r.hits.to_string(),
+        r.packets.to_string(),
+        r.bytes.to_string(),
+    ]
+}
+
+fn optional<T: ToString>(value: Option<T>) -> String {
+    value.map_or_else(String::new, |value| value.to_string())
+}
+
+fn up(up: bool) -> String {
+    if up { "up" } else { "down" }.into()
+}
+
+fn yes(yes: bool) -> String {
+    if yes { "yes" } else { "no" }.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::render::table;
+    use crate::control::api::{
+        Block, HistoryEntry, Interface, Mapping, Neighbor, PoolPorts, Port, Route, Subscriber,
+        Translation,
+    };
+
+    fn end(text: &str) -> Endpoint {
+        let socket: std::net::SocketAddr = text.parse().unwrap();
+        Endpoint {
+            address: socket.ip(),
+            port: Some(socket.port()),
+        }
+    }
+
+    pub(crate) fn sample_session() -> Session {
+        let forward = Translation {
+            source: end("10.0.0.2:4000"),
+            destination: end("203.0.113.9:53"),
+            translated_source: end("192.0.2.1:61000"),
+            translated_destination: end("203.0.113.9:53"),
+        };
+        Session {
+            protocol: "udp".into(),
+            state: "replied".into(),
+            forward,
+            reverse: forward.reversed(),
+            idle_seconds: 3.25,
+            remaining_seconds: 296.75,
+            interface: "lan".into(),
+            pool: Some("public".into()),
+            rule: Some("office".into()),
+            worker: 1,
+        }
+    }
+
+    fn samples() -> Vec<(Listing, Item)> {
+        let mapping = Mapping {
+            protocol: "tcp".into(),
+            inside: end("10.0.0.2:1"),
+            outside: end("192.0.2.1:2"),
+            pool: None,
+            sessions: 1,
+            worker: 0,
+        };
+        vec![
+            (Listing::Ports, Item::Port(Port::default())),
+            (Listing::Interfaces, Item::Interface(Interface::default())),
+            (Listing::Routes, Item::Route(Route::default())),
+            (Listing::Neighbors, Item::Neighbor(Neighbor::default())),
+            (Listing::Workers, Item::Worker(Worker::default())),
+            (Listing::Pools, Item::Pool(Pool::default())),
+            (Listing::Blocks, Item::Block(Block::default())),
+            (
+                Listing::Subscribers,
+                Item::Subscriber(Subscriber::default()),
+            ),
+            (Listing::Mappings, Item::Mapping(mapping)),
+            (Listing::Sessions, Item::Session(sample_session())),
+            (Listing::SourceNat, Item::Rule(Rule::default())),
+            (Listing::Exempt, Item::Rule(Rule::default())),
+            (Listing::StaticNat, Item::Rule(Rule::default())),
+            (Listing::PortForwards, Item::Rule(Rule::default())),
+            (Listing::History, Item::History(HistoryEntry::default())),
+        ]
+    }
+
+    #[test]
+    fn every_listing_has_as_many_cells_as_headings() {
+        let samples = samples();
+        assert_eq!(samples.len(), Listing::ALL.len());
+        for (listing, item) in samples {
+            for verbose in [false, true] {
+                let (cells, headings) = (cells(&item, verbose), headings(listing, verbose));
+                assert_eq!(
+                    cells.len(),
+                    headings.len(),
+                    "{} verbose {verbose}",
+                    listing.name()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_session_is_one_line_with_both_tuples() {
+        let text = table(
+            &headings(Listing::Sessions, false),
+            [cells(&Item::Session(sample_session()), false)],
+        );
+        let expected = "\
+PROTO  STATE    SOURCE         DESTINATION     TRANSLATED-SOURCE  TRANSLATED-DESTINATION  IDLE  LEFT   IN   RULE
+udp    replied  10.0.0.2:4000  203.0.113.9:53  192.0.2.1:61000    203.0.113.9:53          3s    4m57s  lan  office
+";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn rules_that_differ_only_in_out_can_be_told_apart() {
+        let rule = |index: u32, egress: &str| {
+            let rule = Rule {
+                index,
+                name: format!("#{index}"),
+                ingress: "lan".into(),
+                egress: egress.into(),
+                src: "10.0.0.0/8".into(),
+                dst: "any".into(),
+                proto: "any".into(),
+                via: "interface".into(),
+                hits: 1,
+                packets: 10,
+                bytes: 420,
+                ..Rule::default()
+            };
+            cells(&Item::Rule(rule), false)
+        };
+        let text = table(
+            &headings(Listing::SourceNat, false),
+            [rule(1, "wan0"), rule(2, "wan1")],
+        );
+        let expected = "\
+INDEX  NAME  IN   OUT   SRC         DST  PROTO  VIA        PORTS  HITS  PACKETS  BYTES
+    1  #1    lan  wan0  10.0.0.0/8  any  any    interface  -         1       10    420
+    2  #2    lan  wan1  10.0.0.0/8  any  any    interface  -         1       10    420
+";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn the_fullest_protocol_decides_how_full_a_pool_is() {
+        let ports = |protocol: &str, in_use| PoolPorts {
+            protocol: protocol.into(),
+            total: 1000,
+            in_use,
+            hold: 1,
+        };
+        let pool = Pool {
+            ports: vec![ports("tcp", 10), ports("udp", 250), ports("icmp", 0)],
+            ..Pool::default()
+        };
+        let cells = cells(&Item::Pool(pool), true);
+        assert_eq!(cells[12..], ["25.0", "3"]);
+    }
+}

@@ -1,0 +1,109 @@
+//! Everything an operator can ask of a running gateway, in plain data.
+//!
+//! The API server and the metrics speak to this trait alone, so both are tested without workers; the appliance
+//! implements it over jobs that the workers run between batches. Methods block (at most some seconds, when a worker does not
+//! answer) and are called on threads that may.
+
+use super::api::{
+    Cleared, Config, Counters, Drops, Failure, FailureKind, Filter, Item, ListEnd, Listing, Pool,
+    Port, ReloadRequest, Reloaded, Status, Timeouts, Worker,
+};
+use std::sync::{Arc, OnceLock};
+
+/// What a scrape of the metrics is made from, gathered at one time. Counters are those since start, whatever was cleared
+/// for the command line.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Scrape {
+    /// Health.
+    pub status: Status,
+    /// Packets, sessions, mappings.
+    pub counters: Counters,
+    /// Devices.
+    pub ports: Vec<Port>,
+    /// Workers.
+    pub workers: Vec<Worker>,
+    /// Pools.
+    pub pools: Vec<Pool>,
+    /// Reloads that took effect.
+    pub reloads_applied: u64,
+    /// Reloads that were refused.
+    pub reloads_refused: u64,
+    /// Version of DPDK; empty without.
+    pub dpdk_version: String,
+}
+
+/// A running gateway as its operator sees it.
+pub trait Backend: Send + Sync + 'static {
+    /// Health on one screen.
+    fn status(&self) -> Status;
+
+    /// Drops by reason, since the counters were cleared.
+    fn drops(&self) -> Drops;
+
+    /// All counters; packets since they were cleared.
+    fn counters(&self) -> Counters;
+
+    /// Idle timeouts in force.
+    fn timeouts(&self) -> Timeouts;
+
+    /// The running configuration.
+    fn config(&self) -> Config;
+
+    /// Passes the objects of a listing that match to `emit`, until it returns false, and says how many there are.
+    ///
+    /// # Errors
+    /// When the filter names what does not exist.
+    fn list(
+        &self,
+        listing: Listing,
+        filter: &Filter,
+        emit: &mut dyn FnMut(Item) -> bool,
+    ) -> Result<ListEnd, Failure>;
+
+    /// Ends the sessions that match.
+    ///
+    /// # Errors
+    /// When the filter names what does not exist.
+    fn clear_sessions(&self, filter: &Filter) -> Result<Cleared, Failure>;
+
+    /// Lets packet and rule counters start from 0 for the command line; metrics go on.
+    fn clear_counters(&self) -> Cleared;
+
+    /// Loads, validates and publishes a configuration and waits until every worker runs it.
+    ///
+    /// # Errors
+    /// [`FailureKind::Refused`] with every finding; nothing has changed then.
+    fn reload(&self, request: &ReloadRequest) -> Result<Reloaded, Failure>;
+
+    /// Everything the metrics need.
+    fn scrape(&self) -> Scrape;
+}
+
+/// The place where the backend appears once the gateway is up: the management thread starts before the devices do.
+#[derive(Clone, Default)]
+pub struct Slot(Arc<OnceLock<Arc<dyn Backend>>>);
+
+impl Slot {
+    /// A slot that is filled already.
+    pub fn filled(backend: Arc<dyn Backend>) -> Slot {
+        let slot = Slot::default();
+        slot.fill(backend);
+        slot
+    }
+
+    /// Makes the backend known. Only the first one counts.
+    pub fn fill(&self, backend: Arc<dyn Backend>) {
+        let _ = self.0.set(backend);
+    }
+
+    /// The backend.
+    ///
+    /// # Errors
+    /// While the gateway is still starting.
+    pub fn get(&self) -> Result<Arc<dyn Backend>, Failure> {
+        self.0.get().cloned().ok_or_else(|| {
+            Failure::new(FailureKind::Stalled, "natgate", "still starting")
+                .hint("ask again when the devices are up; the log shows how far it is")
+        })
+    }
+}
