@@ -6,6 +6,8 @@
 //!
 //! `NATGATE_GOLDEN=write cargo test --test golden` writes the rows of `rows.rs` anew; review the difference.
 
+#![allow(missing_docs, reason = "a test is no interface")]
+
 #[path = "../common/mod.rs"]
 mod common;
 mod rows;
