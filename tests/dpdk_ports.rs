@@ -1,6 +1,6 @@
 //! Ports, queues and buffers on DPDK's software devices: no network card, no huge pages.
 //!
-//! One process can start DPDK once, so the tests share it. They run one at a time, because each counts buffers.
+//! `NATGATE_TEST_HUGE=1` runs them on huge pages all the same. One process can start DPDK once, so the tests share it. They run one at a time, because each counts buffers.
 #![cfg(feature = "dpdk")]
 #![allow(clippy::unwrap_used, clippy::panic)] // helpers of tests are tests
 
@@ -22,7 +22,9 @@ fn eal() -> (Eal, MutexGuard<'static, ()>) {
     static EAL: OnceLock<Eal> = OnceLock::new();
     let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let start = || {
-        let options = EalOptions::new(&format!("natgate-test-{}", std::process::id()));
+        let mut options = EalOptions::new(&format!("natgate-test-{}", std::process::id()));
+        // By hand, with at least 300 MiB of huge pages: the same tests on those.
+        options.huge = std::env::var_os("NATGATE_TEST_HUGE").is_some();
         Eal::init(&options).unwrap_or_else(|error| panic!("{error}\n{}", take_log()))
     };
     (EAL.get_or_init(start).clone(), turn)
@@ -664,14 +666,14 @@ fn memif_ports_reach_each_other() {
 }
 
 /// The estimate that sizes DPDK's memory covers what pools really take: the estimated number fits into the memory
-/// the tests start with, for buffers that share a page, fill one and span several.
+/// the tests start with, for buffers smaller and larger than a page.
 #[test]
 fn the_footprint_is_an_upper_bound() {
     let (eal, _turn) = eal();
     let budget = u64::from(EalOptions::new("").memory_mb - 16) << 20;
     for (n, room) in [512u16, 2048, 9216].into_iter().enumerate() {
         let mut count = 1 << 20;
-        while Mempool::footprint(count, room, eal.huge()) > budget {
+        while Mempool::footprint(count, room) > budget {
             count -= 1024;
         }
         let made = Mempool::create(&eal, &format!("fits{n}"), count, room, 0, None);

@@ -13,8 +13,6 @@ use super::mbuf::Mbuf;
 
 /// The largest per-thread cache a pool can have.
 pub const MAX_CACHE: u32 = 512;
-/// Bytes of an ordinary memory page.
-const PAGE: u64 = 4096;
 
 /// A pool of packet buffers of one size. Clones share it. The memory stays until every buffer is back.
 #[derive(Clone, Debug)]
@@ -72,7 +70,7 @@ impl Mempool {
         let Some(pool) = NonNull::new(pool) else {
             return Err(match code {
                 code if code == -nix::libc::ENOMEM || code == -nix::libc::ENOBUFS => {
-                    too_little_memory(count, frame_room, eal.huge())
+                    too_little_memory(count, frame_room)
                 }
                 code => refused(what(), code),
             });
@@ -87,19 +85,14 @@ impl Mempool {
         })
     }
 
-    /// Bytes of memory a pool takes, rounded up: what to give the EAL, with or without huge pages.
-    pub fn footprint(count: u32, frame_room: u16, huge: bool) -> u64 {
+    /// Bytes of memory a pool takes, rounded up: what to give the EAL.
+    pub fn footprint(count: u32, frame_room: u16) -> u64 {
         let header = 64 + size_of::<ffi::ng_mbuf>() as u64 + u64::from(ffi::NG_HEADROOM);
         // DPDK pads objects so that their beginnings spread over the memory channels.
         let object = (header + u64::from(frame_room)).next_multiple_of(64) + 64;
-        // No object crosses a page. In huge pages that is noise; in small ones one object may take a whole page.
-        let object = match PAGE / object {
-            _ if huge => object + object / 32,
-            0 => object.next_multiple_of(PAGE),
-            per_page => PAGE / per_page,
-        };
-        let ring = 8 * u64::from(count).next_power_of_two() * 2;
-        u64::from(count) * object + ring + (2 << 20)
+        // No object crosses a huge page; the ring behind the pool has a slot for each.
+        let object = object + object / 32 + 16;
+        u64::from(count) * object + (2 << 20)
     }
 
     /// Buffers not in use, those in threads' caches included. Slow and, while packets move, approximate.
@@ -168,10 +161,10 @@ impl Drop for Inner {
 }
 
 /// The sentence for a pool that did not fit into memory.
-fn too_little_memory(count: u32, frame_room: u16, huge: bool) -> Error {
-    let mib = Mempool::footprint(count, frame_room, huge).div_ceil(1 << 20);
+fn too_little_memory(count: u32, frame_room: u16) -> Error {
     let pages = HugePages::read();
-    let bytes = Mempool::footprint(count, frame_room, true);
+    let bytes = Mempool::footprint(count, frame_room);
+    let mib = bytes.div_ceil(1 << 20);
     let advice = if pages.size_kib == 0 {
         "give DPDK more memory, or take fewer buffers".to_string()
     } else {

@@ -21,6 +21,7 @@ mod mbuf;
 mod mempool;
 pub mod pci;
 mod port;
+mod port_config;
 mod port_info;
 mod queue;
 
@@ -28,6 +29,7 @@ pub use eal::{Eal, EalOptions, HugePages, ThreadRegistration};
 pub use error::{Error, take_log};
 pub use mbuf::{Checksum, META_BYTES, Mbuf};
 pub use mempool::{MAX_CACHE, Mempool};
-pub use port::{Granted, Port, PortConfig, ProbedPort, RssConfig, RssFields};
+pub use port::{Port, ProbedPort};
+pub use port_config::{Granted, PortConfig, RssConfig, RssFields};
 pub use port_info::{Link, PortInfo, PortStats};
 pub use queue::{BURST, RxQueue, TxQueue};

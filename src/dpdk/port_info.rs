@@ -4,7 +4,7 @@ use std::ffi::{CStr, c_char};
 
 use super::error::{Error, attempt};
 use super::ffi;
-use super::port::RssFields;
+use super::port_config::RssFields;
 
 /// Abilities of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
