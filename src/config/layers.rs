@@ -182,7 +182,7 @@ fn check_top(
         return;
     };
     // The first place a table is opened stands for the table; its keys have places of their own.
-    if !findings.is_written(name) {
+    if !findings.is_written(name) || matches!(shape, Shape::Value(_)) {
         findings.locate(name, &place);
     }
     match (shape, value.kind.clone()) {

@@ -373,7 +373,7 @@ fn fits_memory(config: &Validated, findings: &mut Findings) {
         findings.error(
             "system.memory",
             format!(
-                "{} are too little: {} sessions need {}, packet buffers {}, all together {} (write memory = \"{enough}MiB\", or fewer sessions)",
+                "{} is too little: {} sessions need {}, packet buffers {}, all together {} (write memory = \"{enough}MiB\", or fewer sessions)",
                 bytes(capacity.memory_bytes),
                 capacity.sessions,
                 bytes(capacity.session_bytes),

@@ -56,7 +56,7 @@ pub(super) fn ports(raw: &[raw::Port], system: &System, findings: &mut Findings)
         });
         if queues > u16::from(system.workers) {
             let message = format!(
-                "{queues} queues for {} workers (at most one queue per worker)",
+                "{queues} queues with workers = {} (at most one queue per worker)",
                 system.workers
             );
             findings.error(&format!("{path}.queues"), message);
@@ -138,7 +138,8 @@ pub(super) fn interfaces(
     for (index, interface) in raw.iter().enumerate() {
         let path = format!("interface[{index}]");
         let port = port_of(&path, interface, ports, findings);
-        if let Some(port) = port {
+        // A VLAN that was refused is not taken for untagged.
+        if let Some(port) = port.filter(|_| !findings.is_broken(&format!("{path}.vlan"))) {
             let place = findings.place(&path);
             if let Some(first) = taken.insert((port, interface.vlan), place) {
                 let (key, what) = match interface.vlan {
@@ -249,7 +250,7 @@ fn interface_address(text: &str) -> Result<IpNet, String> {
                 .to_string(),
         );
     }
-    if !text.contains('/') {
+    if values::address(text).is_ok() {
         return Err(format!(
             "{text:?} has no prefix length (write {text}/24, the address with the length of its subnet)"
         ));

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 pub(super) use pools::blocks_of;
 
 use super::raw::{self, Raw};
-use super::report::{Findings, hint};
+use super::report::{Findings, nearest};
 use super::validated::{Label, Validated};
 use operands::Names;
 
@@ -170,13 +170,11 @@ fn choice<T: Copy>(
         return Some(*value);
     }
     let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-    findings.error(
-        path,
-        format!(
-            "{written:?} is not possible here ({})",
-            hint(written, &known)
-        ),
-    );
+    let hint = match nearest(written, known.iter().copied()) {
+        Some(best) => format!("did you mean {best:?}?"),
+        None => format!("possible: {}", known.join(", ")),
+    };
+    findings.error(path, format!("{written:?} is not possible here ({hint})"));
     words.first().map(|(_, value)| *value)
 }
 

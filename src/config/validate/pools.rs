@@ -1,6 +1,5 @@
 //! Pools: external addresses, ports and blocks.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use super::{choice, label};
 use crate::base::InterfaceId;
 
 /// Most addresses of a pool; a larger list is a typing mistake (a /8 written for a /28).
-const MOST_ADDRESSES: usize = 65_536;
+const MOST_ADDRESSES: u64 = 65_536;
 
 /// `Select` by its words; shared with source-nat.
 pub(super) const SELECT: &[(&str, Select)] = &[
@@ -122,11 +121,11 @@ fn addresses(
     findings: &mut Findings,
 ) -> (Vec<Ipv4Addr>, Vec<InterfaceId>) {
     let at = format!("{path}.addresses");
-    let mut excluded = BTreeSet::new();
+    let mut excluded: Vec<(u32, u32)> = Vec::new();
     for (index, text) in raw.exclude.0.iter().enumerate() {
         let at = element_path(&format!("{path}.exclude"), index, findings);
-        match expand(text) {
-            Ok(addresses) => excluded.extend(addresses),
+        match range(text) {
+            Ok(range) => excluded.push(range),
             Err(message) => findings.error(&at, format!("pool {name:?}: {message}")),
         }
     }
@@ -137,52 +136,72 @@ fn addresses(
         );
         return (Vec::new(), Vec::new());
     };
-    let (mut addresses, mut interfaces, mut seen) = (Vec::new(), Vec::new(), BTreeSet::new());
+    let (mut ranges, mut interfaces): (Vec<(u32, u32)>, Vec<InterfaceId>) =
+        (Vec::new(), Vec::new());
     for (index, text) in written.0.iter().enumerate() {
         let at = element_path(&at, index, findings);
-        if let Some(interface) = text.strip_prefix("interface:") {
-            match names.interface(interface) {
-                Ok(id) if interfaces.contains(&id) => {
-                    findings.error(&at, format!("{text:?} is listed twice"))
-                }
-                Ok(id) => interfaces.push(id),
-                Err(message) => findings.error(&at, message),
-            }
-            continue;
-        }
-        match expand(text) {
-            Err(message) => findings.error(&at, format!("pool {name:?}: {message}")),
-            Ok(list) => {
-                for address in list {
-                    if !seen.insert(address) {
-                        findings.error(&at, format!("pool {name:?}: {address} is listed twice"));
-                        break;
-                    }
-                    if !excluded.contains(&address) {
-                        addresses.push(address);
-                    }
-                }
-            }
+        let added = match text.strip_prefix("interface:") {
+            Some(interface) => names
+                .interface(interface)
+                .and_then(|id| add_interface(id, text, &mut interfaces)),
+            None => range(text).and_then(|range| add_range(range, &mut ranges)),
+        };
+        if let Err(message) = added {
+            findings.error(&at, format!("pool {name:?}: {message}"));
         }
     }
-    if addresses.len() > MOST_ADDRESSES {
-        let message = format!(
-            "{} addresses are more than {MOST_ADDRESSES} (use several pools)",
-            addresses.len()
-        );
-        findings.error(&at, message);
-        addresses.truncate(1);
+    let meets = |a: &(u32, u32), b: &(u32, u32)| a.0 <= b.1 && b.0 <= a.1;
+    if let Some(stray) = excluded
+        .iter()
+        .find(|gone| !ranges.iter().any(|range| meets(gone, range)))
+    {
+        let message = format!("{} is not in the pool anyway", Ipv4Addr::from(stray.0));
+        findings.warn(&format!("{path}.exclude"), message);
     }
-    if let Some(stray) = excluded.difference(&seen).next() {
-        findings.warn(
-            &format!("{path}.exclude"),
-            format!("{stray} is not in the pool anyway"),
-        );
-    }
+    let all = ranges.iter().flat_map(|(first, last)| *first..=*last);
+    let kept = all.filter(|address| {
+        !excluded
+            .iter()
+            .any(|gone| meets(gone, &(*address, *address)))
+    });
+    let addresses: Vec<Ipv4Addr> = kept.map(Ipv4Addr::from).collect();
     if addresses.is_empty() && interfaces.is_empty() && findings_clean(path, written, findings) {
         findings.error(&at, format!("pool {name:?} has no address"));
     }
     (addresses, interfaces)
+}
+
+fn add_interface(
+    id: InterfaceId,
+    text: &str,
+    interfaces: &mut Vec<InterfaceId>,
+) -> Result<(), String> {
+    if interfaces.contains(&id) {
+        return Err(format!("{text:?} is listed twice"));
+    }
+    interfaces.push(id);
+    Ok(())
+}
+
+fn add_range(range: (u32, u32), ranges: &mut Vec<(u32, u32)>) -> Result<(), String> {
+    let count = |(first, last): &(u32, u32)| u64::from(last - first) + 1;
+    let total = ranges.iter().chain([&range]).map(count).sum::<u64>();
+    if total > MOST_ADDRESSES {
+        return Err(format!(
+            "{total} addresses are more than {MOST_ADDRESSES} (use several pools)"
+        ));
+    }
+    if let Some(earlier) = ranges
+        .iter()
+        .find(|earlier| earlier.0 <= range.1 && range.0 <= earlier.1)
+    {
+        return Err(format!(
+            "{} is listed twice",
+            Ipv4Addr::from(earlier.0.max(range.0))
+        ));
+    }
+    ranges.push(range);
+    Ok(())
 }
 
 /// Whether no element of `addresses` was found wrong, so that an empty pool is not a consequence of that.
@@ -192,8 +211,8 @@ fn findings_clean(path: &str, written: &raw::Many, findings: &Findings) -> bool 
     elements.all(|element| !findings.is_broken(&element))
 }
 
-/// A single address, a prefix (all its addresses) or a range, each unicast IPv4.
-fn expand(text: &str) -> Result<Vec<Ipv4Addr>, String> {
+/// A single address, a prefix (all its addresses) or a range, of unicast IPv4: its first and last address.
+fn range(text: &str) -> Result<(u32, u32), String> {
     let (first, last) = match text.split_once('-') {
         Some((start, end)) => values::range(start, end)?,
         None => {
@@ -211,10 +230,7 @@ fn expand(text: &str) -> Result<Vec<Ipv4Addr>, String> {
             return Err(format!("{end} cannot be a source address"));
         }
     }
-    let (first, last) = (u32::from(first), u32::from(last));
-    // One more than allowed is enough for the caller to refuse it, and keeps a /0 from filling memory.
-    let last = last.min(first.saturating_add(MOST_ADDRESSES as u32));
-    Ok((first..=last).map(Ipv4Addr::from).collect())
+    Ok((u32::from(first), u32::from(last)))
 }
 
 fn block(path: &str, raw: &raw::Block, ports: &PortSet, findings: &mut Findings) -> Option<Block> {

@@ -17,7 +17,7 @@ pub(super) fn system(raw: &raw::System, findings: &mut Findings) -> System {
         findings.error(
             "system.cores",
             format!(
-                "names {} cores for {} workers (name one core per worker, or none)",
+                "names {} cores with workers = {} (name one core per worker, or none)",
                 raw.cores.len(),
                 raw.workers
             ),
@@ -91,7 +91,7 @@ pub(super) fn timeouts(raw: &raw::Timeouts, findings: &mut Findings) -> Timeouts
         }
         if let Some((_, minimum, requirement)) = MINIMA.iter().find(|(name, ..)| *name == key) {
             let minimum = Duration::from_secs(*minimum);
-            if value < minimum {
+            if value < minimum && !value.is_zero() {
                 let least = humantime::format_duration(minimum);
                 findings.warn(
                     &path,
