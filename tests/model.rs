@@ -25,6 +25,8 @@ const GRAIN: u64 = 500;
 struct Flow {
     seen: u64,
     replied: bool,
+    /// An outside host opened it through a mapping.
+    from_outside: bool,
 }
 
 impl Flow {
@@ -95,10 +97,14 @@ impl Reference {
         let now = self.now;
         self.flows
             .entry((inside, remote))
-            .and_modify(|f| f.seen = now)
+            .and_modify(|f| {
+                f.seen = now;
+                f.replied |= f.from_outside;
+            })
             .or_insert(Flow {
                 seen: now,
                 replied: false,
+                from_outside: false,
             });
     }
 
@@ -113,13 +119,14 @@ impl Reference {
         let now = self.now;
         match self.flows.get_mut(&(inside, remote)) {
             // Answers do not keep a UDP session alive, but they tell an answered one from an unanswered one.
-            Some(flow) => flow.replied = true,
+            Some(flow) => flow.replied |= !flow.from_outside,
             None if independent => {
                 self.flows.insert(
                     (inside, remote),
                     Flow {
                         seen: now,
                         replied: false,
+                        from_outside: true,
                     },
                 );
             }
@@ -187,9 +194,8 @@ fn run(workers: u8, independent: bool, seed: u64, steps: u32) {
                 let millis = u64::from(dice.0.below(90_000));
                 rack.advance(millis);
                 model.now += millis;
-                if dice.0.below(2) == 0 {
-                    rack.maintain();
-                }
+                // A mapping ends with the sweep that takes its last session, a turn after the timeout at most.
+                rack.maintain();
             }
             _ => {
                 let next = natgate::config::compile::recompile_text(

@@ -7,7 +7,7 @@ use crate::dataplane::egress::frame;
 use crate::dataplane::shard::Shard;
 use crate::flow::hash::Hash;
 use crate::flow::key::{FlowKey, Tuple};
-use crate::flow::session::{Direction, Egress, FlowEntry, SessionIndex, State};
+use crate::flow::session::{Direction, Egress, FLAG_INBOUND, FlowEntry, NONE, SessionIndex, State};
 use crate::gateway::neighbour::NeighbourId;
 use crate::nat::open::revalidate;
 use crate::nat::policy::Policy;
@@ -214,8 +214,8 @@ impl<B: Buffer> Shard<B> {
 
     /// Records a packet in its session: state, and activity at most once a tick.
     ///
-    /// Only what the inside sends keeps a UDP or ICMP session alive (RFC 4787 REQ-6), so that an outsider cannot hold ports
-    /// for ever; in TCP either side does. A session opened from outside is its opener's to keep.
+    /// Only what the inside sends keeps a UDP or ICMP session on a mapping alive (RFC 4787 REQ-6), whoever opened it, so
+    /// that an outsider cannot hold ports for ever; in TCP, and where no port is held, either side does.
     #[inline]
     pub(super) fn touch(
         &mut self,
@@ -228,7 +228,10 @@ impl<B: Buffer> Shard<B> {
             return;
         };
         let state = session.state;
-        let refreshes = direction == Direction::Forward || packet.transport == Transport::Tcp;
+        let inside_opened = session.flags & FLAG_INBOUND == 0;
+        let from_inside = (direction == Direction::Forward) == inside_opened;
+        let refreshes =
+            from_inside || packet.transport == Transport::Tcp || session.mapping == NONE;
         if refreshes && session.last_seen != tick.0 {
             session.last_seen = tick.0;
         }

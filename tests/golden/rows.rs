@@ -115,7 +115,9 @@ pub fn write_all(directory: &Path) {
         fs::create_dir_all(&path).unwrap();
         let config = config(source.rules);
         fs::write(path.join("natgate.toml"), &config).unwrap();
-        let input = (source.input)();
+        // As the files say it, and as the binary's worker polls: port by port.
+        let mut input = (source.input)();
+        input.sort_by_key(|(millis, port, _)| (*millis, port.0));
         let (output, counters) = run_core(&config, &input, 1);
         for (i, port) in PORTS.iter().enumerate() {
             let on_port = |(_, p, _): &&(u64, PortId, Vec<u8>)| p.index() == i;
