@@ -52,8 +52,6 @@ enum Expect {
     /// A translated packet whose outside endpoint is up to the gateway.
     NewMapping,
     Nothing,
-    /// Too close to a timeout to say.
-    Unsure,
 }
 
 impl Reference {
@@ -65,17 +63,14 @@ impl Reference {
             .retain(|inside, _| flows.keys().any(|(i, _)| i == inside));
     }
 
-    fn near_deadline(&self, inside: Option<Endpoint>) -> bool {
+    /// Whether some flow is so close to its timeout that both answers are right.
+    fn near_deadline(&self) -> bool {
         self.flows
-            .iter()
-            .filter(|((i, _), _)| inside.is_none_or(|wanted| wanted == *i))
-            .any(|(_, f)| f.deadline().abs_diff(self.now) <= GRAIN)
+            .values()
+            .any(|f| f.deadline().abs_diff(self.now) <= GRAIN)
     }
 
     fn outbound(&mut self, inside: Endpoint) -> Expect {
-        if self.near_deadline(Some(inside)) {
-            return Expect::Unsure;
-        }
         self.purge();
         match self.mappings.get(&inside) {
             Some(outside) => Expect::Translated(*outside),
@@ -109,9 +104,6 @@ impl Reference {
     }
 
     fn inbound(&mut self, remote: Endpoint, outside: Endpoint, independent: bool) -> Expect {
-        if self.near_deadline(None) {
-            return Expect::Unsure;
-        }
         self.purge();
         let Some((&inside, _)) = self.mappings.iter().find(|(_, o)| **o == outside) else {
             return Expect::Nothing;
@@ -177,6 +169,11 @@ fn run(workers: u8, independent: bool, seed: u64, steps: u32) {
     };
     let mut dice = Dice(Random::from_seed(seed));
     for step in 0..steps {
+        while model.near_deadline() {
+            rack.advance(GRAIN);
+            rack.maintain();
+            model.now += GRAIN;
+        }
         let at = dice.0.below(u32::from(workers)) as u8;
         let context =
             || format!("seed {seed}, workers {workers}, independent {independent}, step {step}");
@@ -253,15 +250,8 @@ fn outbound(rack: &mut Rack, model: &mut Reference, dice: &mut Dice, at: u8, con
     );
     match expect {
         Expect::Translated(outside) => assert_eq!(out.source, outside, "{context}: RFC 4787 REQ-1"),
-        Expect::NewMapping | Expect::Unsure => {}
+        Expect::NewMapping => {}
         Expect::Nothing => unreachable!("outbound packets are always expected to leave"),
-    }
-    if expect == Expect::Unsure {
-        // Whether the old mapping had expired is open; take what happened as the truth.
-        model.mappings.remove(&endpoint(from));
-        model
-            .flows
-            .retain(|(inside, _), _| *inside != endpoint(from));
     }
     model.sent(endpoint(from), endpoint(to), out.source);
 }
@@ -303,29 +293,8 @@ fn inbound(
             let after = rack.drops(DropReason::Filtered) + rack.drops(DropReason::NoMapping);
             assert_eq!(after, before + 1, "{context}: the drop has its reason");
         }
-        _ => {
-            // Near a deadline: what happened tells which side of it we are on.
-            let inside = model
-                .mappings
-                .iter()
-                .find(|(_, o)| **o == endpoint(to))
-                .map(|(i, _)| *i);
-            if let Some(inside) = inside {
-                model.mappings.remove(&inside);
-                model.flows.retain(|(i, _), _| *i != inside);
-                resync(rack, model, inside);
-            }
-        }
+        Expect::NewMapping => unreachable!("outside packets make no mapping"),
     }
-}
-
-/// Clears both sides' idea of an endpoint by letting everything expire.
-fn resync(rack: &mut Rack, model: &mut Reference, _inside: Endpoint) {
-    rack.advance(UDP + UDP_UNREPLIED);
-    model.now += UDP + UDP_UNREPLIED;
-    rack.maintain();
-    model.flows.clear();
-    model.mappings.clear();
 }
 
 #[test]
