@@ -86,60 +86,66 @@ impl Script {
     }
 }
 
-/// A frame in a slot of its own.
+/// A frame in a slot of its own. One word to move about, like an mbuf.
 #[derive(Debug)]
-pub struct SlotBuffer {
-    slot: Box<[u8]>,
+pub struct SlotBuffer(Box<Slot>);
+
+#[derive(Debug)]
+struct Slot {
     start: usize,
     end: usize,
+    bytes: [u8; HEADROOM + ROOM],
 }
 
 const HEADROOM: usize = 64;
 
+/// Largest frame.
+const ROOM: usize = 1536;
+
 impl SlotBuffer {
-    fn new(room: usize) -> SlotBuffer {
-        SlotBuffer {
-            slot: vec![0; HEADROOM + room].into_boxed_slice(),
+    fn new() -> SlotBuffer {
+        SlotBuffer(Box::new(Slot {
             start: HEADROOM,
             end: HEADROOM,
-        }
+            bytes: [0; HEADROOM + ROOM],
+        }))
     }
 
     fn reset(&mut self, length: usize) {
-        self.start = HEADROOM;
-        self.end = (HEADROOM + length).min(self.slot.len());
+        self.0.start = HEADROOM;
+        self.0.end = (HEADROOM + length).min(self.0.bytes.len());
     }
 }
 
 impl Buffer for SlotBuffer {
     fn bytes(&self) -> &[u8] {
-        &self.slot[self.start..self.end]
+        &self.0.bytes[self.0.start..self.0.end]
     }
 
     fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut self.slot[self.start..self.end]
+        &mut self.0.bytes[self.0.start..self.0.end]
     }
 
     fn prepend(&mut self, count: usize) -> bool {
-        let fits = count <= self.start;
+        let fits = count <= self.0.start;
         if fits {
-            self.start -= count;
+            self.0.start -= count;
         }
         fits
     }
 
     fn trim_front(&mut self, count: usize) -> bool {
-        let fits = count <= self.end - self.start;
+        let fits = count <= self.0.end - self.0.start;
         if fits {
-            self.start += count;
+            self.0.start += count;
         }
         fits
     }
 
     fn set_len(&mut self, length: usize) -> bool {
-        let fits = self.start + length <= self.slot.len();
+        let fits = self.0.start + length <= self.0.bytes.len();
         if fits {
-            self.end = self.start + length;
+            self.0.end = self.0.start + length;
         }
         fits
     }
@@ -205,10 +211,9 @@ impl Generator {
     ) {
         let (done, outcome) = crossbeam_channel::bounded(1);
         let flows = script.flows.len() as u32;
-        let room = script.frame_bytes.max(1400) + HEADROOM;
         let state = Arc::new(Mutex::new(State {
             macs,
-            free: (0..BUFFERS).map(|_| SlotBuffer::new(room)).collect(),
+            free: (0..BUFFERS).map(|_| SlotBuffer::new()).collect(),
             phase: 0,
             generated: 0,
             finished: 0,

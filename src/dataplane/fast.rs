@@ -2,7 +2,7 @@
 
 use crate::base::time::Now;
 use crate::base::{DropReason, InterfaceId, PortId, Tick};
-use crate::dataplane::buffer::{BURST, Buffer, Burst, Incoming, Sink};
+use crate::dataplane::buffer::{Buffer, Burst, Incoming, Sink};
 use crate::dataplane::egress::frame;
 use crate::dataplane::shard::Shard;
 use crate::flow::hash::Hash;
@@ -13,22 +13,23 @@ use crate::nat::open::revalidate;
 use crate::nat::policy::Policy;
 use crate::nat::{rewrite, tcp};
 use crate::wire::ETHERTYPE_IPV4;
-use crate::wire::parse::{Network, Parsed, Transport, parse};
+use crate::wire::parse::{Network, Parsed, Transport, parse_into};
 
 /// What the first pass found out about a packet.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 enum Lane {
     /// An IPv4 packet of a flow: look it up.
     Flow,
     /// Everything else.
+    #[default]
     Slow,
     /// Not to be handled at all.
     Drop(DropReason),
 }
 
 /// A parsed packet of the batch.
-#[derive(Clone, Copy)]
-struct Slot {
+#[derive(Clone, Copy, Default)]
+pub(super) struct Slot {
     lane: Lane,
     parsed: Parsed,
     ingress: InterfaceId,
@@ -58,21 +59,21 @@ impl<B: Buffer> Shard<B> {
         burst: &mut Burst<B>,
         sink: &mut impl Sink<B>,
     ) {
-        let mut slots = arrayvec::ArrayVec::<Slot, BURST>::new();
+        // Taken out for the time of the batch: the passes below need the rest of the shard.
+        let mut slots = std::mem::take(&mut self.slots);
         for ahead in burst.iter().take(AHEAD) {
             crate::arch::prefetch_index(ahead.bytes(), 0);
         }
-        for i in 0..burst.len() {
+        for (i, slot) in slots.iter_mut().enumerate().take(burst.len()) {
             if let Some(ahead) = burst.get(i + AHEAD) {
                 crate::arch::prefetch_index(ahead.bytes(), 0);
             }
-            let slot = self.classify(policy, port, &burst[i]);
+            slot.lane = self.classify(policy, port, &burst[i], slot);
             if let Lane::Flow = slot.lane {
                 self.nat.table.prefetch(slot.hash);
             }
-            slots.push(slot);
         }
-        for slot in &slots {
+        for slot in slots.iter().take(burst.len()) {
             if let Lane::Flow = slot.lane
                 && let Some(candidate) = self.nat.table.candidate(slot.hash)
             {
@@ -92,39 +93,27 @@ impl<B: Buffer> Shard<B> {
                 Lane::Flow => self.flow(policy, now, buffer, slot, sink),
             }
         }
+        self.slots = slots;
     }
 
     /// First pass: parse, find the interface, decide the lane, hash.
-    #[inline]
-    fn classify(&self, policy: &Policy, port: PortId, buffer: &B) -> Slot {
-        let mut slot = Slot {
-            lane: Lane::Slow,
-            parsed: Parsed::default(),
-            ingress: InterfaceId(0),
-            hash: Hash::default(),
-        };
+    #[inline(always)]
+    fn classify(&self, policy: &Policy, port: PortId, buffer: &B, slot: &mut Slot) -> Lane {
         let frame = buffer.bytes();
-        match parse(frame) {
-            Ok(parsed) => slot.parsed = parsed,
-            Err(reason) => slot.lane = Lane::Drop(reason),
-        }
-        if let Lane::Drop(_) = slot.lane {
-            return slot;
+        if let Some(reason) = parse_into(frame, &mut slot.parsed) {
+            return Lane::Drop(reason);
         }
         let packet = &slot.parsed;
         let Some(interface) = policy.receiving(port, packet.vlan) else {
-            slot.lane = Lane::Drop(DropReason::UnknownVlan);
-            return slot;
+            return Lane::Drop(DropReason::UnknownVlan);
         };
         slot.ingress = interface.id;
         let ours = frame[..6] == interface.mac.0;
         if frame[6] & 1 != 0 || (!ours && frame[0] & 1 == 0) {
-            slot.lane = Lane::Drop(DropReason::FrameMac);
-            return slot;
+            return Lane::Drop(DropReason::FrameMac);
         }
         if buffer.checksum_bad() {
-            slot.lane = Lane::Drop(DropReason::L4Checksum);
-            return slot;
+            return Lane::Drop(DropReason::L4Checksum);
         }
         let whole = !packet.fragment.more && packet.fragment.offset == 0;
         let tracked = matches!(
@@ -132,14 +121,11 @@ impl<B: Buffer> Shard<B> {
             Transport::Tcp | Transport::Udp | Transport::IcmpQuery | Transport::IcmpReply
         );
         if packet.network == Network::Ipv4 && ours && whole && tracked && policy.stateful {
-            slot.lane = Lane::Flow;
-            slot.hash = self.nat.hash(&FlowKey::new(
-                tuple_of(packet),
-                packet.protocol,
-                interface.realm,
-            ));
+            let key = FlowKey::new(tuple_of(packet), packet.protocol, interface.realm);
+            slot.hash = self.nat.hash(&key);
+            return Lane::Flow;
         }
-        slot
+        Lane::Slow
     }
 
     /// Last pass for a packet of a flow.
