@@ -480,3 +480,28 @@ fn a_portless_protocol_is_one_hosts_at_a_time() {
         );
     });
 }
+
+#[test]
+fn address_dependent_filtering_admits_other_ports_of_a_known_host() {
+    let rules = "[[pool]]\nname = \"p\"\naddresses = [\"203.0.113.20\"]\nfiltering = \"address\"\n\
+                 [[source-nat]]\nout = \"wan0\"\nvia = \"pool:p\"\n";
+    everywhere(|workers, at| {
+        let mut rack = lab(workers, rules);
+        let out = one(
+            &mut rack,
+            at,
+            LAN,
+            &udp(LAN, ("10.0.0.2", 40000), ("203.0.113.9", 5000), b"out"),
+        );
+        let to = ("203.0.113.20", out.source.1);
+        let other_port = one(
+            &mut rack,
+            at,
+            WAN,
+            &udp(WAN, ("203.0.113.9", 5999), to, b"in"),
+        );
+        assert_eq!(other_port.destination, (ip("10.0.0.2"), 40000));
+        let other_host = udp(WAN, ("203.0.113.10", 5000), to, b"in");
+        dropped(&mut rack, at, WAN, &other_host, DropReason::Filtered);
+    });
+}

@@ -213,6 +213,7 @@ fn size_for(flows: &[u32], workers: u8) -> ShardSize {
             sessions,
             subscribers: sessions / 63 + 64,
             held_ports: 64,
+            contacts: 0,
             workers,
         },
         neighbours: 64,

@@ -63,6 +63,7 @@ pub fn compile(
     let (interfaces, routes) = compiler.routes()?;
     let proxy = compiler.proxy(&interfaces);
     let nat = compiler.nat();
+    let tracks_contacts = compiler.tracks_contacts();
     if !compiler.errors.is_empty() {
         return Err(Report {
             diagnostics: compiler.errors,
@@ -77,6 +78,7 @@ pub fn compile(
             |p| p.steering.clone(),
         ),
         stateful: nat.is_stateful(),
+        tracks_contacts,
         tells_exhaustion: nat
             .pools
             .iter()
@@ -324,6 +326,19 @@ impl<'a> Compiler<'a> {
             pool_by_external,
             inside,
         }
+    }
+
+    /// Address-dependent filtering needs tables of its own, which exist only if a pool asked for them at start.
+    fn tracks_contacts(&mut self) -> bool {
+        let asks = |p: &&validated::Pool| p.filtering == Dependence::Address;
+        let first = self.config.pools.iter().find(asks);
+        let tracks = self.previous.map_or(first.is_some(), |p| p.tracks_contacts);
+        if let (Some(pool), false) = (first, tracks) {
+            let message = "filtering = \"address\" needs a restart: no pool filtered so at start";
+            self.errors
+                .push(error_at(&pool.label.origin, "pool.filtering", message));
+        }
+        tracks
     }
 
     fn pool_addresses(&self, pool: &validated::Pool) -> Vec<Ipv4Addr> {

@@ -37,6 +37,7 @@ impl ShardSize {
                 sessions: 4096,
                 subscribers: 1024,
                 held_ports: 1024,
+                contacts: 0,
                 workers: 1,
             },
             neighbours: 1024,

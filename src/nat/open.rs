@@ -254,7 +254,12 @@ fn destination(
         .nat
         .pool_of(index)
         .map(|pool| pool.policy().filtering);
-    if filtering != Some(Behaviour::Endpoint) {
+    let admitted = match filtering {
+        Some(Behaviour::Endpoint) => true,
+        Some(Behaviour::Address) => nat.contacts.knows(mapping, tuple.source),
+        Some(Behaviour::AddressPort) | None => false,
+    };
+    if !admitted {
         return Err(DropReason::Filtered);
     }
     let to = nat.mappings.get(mapping).ok_or(DropReason::Internal)?;
@@ -476,7 +481,7 @@ fn inbound(
     session.mapping = mapping.0;
     let opened = enter(nat, session);
     match opened {
-        Ok(_) => nat.mappings.attach(mapping),
+        Ok(_) => attach(nat, policy, mapping, session.before.source),
         Err(_) => nat.discharge(subscriber),
     }
     opened
@@ -575,7 +580,7 @@ fn with_port(
     session.mapping = index.0;
     let opened = enter(nat, session);
     match opened {
-        Ok(_) => nat.mappings.attach(index),
+        Ok(_) => attach(nat, policy, index, session.after.destination),
         Err(_) if fresh => {
             if let Some(mapping) = nat.mappings.remove(index) {
                 nat.give_back(policy, &mapping, Some(subscriber), false, now);
@@ -584,6 +589,18 @@ fn with_port(
         Err(_) => {}
     }
     opened
+}
+
+/// Counts a session on its mapping, and the remote host among those it talks to where filtering asks for it.
+fn attach(nat: &mut Nat, policy: &Policy, mapping: MappingIndex, remote: u32) {
+    nat.mappings.attach(mapping);
+    let pool = nat
+        .mappings
+        .get(mapping)
+        .and_then(|m| policy.nat.pool_of(m.external));
+    if pool.is_some_and(|pool| pool.policy().filtering == Behaviour::Address) {
+        nat.contacts.remember(mapping, remote);
+    }
 }
 
 fn new_mapping(

@@ -49,6 +49,8 @@ pub struct Policy {
     pub static_neighbours: Vec<(InterfaceId, IpAddr, MacAddr)>,
     /// Whether IPv4 flows are tracked; see [`NatPolicy::is_stateful`].
     pub stateful: bool,
+    /// Whether remote addresses are tracked for address-dependent filtering; fixed at start, because it needs memory.
+    pub tracks_contacts: bool,
     /// Whether senders are told when ports or sessions ran out (some pool has `exhaustion = "icmp"`).
     pub tells_exhaustion: bool,
 }

@@ -5,10 +5,13 @@ use crate::base::time::Now;
 use crate::base::{Generation, RealmId, WorkerId};
 use crate::flow::hash::{Hash, Hasher};
 use crate::flow::key::FlowKey;
-use crate::flow::session::{Direction, FlowEntry, NONE, Session, SessionIndex, State};
+use crate::flow::session::{
+    Direction, FLAG_INBOUND, FlowEntry, NONE, Session, SessionIndex, State,
+};
 use crate::flow::slab::Slab;
 use crate::flow::sweep::{ClockHand, DEFAULT_TURN};
 use crate::flow::table::BucketTable;
+use crate::nat::contacts::Contacts;
 use crate::nat::mapping::{Mapping, MappingIndex, Mappings};
 use crate::nat::policy::Policy;
 use crate::nat::ports::{Allocator, PortSpace, Preference, Returned};
@@ -58,6 +61,8 @@ pub struct Capacity {
     pub subscribers: u32,
     /// Ports in hold-down at a time.
     pub held_ports: u32,
+    /// Pairs of mapping and remote address remembered for address-dependent filtering; 0 where no pool asks for it.
+    pub contacts: u32,
     /// Workers the gateway has in all.
     pub workers: u8,
 }
@@ -87,6 +92,8 @@ pub struct Nat {
     pub hasher: Hasher,
     /// Inside endpoint ↔ outside endpoint.
     pub mappings: Mappings,
+    /// Which remote addresses each mapping talks to.
+    pub contacts: Contacts,
     /// Inside hosts.
     pub subscribers: Subscribers,
     /// Port allocation and hold-down.
@@ -109,6 +116,7 @@ impl Nat {
             table: BucketTable::with_capacity(2 * capacity.sessions as usize, LOAD_PERCENT)?,
             mappings: Mappings::new(capacity.sessions, hasher.clone())?,
             hasher,
+            contacts: Contacts::new(capacity.contacts),
             subscribers: Subscribers::new(capacity.subscribers as usize, secret[0] ^ secret[1]),
             allocator: Allocator::new(
                 worker,
@@ -215,6 +223,8 @@ impl Nat {
         let subscriber =
             (session.subscriber != NONE).then_some(SubscriberIndex(session.subscriber));
         if session.mapping != NONE {
+            self.contacts
+                .forget(MappingIndex(session.mapping), remote_of(&session));
             self.release_mapping(
                 policy,
                 MappingIndex(session.mapping),
@@ -324,6 +334,15 @@ impl Nat {
             + self.table.memory_bytes()
             + self.mappings.memory_bytes()
             + self.subscribers.memory_bytes()
+    }
+}
+
+/// The outside host of a session on a mapping.
+pub fn remote_of(session: &Session<u32>) -> u32 {
+    if session.flags & FLAG_INBOUND == 0 {
+        session.after.destination
+    } else {
+        session.before.source
     }
 }
 

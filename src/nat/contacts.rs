@@ -1,0 +1,76 @@
+//! Which remote addresses a mapping talks to: what address-dependent filtering admits (RFC 4787 §5).
+//!
+//! Kept only where a pool filters so. The size is fixed: what does not fit is not remembered, and an outside host is then
+//! filtered as if by address and port, never admitted by mistake.
+
+use hashbrown::HashMap;
+
+use crate::nat::mapping::MappingIndex;
+
+/// Remote addresses by mapping, with the sessions that lead there.
+pub struct Contacts {
+    sessions: HashMap<(MappingIndex, u32), u32>,
+    capacity: usize,
+}
+
+impl Contacts {
+    /// Room for `capacity` pairs of mapping and remote address.
+    pub fn new(capacity: u32) -> Contacts {
+        Contacts {
+            sessions: HashMap::with_capacity(capacity as usize),
+            capacity: capacity as usize,
+        }
+    }
+
+    /// Counts a session from a mapping to a remote address.
+    pub fn remember(&mut self, mapping: MappingIndex, remote: u32) {
+        if let Some(count) = self.sessions.get_mut(&(mapping, remote)) {
+            *count += 1;
+        } else if self.sessions.len() < self.capacity {
+            self.sessions.insert((mapping, remote), 1);
+        }
+    }
+
+    /// Counts one session less.
+    pub fn forget(&mut self, mapping: MappingIndex, remote: u32) {
+        if let Some(count) = self.sessions.get_mut(&(mapping, remote)) {
+            *count -= 1;
+            if *count == 0 {
+                self.sessions.remove(&(mapping, remote));
+            }
+        }
+    }
+
+    /// Whether the mapping has a session with that remote address.
+    pub fn knows(&self, mapping: MappingIndex, remote: u32) -> bool {
+        self.sessions.contains_key(&(mapping, remote))
+    }
+
+    /// Bytes it may take.
+    pub fn memory_bytes(&self) -> usize {
+        self.sessions.allocation_size()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_contact_lasts_as_long_as_a_session_leads_there() {
+        let mut contacts = Contacts::new(2);
+        let (a, b) = (MappingIndex(1), MappingIndex(2));
+        contacts.remember(a, 9);
+        contacts.remember(a, 9);
+        contacts.remember(b, 9);
+        contacts.remember(b, 10);
+        assert!(
+            !contacts.knows(b, 10),
+            "full: not remembered, so not admitted"
+        );
+        contacts.forget(a, 9);
+        assert!(contacts.knows(a, 9) && contacts.knows(b, 9) && !contacts.knows(a, 8));
+        contacts.forget(a, 9);
+        assert!(!contacts.knows(a, 9));
+    }
+}
