@@ -17,7 +17,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 # Set, it would leave out half of the namespace tests; it serves work on the tests, not their verdict.
 unexport NATGATE_LAB
 
-.PHONY: all setup build demo test lint unit end-to-end bench install
+.PHONY: all setup build demo test test-vm lint unit end-to-end bench install
 
 all: build
 
@@ -48,6 +48,10 @@ unit: setup
 # With DPDK: the same once more, and the real binary between network namespaces.
 end-to-end: setup
 	$(CARGO) test --locked $(AS_ROOT)
+
+# Real cards, emulated: QEMU with two igb behind an IOMMU. Downloads 100 MB once, installs nothing; needs root.
+test-vm: build
+	$(SUDO) tests/vm/run.sh target/release/natgate
 
 bench: build
 	$(CARGO) bench --locked
