@@ -7,9 +7,15 @@
 //! ```
 //!
 //! [`backend::Backend`] is everything an operator can ask, in plain data ([`api`]); the server, the metrics and their
-//! tests know nothing else. [`runtime`] is the boundary to the packet side.
+//! tests know nothing else. [`live`] answers it for a running gateway, whose threads are started by [`daemon`].
+//! [`runtime`] is the boundary to configuration and devices, [`service`] the life of the process.
 
 pub mod api;
 pub mod backend;
+pub mod daemon;
+#[cfg(feature = "dpdk")]
+pub mod hardware;
+pub mod live;
 pub mod runtime;
 pub mod server;
+pub mod service;

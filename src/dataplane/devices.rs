@@ -205,7 +205,7 @@ fn buffers_needed(requests: &[PortRequest], specs: &[PortSpec], workers: u16) ->
 }
 
 fn eal_options(system: &SystemRequest, specs: &[PortSpec], buffers: u32, room: u16) -> EalOptions {
-    let needed = Mempool::footprint(buffers, room, true);
+    let needed = Mempool::footprint(buffers, room);
     let pages = HugePages::read();
     let huge = system.hugepages && pages.free_bytes() >= needed;
     if system.hugepages && !huge {
@@ -217,7 +217,7 @@ fn eal_options(system: &SystemRequest, specs: &[PortSpec], buffers: u32, room: u
     let mut options = EalOptions::new(&system.instance);
     options.huge = huge;
     options.in_memory = !specs.iter().any(|s| s.device.shares_memory());
-    let bytes = Mempool::footprint(buffers, room, huge) + (64 << 20);
+    let bytes = Mempool::footprint(buffers, room) + (64 << 20);
     options.memory_mb = bytes.div_ceil(1 << 20) as u32;
     options.pci = specs
         .iter()

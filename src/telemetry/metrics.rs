@@ -1,1 +1,432 @@
-//! x
+//! The metrics: one [`Scrape`] rendered as Prometheus text.
+//!
+//! Names begin with `natgate_`, units are base units, counters end in `_total`. Labels have few values each: ports, workers,
+//! pools, protocols, states, reasons; never an address of a subscriber. Every value of a fixed list is always present, so that
+//! an alert can be written before the first drop.
+
+use crate::control::api::{Pool, Worker};
+use crate::control::backend::Scrape;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::{Encoder, Registry, TextEncoder};
+
+/// The scrape as text in the exposition format.
+///
+/// # Errors
+/// When two metrics collide, which a test excludes.
+pub fn text(scrape: &Scrape) -> Result<String, prometheus::Error> {
+    let registry = Registry::new();
+    registry.register(Box::new(Page {
+        families: families(scrape),
+    }))?;
+    let mut out = Vec::new();
+    TextEncoder::new().encode(&registry.gather(), &mut out)?;
+    Ok(String::from_utf8_lossy(&out).into_owned())
+}
+
+/// A collector that has its answer already.
+struct Page {
+    families: Vec<MetricFamily>,
+}
+
+impl Collector for Page {
+    fn desc(&self) -> Vec<&Desc> {
+        // Undescribed: the families are complete as they are, and the registry lives for one scrape.
+        Vec::new()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.families.clone()
+    }
+}
+
+/// A value with its labels.
+type Sample<'a> = (Vec<(&'a str, String)>, f64);
+
+/// Collects families.
+#[derive(Default)]
+struct Families(Vec<MetricFamily>);
+
+impl Families {
+    fn counter<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = Sample<'a>>,
+    ) {
+        self.add(name, help, MetricType::COUNTER, samples);
+    }
+
+    fn gauge<'a>(&mut self, name: &str, help: &str, samples: impl IntoIterator<Item = Sample<'a>>) {
+        self.add(name, help, MetricType::GAUGE, samples);
+    }
+
+    fn add<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: MetricType,
+        samples: impl IntoIterator<Item = Sample<'a>>,
+    ) {
+        let metrics: Vec<Metric> = samples
+            .into_iter()
+            .map(|(labels, value)| metric(kind, labels, value))
+            .collect();
+        if metrics.is_empty() {
+            return;
+        }
+        let mut family = MetricFamily::default();
+        family.set_name(format!("natgate_{name}"));
+        family.set_help(help.to_owned());
+        family.set_field_type(kind);
+        family.set_metric(metrics);
+        self.0.push(family);
+    }
+}
+
+fn metric(kind: MetricType, labels: Vec<(&str, String)>, value: f64) -> Metric {
+    let pair = |(name, value): (&str, String)| {
+        let mut pair = LabelPair::default();
+        pair.set_name(name.to_owned());
+        pair.set_value(value);
+        pair
+    };
+    let mut metric = Metric::from_label(labels.into_iter().map(pair).collect());
+    if kind == MetricType::COUNTER {
+        let mut counter = Counter::default();
+        counter.set_value(value);
+        metric.set_counter(counter);
+    } else {
+        let mut gauge = Gauge::default();
+        gauge.set_value(value);
+        metric.set_gauge(gauge);
+    }
+    metric
+}
+
+/// One value without labels.
+fn plain<'a>(value: f64) -> [Sample<'a>; 1] {
+    [(Vec::new(), value)]
+}
+
+fn flag(on: bool) -> f64 {
+    f64::from(u8::from(on))
+}
+
+fn families(scrape: &Scrape) -> Vec<MetricFamily> {
+    let mut out = Families::default();
+    process(&mut out, scrape);
+    ports(&mut out, scrape);
+    packets(&mut out, scrape);
+    workers(&mut out, &scrape.workers);
+    sessions(&mut out, scrape);
+    pools(&mut out, &scrape.pools);
+    out.0
+}
+
+fn process(out: &mut Families, scrape: &Scrape) {
+    let status = &scrape.status;
+    let build = vec![
+        ("version", status.version.clone()),
+        ("dpdk", scrape.dpdk_version.clone()),
+    ];
+    out.gauge(
+        "build_info",
+        "Versions; the value is always 1.",
+        [(build, 1.0)],
+    );
+    out.gauge(
+        "start_time_seconds",
+        "Start of the process, seconds since 1970.",
+        plain(status.start_unix_seconds as f64),
+    );
+    out.gauge(
+        "ready",
+        "1 while every worker runs and uses the current policy.",
+        plain(flag(status.ready)),
+    );
+    out.gauge(
+        "config_generation",
+        "Number of the configuration in force.",
+        plain(f64::from(status.generation)),
+    );
+    let reloads = [
+        ("applied", scrape.reloads_applied),
+        ("refused", scrape.reloads_refused),
+    ];
+    let reloads = reloads.map(|(result, n)| (vec![("result", result.to_owned())], n as f64));
+    out.counter("config_reloads_total", "Reloads by result.", reloads);
+}
+
+fn ports(out: &mut Families, scrape: &Scrape) {
+    let ports = &scrape.ports;
+    let port = |name: &str| vec![("port", name.to_owned())];
+    let directed = |name: &str, direction: &str| {
+        vec![
+            ("port", name.to_owned()),
+            ("direction", direction.to_owned()),
+        ]
+    };
+    let packets = ports.iter().flat_map(|p| {
+        [
+            (directed(&p.port, "rx"), p.rx_packets as f64),
+            (directed(&p.port, "tx"), p.tx_packets as f64),
+        ]
+    });
+    out.counter(
+        "packets_total",
+        "Packets of a port, as the device counts them.",
+        packets,
+    );
+    let bytes = ports.iter().flat_map(|p| {
+        [
+            (directed(&p.port, "rx"), p.rx_bytes as f64),
+            (directed(&p.port, "tx"), p.tx_bytes as f64),
+        ]
+    });
+    out.counter(
+        "bytes_total",
+        "Bytes of a port, as the device counts them.",
+        bytes,
+    );
+    let errors = ports.iter().flat_map(|p| {
+        [
+            (directed(&p.port, "rx"), p.rx_errors as f64),
+            (directed(&p.port, "tx"), p.tx_errors as f64),
+        ]
+    });
+    out.counter(
+        "port_errors_total",
+        "Packets received with an error, or that the device could not send.",
+        errors,
+    );
+    let missed = ports.iter().map(|p| (port(&p.port), p.rx_missed as f64));
+    out.counter(
+        "rx_missed_total",
+        "Packets the device dropped because the workers were late.",
+        missed,
+    );
+    let nombuf = ports.iter().map(|p| (port(&p.port), p.rx_nombuf as f64));
+    out.counter(
+        "rx_nombuf_total",
+        "Packets lost because no buffer was free.",
+        nombuf,
+    );
+    let link = ports.iter().map(|p| (port(&p.port), flag(p.link_up)));
+    out.gauge("link_up", "1 while the port carries packets.", link);
+    let queues = ports.iter().flat_map(|p| {
+        [
+            (directed(&p.port, "rx"), p.rx_queues.into()),
+            (directed(&p.port, "tx"), p.tx_queues.into()),
+        ]
+    });
+    out.gauge("port_queues", "Queues of a port in use.", queues);
+}
+
+fn packets(out: &mut Families, scrape: &Scrape) {
+    let counters = &scrape.counters;
+    let total = &counters.total;
+    let reasons = total
+        .drops
+        .iter()
+        .map(|(reason, n)| (vec![("reason", reason.clone())], *n as f64));
+    out.counter(
+        "drops_total",
+        "Packets dropped, each for exactly one reason.",
+        reasons,
+    );
+    let worker = |worker: u8| vec![("worker", worker.to_string())];
+    let fates = counters.workers.iter().flat_map(|w| {
+        let p = &w.packets;
+        let fates = [
+            ("received", p.received),
+            ("generated", p.generated),
+            ("sent", p.sent),
+            ("consumed", p.consumed),
+            ("dropped", p.dropped),
+        ];
+        fates.map(|(fate, n)| {
+            (
+                vec![("worker", w.worker.to_string()), ("fate", fate.to_owned())],
+                n as f64,
+            )
+        })
+    });
+    out.counter(
+        "worker_packets_total",
+        "Packets of a worker by what became of them.",
+        fates,
+    );
+    let held = counters
+        .workers
+        .iter()
+        .map(|w| (worker(w.worker), w.packets.held as f64));
+    out.gauge(
+        "held_packets",
+        "Packets waiting for a neighbour, a first fragment or a transmit queue.",
+        held,
+    );
+    let errors = counters
+        .workers
+        .iter()
+        .map(|w| (worker(w.worker), w.packets.imbalance as f64));
+    out.gauge(
+        "conservation_error_packets",
+        "Packets in minus packets out; 0 unless natgate has an error.",
+        errors,
+    );
+    let gauges = &counters.gauges;
+    let icmp = [
+        ("sent", gauges.icmp_errors),
+        ("suppressed", gauges.icmp_suppressed),
+    ];
+    let icmp = icmp.map(|(result, n)| (vec![("result", result.to_owned())], n as f64));
+    out.counter(
+        "icmp_generated_total",
+        "ICMP errors of the gateway's own, sent or suppressed by the rate limit.",
+        icmp,
+    );
+    out.counter(
+        "hairpin_packets_total",
+        "Packets that went through the translator twice.",
+        plain(gauges.hairpin_packets as f64),
+    );
+}
+
+fn workers(out: &mut Families, workers: &[Worker]) {
+    let each = |value: fn(&Worker) -> f64| {
+        workers
+            .iter()
+            .map(move |w| (vec![("worker", w.worker.to_string())], value(w)))
+    };
+    out.gauge(
+        "worker_busy_ratio",
+        "Share of time spent on packets, 0 to 1.",
+        each(|w| w.busy_ratio),
+    );
+    out.gauge(
+        "worker_heartbeat_age_seconds",
+        "Time since the worker's last loop.",
+        each(|w| w.heartbeat_age_seconds),
+    );
+    out.gauge(
+        "worker_batch_fill_packets",
+        "Packets in a received burst, on average.",
+        each(|w| w.batch_fill),
+    );
+    out.counter("worker_loops_total", "Loops run.", each(|w| w.loops as f64));
+    out.gauge(
+        "worker_table_bytes",
+        "Memory of the worker's tables.",
+        each(|w| w.memory_bytes as f64),
+    );
+    let handoffs = workers.iter().flat_map(|w| {
+        let both = [("taken", w.handoff_in), ("handed", w.handoff_out)];
+        both.map(|(result, n)| {
+            (
+                vec![
+                    ("worker", w.worker.to_string()),
+                    ("result", result.to_owned()),
+                ],
+                n as f64,
+            )
+        })
+    });
+    out.counter(
+        "handoffs_total",
+        "Packets taken over from, or handed to, other workers.",
+        handoffs,
+    );
+    out.gauge(
+        "session_table_capacity",
+        "Room for sessions.",
+        each(|w| w.session_capacity as f64),
+    );
+}
+
+fn sessions(out: &mut Families, scrape: &Scrape) {
+    let gauges = &scrape.counters.gauges;
+    let live = gauges.sessions.iter().map(|s| {
+        (
+            vec![("proto", s.protocol.clone()), ("state", s.state.clone())],
+            s.sessions as f64,
+        )
+    });
+    out.gauge("sessions", "Live sessions.", live);
+    out.counter(
+        "session_setups_total",
+        "Sessions created.",
+        plain(gauges.sessions_created as f64),
+    );
+    let ended = gauges
+        .sessions_ended
+        .iter()
+        .map(|(cause, n)| (vec![("cause", cause.clone())], *n as f64));
+    out.counter("sessions_ended_total", "Sessions ended, by cause.", ended);
+    out.gauge(
+        "mappings",
+        "Live mappings of inside to outside endpoints.",
+        plain(gauges.mappings as f64),
+    );
+    out.counter(
+        "mapping_creations_total",
+        "Mappings created.",
+        plain(gauges.mappings_created as f64),
+    );
+    out.gauge(
+        "subscribers",
+        "Inside hosts known.",
+        plain(gauges.subscribers as f64),
+    );
+}
+
+fn pools(out: &mut Families, pools: &[Pool]) {
+    let ports = pools.iter().flat_map(|pool| {
+        pool.ports.iter().flat_map(move |p| {
+            let free = p.total.saturating_sub(p.in_use + p.hold);
+            [("free", free), ("in_use", p.in_use), ("hold", p.hold)].map(|(state, n)| {
+                let labels = vec![
+                    ("pool", pool.pool.clone()),
+                    ("proto", p.protocol.clone()),
+                    ("state", state.to_owned()),
+                ];
+                (labels, n as f64)
+            })
+        })
+    });
+    out.gauge("pool_ports", "Outside ports of a pool.", ports);
+    let peaks = pools.iter().flat_map(|pool| {
+        let labels =
+            move |proto: &str| vec![("pool", pool.pool.clone()), ("proto", proto.to_owned())];
+        pool.ports
+            .iter()
+            .map(move |p| (labels(&p.protocol), p.high_water as f64))
+    });
+    out.gauge(
+        "pool_ports_high_water",
+        "The most ports of a pool in use at a time, summed over its addresses.",
+        peaks,
+    );
+    let with_blocks = || pools.iter().filter(|pool| pool.block_size.is_some());
+    let blocks = with_blocks().flat_map(|pool| {
+        let free = pool.blocks_total.saturating_sub(pool.blocks_in_use);
+        [("free", free), ("in_use", pool.blocks_in_use)].map(|(state, n)| {
+            (
+                vec![("pool", pool.pool.clone()), ("state", state.to_owned())],
+                n as f64,
+            )
+        })
+    });
+    out.gauge("pool_blocks", "Port blocks of a pool.", blocks);
+    let peaks = with_blocks().map(|pool| {
+        (
+            vec![("pool", pool.pool.clone())],
+            pool.blocks_high_water as f64,
+        )
+    });
+    out.gauge(
+        "pool_blocks_high_water",
+        "The most blocks of a pool in use at a time, summed over its addresses.",
+        peaks,
+    );
+}

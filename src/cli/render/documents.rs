@@ -15,10 +15,7 @@ pub fn status(status: &Status) -> String {
     let stalled: Vec<String> = status.stalled_workers.iter().map(u8::to_string).collect();
     let rates = &status.rates;
     let mut text = facts(&[
-        (
-            "state",
-            if status.ready { "ready" } else { "not ready" }.to_owned(),
-        ),
+        ("state", status.state.replace('_', " ")),
         ("version", status.version.clone()),
         ("instance", status.instance.clone()),
         ("generation", status.generation.to_string()),
@@ -61,7 +58,7 @@ pub fn status(status: &Status) -> String {
                 }),
         ),
         ("ports down", list(&status.ports_down)),
-        ("imbalance", status.imbalance.to_string()),
+        ("imbalance", status.packets.imbalance.to_string()),
     ]);
     for warning in &status.warnings {
         text.push_str(&format!("warning: {warning}\n"));
@@ -72,7 +69,7 @@ pub fn status(status: &Status) -> String {
 /// `show drops`: reasons that occurred; with `explain` all of them, each with its advice.
 pub fn drops(drops: &Drops, explain: bool) -> String {
     let shown = drops
-        .reasons
+        .drops
         .iter()
         .filter(|line| explain || line.packets > 0);
     if !explain {
@@ -113,7 +110,7 @@ pub fn counters(counters: &Counters) -> String {
             p.sent,
             p.consumed,
             p.handoff_out,
-            p.dropped(),
+            p.dropped,
             p.held,
             p.held_before,
         ];
@@ -220,6 +217,7 @@ mod tests {
     #[test]
     fn status_fits_a_screen_and_says_what_is_wrong() {
         let text = status(&Status {
+            state: "ready".into(),
             ready: true,
             sessions: 1,
             session_capacity: 8,
@@ -244,7 +242,7 @@ mod tests {
             advice: "Look there.".into(),
         };
         let report = Drops {
-            reasons: vec![line("no_port", 7), line("urpf", 0)],
+            drops: vec![line("no_port", 7), line("urpf", 0)],
             stalled_workers: vec![2],
             ..Drops::default()
         };

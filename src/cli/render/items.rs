@@ -40,7 +40,7 @@ pub fn headings(listing: Listing, verbose: bool) -> Vec<&'static str> {
             &["REALM"],
         ),
         Listing::Neighbors => (
-            &["ADDRESS", "INTERFACE", "MAC", "STATE", "AGE"],
+            &["ADDRESS", "INTERFACE", "MAC", "STATE", "IDLE"],
             &["WORKER"],
         ),
         Listing::Workers => (
@@ -176,7 +176,7 @@ pub fn cells(item: &Item, verbose: bool) -> Vec<String> {
                 n.interface.clone(),
                 optional(n.mac.as_ref()),
                 n.state.clone(),
-                optional(n.age_seconds.map(duration)),
+                optional(n.idle_seconds.map(duration)),
             ],
             vec![n.worker.to_string()],
         ),
@@ -366,6 +366,7 @@ mod tests {
             idle_seconds: 3.25,
             remaining_seconds: 296.75,
             interface: "lan".into(),
+            out_interface: Some("wan".into()),
             pool: Some("public".into()),
             rule: Some("office".into()),
             worker: 1,
@@ -471,6 +472,7 @@ INDEX  NAME  IN   OUT   SRC         DST  PROTO  VIA        PORTS  HITS  PACKETS 
             total: 1000,
             in_use,
             hold: 1,
+            high_water: 1,
         };
         let pool = Pool {
             ports: vec![ports("tcp", 10), ports("udp", 250), ports("icmp", 0)],

@@ -142,8 +142,8 @@ pub struct Neighbor {
     pub mac: Option<String>,
     /// `incomplete`, `reachable`, `stale`, `static`, ….
     pub state: String,
-    /// Seconds since it last answered.
-    pub age_seconds: Option<f64>,
+    /// Seconds since something was last sent to it.
+    pub idle_seconds: Option<f64>,
     /// Whose table it is in.
     pub worker: u8,
 }
@@ -194,6 +194,8 @@ pub struct PoolPorts {
     pub in_use: u64,
     /// Ports at rest after use.
     pub hold: u64,
+    /// The most ports ever in use at a time, summed over the addresses.
+    pub high_water: u64,
 }
 
 /// An address pool.
@@ -289,6 +291,8 @@ pub struct Session {
     pub remaining_seconds: f64,
     /// Interface the first packet came in on.
     pub interface: String,
+    /// Interface it left by, as far as known.
+    pub out_interface: Option<String>,
     /// The pool of its outside address.
     pub pool: Option<String>,
     /// The rule that made it.

@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 /// Health on one screen.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
+    /// `ready`, or `not_ready`.
+    pub state: String,
     /// All workers run and use the current policy.
     pub ready: bool,
     /// Version of natgate.
@@ -27,14 +29,14 @@ pub struct Status {
     pub session_capacity: u64,
     /// Live mappings.
     pub mappings: u64,
-    /// Rates since the last look, at most some seconds ago.
+    /// Packets of all workers together, since the counters were cleared.
+    pub packets: PacketCounts,
+    /// Rates over the last seconds.
     pub rates: Rates,
     /// The fullest pool and the share of it in use, 0–1.
     pub fullest_pool: Option<(String, f64)>,
     /// Ports without link.
     pub ports_down: Vec<String>,
-    /// Packets lost from the books; 0 unless natgate has an error.
-    pub imbalance: i64,
     /// What the configuration was warned about.
     pub warnings: Vec<String>,
 }
@@ -83,6 +85,8 @@ pub struct PacketCounts {
     pub held: u64,
     /// Held at the moment the counters were cleared; 0 if they never were.
     pub held_before: u64,
+    /// Dropped, all reasons together.
+    pub dropped: u64,
     /// Dropped, by reason; every reason is present.
     pub drops: std::collections::BTreeMap<String, u64>,
     /// Packets that came minus packets that went: 0, always.
@@ -90,15 +94,11 @@ pub struct PacketCounts {
 }
 
 impl PacketCounts {
-    /// Drops of all reasons together.
-    pub fn dropped(&self) -> u64 {
-        self.drops.values().sum()
-    }
-
-    /// Computes [`PacketCounts::imbalance`].
+    /// Computes [`PacketCounts::dropped`] and [`PacketCounts::imbalance`] from the rest.
     pub fn balance(&mut self) {
+        self.dropped = self.drops.values().sum();
         let came = self.received + self.generated + self.handoff_in + self.held_before;
-        let went = self.sent + self.consumed + self.handoff_out + self.dropped() + self.held;
+        let went = self.sent + self.consumed + self.handoff_out + self.dropped + self.held;
         self.imbalance = came as i64 - went as i64;
     }
 
@@ -112,6 +112,7 @@ impl PacketCounts {
         self.handoff_out += other.handoff_out;
         self.held += other.held;
         self.held_before += other.held_before;
+        self.dropped += other.dropped;
         for (reason, packets) in &other.drops {
             *self.drops.entry(reason.clone()).or_default() += packets;
         }
@@ -134,6 +135,7 @@ impl PacketCounts {
             handoff_out: self.handoff_out.saturating_sub(before.handoff_out),
             held: self.held,
             held_before: before.held,
+            dropped: 0,
             drops: drops.collect(),
             imbalance: 0,
         };
@@ -156,7 +158,7 @@ pub struct WorkerCounts {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drops {
     /// Every reason, most frequent first.
-    pub reasons: Vec<DropLine>,
+    pub drops: Vec<DropLine>,
     /// All workers together.
     pub total: PacketCounts,
     /// Each worker.
@@ -302,12 +304,7 @@ mod tests {
         now.drops.insert("no_port".into(), 0);
         let since = now.since(&before);
         assert_eq!(
-            (
-                since.received,
-                since.sent,
-                since.held_before,
-                since.dropped()
-            ),
+            (since.received, since.sent, since.held_before, since.dropped),
             (5, 7, 3, 0)
         );
         assert_eq!(since.imbalance, 0);

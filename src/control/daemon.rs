@@ -1,0 +1,345 @@
+//! The gateway's threads: one per worker, and one that looks after them.
+//!
+//! [`start`] is generic over the packet buffer: in service the devices are DPDK's, in tests they are memory, and everything
+//! else is the same code.
+
+use super::api::{Failure, FailureKind};
+use super::live::apply::Running;
+use super::live::ask::WorkerHandle;
+use super::live::counts::Baseline;
+use super::live::pulse::Pulse;
+use super::live::{Live, unix_seconds};
+use super::runtime::{Devices, ThreadHook, WorkerDevices, entropy};
+use crate::base::{Random, WorkerId};
+use crate::config::Loaded;
+use crate::config::compile::{PortFacts, compile};
+use crate::config::validated::{self, System, Validated};
+use crate::dataplane::affinity;
+use crate::dataplane::buffer::{Buffer, Message};
+use crate::dataplane::clock::Clock;
+use crate::dataplane::counters::Counters;
+use crate::dataplane::published::{Published, Reader};
+use crate::dataplane::shard::{Shard, ShardSize};
+use crate::dataplane::worker::{Idle, Job, Worker, WorkerNumbers, WorkerShared};
+use crate::nat::policy::Policy;
+use crate::nat::state::Capacity;
+use crate::telemetry::notify;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_utils::CachePadded;
+use std::any::Any;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Packets that may be under way from one worker to another.
+const RING: usize = 1024;
+
+/// Jobs that may wait for a worker; more means that it does not run them.
+const JOBS: usize = 64;
+
+/// How often links and heartbeats are looked at.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Looks between two renewals of the rates.
+const RATES_EVERY: u32 = 10;
+
+/// How long the workers may take to come up: memory is touched page by page.
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// Where a worker's thread is to run, and from what.
+#[derive(Clone, Debug, Default)]
+pub struct Placement {
+    /// The core of each worker; a worker without one is not pinned.
+    pub cores: Vec<usize>,
+}
+
+impl Placement {
+    /// The configured cores, or all usable ones but the first, which is left to everything else. Workers beyond the cores
+    /// share them.
+    pub fn of(system: &System) -> Placement {
+        let mut cores = system.cores.clone();
+        if cores.is_empty() {
+            let usable = affinity::usable_cores();
+            let spare = usize::from(usable.len() > usize::from(system.workers));
+            cores = usable[spare..].to_vec();
+        }
+        let count = usize::from(system.workers);
+        Placement {
+            cores: cores.into_iter().cycle().take(count).collect(),
+        }
+    }
+}
+
+/// A running gateway with its threads.
+pub struct Daemon {
+    /// What an operator can ask and change.
+    pub live: Arc<Live>,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<Option<Counters>>>,
+    housekeeping: (Sender<()>, JoinHandle<()>),
+    // Last: what the driver needs must outlive the threads.
+    _keep: Box<dyn Any>,
+}
+
+/// Starts the workers and waits until every one of them runs. `seed` must be the one the devices were steered with.
+///
+/// # Errors
+/// When memory is short, the configuration does not compile against the real ports, or a worker does not come up.
+pub fn start<B: Buffer>(
+    devices: Devices<B>,
+    loaded: Loaded,
+    file: PathBuf,
+    placement: &Placement,
+    seed: u64,
+) -> Result<Daemon, Failure> {
+    let facts: Vec<PortFacts> = devices
+        .ports
+        .iter()
+        .map(|port| PortFacts {
+            mac: port.mac,
+            up: port.link.load(Ordering::Relaxed),
+        })
+        .collect();
+    let policy = compile(&loaded.validated, &facts, None, seed)
+        .map_err(|report| super::runtime::refused(FailureKind::Failed, &file, &report))?;
+    let generation = policy.generation.0;
+    let mut plant = Plant {
+        published: Published::new(Arc::new(policy)),
+        stop: Arc::new(AtomicBool::new(false)),
+        clock: Clock::start(),
+        random: entropy()?,
+        on_thread: devices.on_thread,
+    };
+    let size = shard_size(&loaded.validated);
+    let idle = match loaded.validated.system.idle {
+        validated::Idle::Poll => Idle::Poll,
+        validated::Idle::Adaptive => Idle::Adaptive,
+    };
+    let mut rings = rings(devices.workers.len());
+    let (mut handles, mut threads) = (Vec::new(), Vec::new());
+    for (at, devices) in devices.workers.into_iter().enumerate() {
+        let core = placement.cores.get(at).copied();
+        let (handle, thread) =
+            plant.worker(at as u8, devices, rings.remove(0), size, idle, core)?;
+        handles.push(handle);
+        threads.push(thread);
+    }
+    let live = Arc::new(Live {
+        workers: handles,
+        ports: Mutex::new(devices.ports),
+        published: plant.published,
+        clock: plant.clock,
+        start_unix_seconds: unix_seconds(),
+        running: Mutex::new(Running::new(loaded, file, generation)),
+        changing: Mutex::new(()),
+        baseline: Mutex::new(Baseline::default()),
+        pulse: Mutex::new(Pulse::default()),
+        reloads_applied: AtomicU64::new(0),
+        reloads_refused: AtomicU64::new(0),
+        dpdk_version: devices.dpdk_version,
+    });
+    let housekeeping = housekeeping(live.clone())?;
+    let daemon = Daemon {
+        live,
+        stop: plant.stop,
+        threads,
+        housekeeping,
+        _keep: devices.keep,
+    };
+    daemon.wait_until_up()?;
+    Ok(daemon)
+}
+
+impl Daemon {
+    /// Waits until every worker has run its loop.
+    fn wait_until_up(&self) -> Result<(), Failure> {
+        let clock = &self.live.clock;
+        let limit = clock.nanos() + START_LIMIT.as_nanos() as u64;
+        while !(self.live.workers_current() && self.live.workers_alive()) {
+            let died = self.threads.iter().any(JoinHandle::is_finished);
+            if died || clock.nanos() > limit {
+                let why = if died {
+                    "a worker ended at once"
+                } else {
+                    "a worker does not come up"
+                };
+                return Err(
+                    Failure::new(FailureKind::Failed, "start", why).hint("the log has the reason")
+                );
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    /// Stops taking packets, lets the workers drain, and returns what they counted, by worker. `None` stands for a worker
+    /// that died.
+    pub fn stop(self) -> Vec<Option<Counters>> {
+        self.stop.store(true, Ordering::Relaxed);
+        let counters = self
+            .threads
+            .into_iter()
+            .map(|thread| thread.join().ok().flatten())
+            .collect();
+        let (quit, thread) = self.housekeeping;
+        drop(quit);
+        let _ = thread.join();
+        counters
+    }
+}
+
+/// What all workers are made with.
+struct Plant {
+    published: Arc<Published<Policy>>,
+    stop: Arc<AtomicBool>,
+    clock: Clock,
+    random: Random,
+    on_thread: ThreadHook,
+}
+
+impl Plant {
+    fn worker<B: Buffer>(
+        &mut self,
+        worker: u8,
+        devices: WorkerDevices<B>,
+        (rings_in, rings_out): Rings<B>,
+        size: ShardSize,
+        idle: Idle,
+        core: Option<usize>,
+    ) -> Result<(WorkerHandle, JoinHandle<Option<Counters>>), Failure> {
+        let (sender, jobs): (Sender<Job>, Receiver<Job>) = bounded(JOBS);
+        let numbers: WorkerNumbers = Arc::new(CachePadded::new(WorkerShared::default()));
+        let seed = self.random.next_u64();
+        let secret = [self.random.next_u64(), self.random.next_u64()];
+        let (published, stop, clock) = (self.published.clone(), self.stop.clone(), self.clock);
+        let (shared, hook) = (numbers.clone(), self.on_thread.clone());
+        let body = move || {
+            if let Some(Err(error)) = core.map(affinity::pin_to) {
+                tracing::warn!(worker, core, %error, "worker runs on any core");
+            }
+            let _registered = hook()
+                .map_err(|why| tracing::error!(worker, "worker cannot start: {why}"))
+                .ok()?;
+            // Built here, so that the memory is touched first on the worker's own node.
+            let shard = Shard::new(WorkerId(worker), size, seed, secret)
+                .map_err(|error| tracing::error!(worker, "worker cannot start: {error}"))
+                .ok()?;
+            let WorkerDevices { ports, pool } = devices;
+            let policy = Reader::new(published);
+            let worker = Worker {
+                shard,
+                ports,
+                pool,
+                rings_in,
+                rings_out,
+                policy,
+                jobs,
+                shared,
+                stop,
+                clock,
+                idle,
+            };
+            Some(worker.run())
+        };
+        let thread = std::thread::Builder::new()
+            .name(format!("worker-{worker}"))
+            .spawn(body);
+        let thread = thread
+            .map_err(|e| Failure::new(FailureKind::Failed, "start", format!("no thread: {e}")))?;
+        Ok((
+            WorkerHandle {
+                worker,
+                core,
+                jobs: sender,
+                numbers,
+            },
+            thread,
+        ))
+    }
+}
+
+/// The tables of one worker. Subscribers spread over the workers by hash, so each gets an eighth more than its even share.
+fn shard_size(config: &Validated) -> ShardSize {
+    let system = &config.system;
+    let workers = u32::from(system.workers.max(1));
+    let share = |all: u32| match workers {
+        1 => all.max(1),
+        _ => (u64::from(all) * 9)
+            .div_ceil(u64::from(workers) * 8)
+            .max(64) as u32,
+    };
+    let held: u64 = config
+        .pools
+        .iter()
+        .map(|pool| u64::from(pool.hold_max))
+        .sum();
+    ShardSize {
+        nat: Capacity {
+            sessions: share(system.sessions),
+            subscribers: share(system.subscribers),
+            held_ports: (held + 16_384).min(1 << 20) as u32,
+            // Only pools that filter by address remember remote hosts.
+            contacts: match config.pools.iter().any(|p| p.filtering == validated::Dependence::Address) {
+                true => share(system.sessions),
+                false => 0,
+            },
+            workers: system.workers,
+        },
+        neighbours: 4096,
+        waiting: 1024,
+        fragments: share(system.fragments),
+    }
+}
+
+type Rings<B> = (
+    Vec<rtrb::Consumer<Message<B>>>,
+    Vec<Option<rtrb::Producer<Message<B>>>>,
+);
+
+/// A ring from every worker to every other.
+fn rings<B>(workers: usize) -> Vec<Rings<B>> {
+    let mut ends: Vec<Rings<B>> = (0..workers).map(|_| (Vec::new(), Vec::new())).collect();
+    for from in 0..workers {
+        for to in 0..workers {
+            if from == to {
+                ends[from].1.push(None);
+                continue;
+            }
+            let (producer, consumer) = rtrb::RingBuffer::new(RING);
+            ends[from].1.push(Some(producer));
+            ends[to].0.push(consumer);
+        }
+    }
+    ends
+}
+
+/// The thread that watches links, heartbeats and rates until its channel closes.
+fn housekeeping(live: Arc<Live>) -> Result<(Sender<()>, JoinHandle<()>), Failure> {
+    let (quit, quitting) = bounded::<()>(0);
+    let body = move || {
+        let watchdog = notify::watchdog_period().map_or(0, |period| {
+            (period.as_millis() / LOOK.as_millis()).max(1) as u32
+        });
+        for turn in 0u32.. {
+            match quitting.recv_timeout(LOOK) {
+                Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
+                _ => return,
+            }
+            live.watch_links();
+            if turn % RATES_EVERY == 0 {
+                live.renew_rates();
+            }
+            if watchdog > 0 && turn % watchdog == 0 && live.workers_alive() {
+                notify::alive();
+            }
+        }
+    };
+    let thread = std::thread::Builder::new()
+        .name("housekeeping".to_owned())
+        .spawn(body);
+    let thread = thread
+        .map_err(|e| Failure::new(FailureKind::Failed, "start", format!("no thread: {e}")))?;
+    Ok((quit, thread))
+}

@@ -1,0 +1,278 @@
+//! What a new configuration changes: in words for the operator, and what of it needs a restart.
+
+use crate::config::validated::{Label, Validated};
+use crate::control::api::{Failure, FailureKind};
+
+/// Keys whose change needs a restart, each with what it was and would be. Empty: everything can change live.
+pub fn needs_restart(old: &Validated, new: &Validated) -> Vec<String> {
+    let mut keys = Keys::default();
+    let (a, b) = (&old.system, &new.system);
+    keys.compare("system.workers", &a.workers, &b.workers);
+    keys.compare("system.cores", &a.cores, &b.cores);
+    keys.compare("system.hugepages", &a.hugepages, &b.hugepages);
+    keys.compare("system.memory", &a.memory_bytes, &b.memory_bytes);
+    keys.compare("system.sessions", &a.sessions, &b.sessions);
+    if a.sessions == b.sessions {
+        // Derived from the sessions unless given.
+        keys.compare("system.subscribers", &a.subscribers, &b.subscribers);
+    }
+    keys.compare("system.fragments", &a.fragments, &b.fragments);
+    keys.compare("system.idle", &a.idle, &b.idle);
+    keys.compare("system.eal_args", &a.eal_args, &b.eal_args);
+    keys.compare("system.instance", &a.instance, &b.instance);
+    keys.compare("api.socket", &old.api.socket, &new.api.socket);
+    keys.compare("api.group", &old.api.group, &new.api.group);
+    keys.compare("metrics.listen", &old.metrics.listen, &new.metrics.listen);
+    ports(old, new, &mut keys);
+    for pool in &new.pools {
+        let before = old.pools.iter().find(|p| p.label.name == pool.label.name);
+        if let Some((before, after)) = before.and_then(|p| Some((p.block?, pool.block?))) {
+            keys.compare(
+                &format!("pool[{}].block.size", pool.label.name),
+                &before.size,
+                &after.size,
+            );
+        }
+    }
+    keys.0
+}
+
+fn ports(old: &Validated, new: &Validated, keys: &mut Keys) {
+    let names = |config: &Validated| {
+        config
+            .ports
+            .iter()
+            .map(|p| p.label.name.clone())
+            .collect::<Vec<_>>()
+    };
+    if names(old) != names(new) {
+        keys.compare("port", &names(old), &names(new));
+        return;
+    }
+    for (a, b) in old.ports.iter().zip(&new.ports) {
+        let key = |key: &str| format!("port[{}].{key}", a.label.name);
+        keys.compare(&key("device"), &a.device.to_string(), &b.device.to_string());
+        keys.compare(&key("queues"), &a.queues, &b.queues);
+        keys.compare(&key("mtu"), &a.mtu, &b.mtu);
+        keys.compare(&key("mac"), &a.mac, &b.mac);
+        keys.compare(&key("promiscuous"), &a.promiscuous, &b.promiscuous);
+        keys.compare(&key("descriptors"), &a.descriptors, &b.descriptors);
+    }
+}
+
+/// The failure that names the keys.
+pub fn restart_failure(keys: Vec<String>) -> Failure {
+    Failure::new(
+        FailureKind::Refused,
+        "reload",
+        "some of what changed is fixed while natgate runs",
+    )
+    .hint("nothing was changed; restart natgate for these, or put them back")
+    .report(keys)
+}
+
+#[derive(Default)]
+struct Keys(Vec<String>);
+
+impl Keys {
+    fn compare<T: PartialEq + std::fmt::Debug>(&mut self, key: &str, old: &T, new: &T) {
+        if old != new {
+            self.0
+                .push(format!("{key}: {old:?} now, {new:?} in the file"));
+        }
+    }
+}
+
+/// What changes live, a line for each object.
+pub fn describe(old: &Validated, new: &Validated) -> Vec<String> {
+    let mut changes = Vec::new();
+    if old.timeouts != new.timeouts {
+        changes.push("timeouts changed".to_owned());
+    }
+    if old.system.sessions_per_host != new.system.sessions_per_host {
+        let (a, b) = (old.system.sessions_per_host, new.system.sessions_per_host);
+        changes.push(format!("system.sessions_per_host {a} -> {b}"));
+    }
+    objects(
+        "interface",
+        &old.interfaces,
+        &new.interfaces,
+        |x| &mut x.label,
+        &mut changes,
+    );
+    objects(
+        "route",
+        &old.routes,
+        &new.routes,
+        |x| &mut x.label,
+        &mut changes,
+    );
+    objects(
+        "neighbour",
+        &old.neighbours,
+        &new.neighbours,
+        |x| &mut x.label,
+        &mut changes,
+    );
+    objects(
+        "pool",
+        &old.pools,
+        &new.pools,
+        |x| &mut x.label,
+        &mut changes,
+    );
+    objects(
+        "exempt",
+        &old.exempts,
+        &new.exempts,
+        |x| &mut x.label,
+        &mut changes,
+    );
+    objects(
+        "source-nat",
+        &old.source_nat,
+        &new.source_nat,
+        |x| &mut x.label,
+        &mut changes,
+    );
+    objects(
+        "static-nat",
+        &old.static_nat,
+        &new.static_nat,
+        |x| &mut x.label,
+        &mut changes,
+    );
+    objects(
+        "port-forward",
+        &old.port_forwards,
+        &new.port_forwards,
+        |x| &mut x.label,
+        &mut changes,
+    );
+    changes
+}
+
+/// Compares two lists by name. Where an object is written, and its comment, make no difference.
+fn objects<T: Clone + PartialEq>(
+    kind: &str,
+    old: &[T],
+    new: &[T],
+    label: impl Fn(&mut T) -> &mut Label,
+    changes: &mut Vec<String>,
+) {
+    let named = |list: &[T]| -> Vec<(String, T)> {
+        let strip = |object: &T| {
+            let mut object = object.clone();
+            let label = label(&mut object);
+            (std::mem::take(label).name, object)
+        };
+        list.iter().map(strip).collect()
+    };
+    let (old, new) = (named(old), named(new));
+    let of = |list: &[(String, T)], name: &str| {
+        list.iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, object)| object.clone())
+    };
+    for (name, _) in old.iter().filter(|(name, _)| of(&new, name).is_none()) {
+        changes.push(format!("{kind} {name} removed"));
+    }
+    for (name, object) in &new {
+        match of(&old, name) {
+            None => changes.push(format!("{kind} {name} added")),
+            Some(before) if before != *object => changes.push(format!("{kind} {name} changed")),
+            Some(_) => {}
+        }
+    }
+    let kept = |list: &[(String, T)], other: &[(String, T)]| -> Vec<String> {
+        let both = list.iter().filter(|(name, _)| of(other, name).is_some());
+        both.map(|(name, _)| name.clone()).collect()
+    };
+    if kept(&old, &new) != kept(&new, &old) {
+        changes.push(format!("{kind} order changed"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BASE: &str = r#"schema = 1
+[system]
+workers = 1
+[[port]]
+name = "a"
+device = "null:"
+[[interface]]
+name = "lan"
+port = "a"
+address = ["10.0.0.1/24"]
+[[pool]]
+name = "p"
+addresses = ["192.0.2.1"]
+block = { size = 64 }
+[[source-nat]]
+name = "x"
+in = "lan"
+via = "pool:p"
+[[source-nat]]
+name = "y"
+via = "none"
+"#;
+
+    fn parse(text: &str) -> Validated {
+        crate::config::parse_str("test", text).unwrap().validated
+    }
+
+    #[test]
+    fn what_needs_a_restart_is_named_key_by_key() {
+        let new = BASE
+            .replace("workers = 1", "workers = 2\nsessions = 5000")
+            .replace("null:", "tap:t0")
+            .replace("size = 64", "size = 128");
+        let keys = needs_restart(&parse(BASE), &parse(&new));
+        for key in [
+            "system.workers: 1 now, 2",
+            "system.sessions",
+            "port[a].device",
+            "pool[p].block.size: 64 now, 128",
+        ] {
+            assert!(keys.iter().any(|k| k.starts_with(key)), "{key} in {keys:?}");
+        }
+        assert!(needs_restart(&parse(BASE), &parse(BASE)).is_empty());
+    }
+
+    #[test]
+    fn live_changes_are_told_by_name_and_places_do_not_count() {
+        let moved = format!("# a comment\n\n{BASE}");
+        assert_eq!(describe(&parse(BASE), &parse(&moved)), [""; 0]);
+        let new = BASE
+            .replace("name = \"y\"", "name = \"z\"")
+            .replace("192.0.2.1", "192.0.2.1-192.0.2.4");
+        let new = format!("{new}[timeouts]\nudp = \"6m\"\n");
+        let changes = describe(&parse(BASE), &parse(&new));
+        assert_eq!(
+            changes,
+            [
+                "timeouts changed",
+                "pool p changed",
+                "source-nat y removed",
+                "source-nat z added"
+            ]
+        );
+        let swapped = BASE.replace(
+            "name = \"x\"\nin = \"lan\"\nvia = \"pool:p\"",
+            "name = \"y\"\nvia = \"none\"",
+        );
+        let swapped = swapped.replacen("name = \"y\"\nvia = \"none\"\n", "@", 1);
+        let swapped = swapped.replace(
+            "name = \"y\"\nvia = \"none\"",
+            "name = \"x\"\nin = \"lan\"\nvia = \"pool:p\"",
+        );
+        let swapped = swapped.replace('@', "name = \"y\"\nvia = \"none\"\n");
+        assert_eq!(
+            describe(&parse(BASE), &parse(&swapped)),
+            ["source-nat order changed"]
+        );
+    }
+}

@@ -1,0 +1,375 @@
+//! A running gateway behind the [`Backend`] trait.
+//!
+//! | question | answered from |
+//! |---|---|
+//! | sessions, mappings, subscribers, neighbours, counters | jobs on the workers ([`ask`], [`tables`], [`counts`]) |
+//! | interfaces, routes, pools, blocks | the published policy ([`objects`]) |
+//! | ports | the devices |
+//! | rules, timeouts, configuration | what was loaded, with the workers' counts |
+//!
+//! Changes ([`apply`]) are made one at a time; reading never waits for them.
+
+pub mod apply;
+pub mod ask;
+pub mod change;
+pub mod counts;
+pub mod objects;
+pub mod pulse;
+pub mod tables;
+
+use super::api::{
+    self, Cleared, Counters, Drops, Failure, Filter, Item, ListEnd, Listing, PacketCounts, Port,
+    ReloadRequest, Reloaded, Status, Timeout, Timeouts, Worker,
+};
+use super::backend::{Backend, Scrape};
+use super::runtime::PortDevice;
+use crate::base::PortId;
+use crate::dataplane::clock::Clock;
+use crate::dataplane::published::Published;
+use crate::flow::session::State;
+use crate::nat::policy::Policy;
+use apply::Running;
+use ask::WorkerHandle;
+use counts::{Baseline, Snapshot, snapshots};
+use pulse::Pulse;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+use tables::{Listed, Resolved};
+
+/// A worker whose last loop is longer ago counts as stalled.
+pub const HEARTBEAT_LIMIT_SECONDS: f64 = 2.0;
+
+/// A running gateway.
+pub struct Live {
+    pub(super) workers: Vec<WorkerHandle>,
+    pub(super) ports: Mutex<Vec<PortDevice>>,
+    pub(super) published: Arc<Published<Policy>>,
+    pub(super) clock: Clock,
+    pub(super) start_unix_seconds: u64,
+    pub(super) running: Mutex<Running>,
+    /// Held while a change is made, so that there is one at a time.
+    pub(super) changing: Mutex<()>,
+    pub(super) baseline: Mutex<Baseline>,
+    pub(super) pulse: Mutex<Pulse>,
+    pub(super) reloads_applied: AtomicU64,
+    pub(super) reloads_refused: AtomicU64,
+    pub(super) dpdk_version: String,
+}
+
+/// Locks; a thread that died with the lock leaves the value usable.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Seconds since 1970.
+pub(super) fn unix_seconds() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+impl Live {
+    /// Seconds since a worker's last loop.
+    pub(super) fn heartbeat_age(&self, worker: &WorkerHandle) -> f64 {
+        let last = worker.numbers.heartbeat_millis.load(Ordering::Relaxed);
+        self.clock.now().millis.saturating_sub(last) as f64 / 1000.0
+    }
+
+    /// Whether every worker runs.
+    pub fn workers_alive(&self) -> bool {
+        self.workers
+            .iter()
+            .all(|w| self.heartbeat_age(w) < HEARTBEAT_LIMIT_SECONDS)
+    }
+
+    /// Whether every worker uses the current policy.
+    pub fn workers_current(&self) -> bool {
+        let version = u64::from(self.published.version());
+        self.workers
+            .iter()
+            .all(|w| w.numbers.policy_version.load(Ordering::Acquire) >= version)
+    }
+
+    fn port_views(&self, extended: bool) -> Vec<Port> {
+        let loaded = lock(&self.running).loaded.clone();
+        let ports = lock(&self.ports);
+        let views = ports
+            .iter()
+            .zip(&loaded.validated.ports)
+            .map(|(port, configured)| {
+                let (link, counts) = (port.control.link(), port.control.counts());
+                Port {
+                    port: configured.label.name.clone(),
+                    device: configured.device.to_string(),
+                    mac: port.mac.to_string(),
+                    link_up: link.up,
+                    speed_mbps: link.speed_mbps,
+                    mtu_bytes: configured.mtu.into(),
+                    rx_queues: port.rx_queues,
+                    tx_queues: port.tx_queues,
+                    rx_packets: counts.rx_packets,
+                    rx_bytes: counts.rx_bytes,
+                    tx_packets: counts.tx_packets,
+                    tx_bytes: counts.tx_bytes,
+                    rx_missed: counts.rx_missed,
+                    rx_errors: counts.rx_errors,
+                    rx_nombuf: counts.rx_nombuf,
+                    tx_errors: counts.tx_errors,
+                    extended: if extended {
+                        port.control.extended()
+                    } else {
+                        Vec::new()
+                    },
+                }
+            });
+        views.collect()
+    }
+
+    fn worker_views(&self, snapshots: &[Snapshot]) -> Vec<Worker> {
+        let pulse = lock(&self.pulse).clone();
+        let view = |handle: &WorkerHandle| {
+            let numbers = &handle.numbers;
+            let snapshot = snapshots.iter().find(|s| s.worker == handle.worker);
+            let of = |value: fn(&Snapshot) -> u64| snapshot.map_or(0, value);
+            let bursts = numbers.bursts.load(Ordering::Relaxed);
+            let age = self.heartbeat_age(handle);
+            Worker {
+                worker: handle.worker,
+                core: handle.core.map(|core| core as u32),
+                state: if age < HEARTBEAT_LIMIT_SECONDS && snapshot.is_some() {
+                    "running"
+                } else {
+                    "stalled"
+                }
+                .into(),
+                busy_ratio: pulse.busy_ratio(handle.worker),
+                batch_fill: if bursts == 0 {
+                    0.0
+                } else {
+                    of(|s| s.counters.received) as f64 / bursts as f64
+                },
+                heartbeat_age_seconds: age,
+                loops: numbers.loops.load(Ordering::Relaxed),
+                policy_version: numbers.policy_version.load(Ordering::Relaxed),
+                sessions: of(Snapshot::sessions),
+                session_capacity: of(|s| s.session_capacity),
+                mappings: of(|s| s.mappings),
+                received: of(|s| s.counters.received),
+                handoff_in: of(|s| s.counters.handoff_in),
+                handoff_out: of(|s| s.counters.handoff_out),
+                memory_bytes: of(|s| s.memory_bytes),
+            }
+        };
+        self.workers.iter().map(view).collect()
+    }
+
+    fn status_of(&self, snapshots: &[Snapshot], stalled: &[u8], packets: PacketCounts) -> Status {
+        let policy = self.published.load();
+        let loaded = lock(&self.running).loaded.clone();
+        let ready = stalled.is_empty() && self.workers_alive() && self.workers_current();
+        let pools = objects::pools(&policy);
+        let shares = pools.iter().map(|pool| {
+            let share = |in_use: u64, total: u64| {
+                if total == 0 {
+                    0.0
+                } else {
+                    in_use as f64 / total as f64
+                }
+            };
+            let ports = pool
+                .ports
+                .iter()
+                .map(|p| share(p.in_use + p.hold, p.total))
+                .fold(0.0, f64::max);
+            (
+                pool.pool.clone(),
+                ports.max(share(pool.blocks_in_use, pool.blocks_total)),
+            )
+        });
+        let down = self
+            .port_views(false)
+            .into_iter()
+            .filter(|port| !port.link_up)
+            .map(|port| port.port);
+        Status {
+            state: if ready { "ready" } else { "not_ready" }.to_owned(),
+            ready,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            instance: loaded.validated.system.instance.clone(),
+            generation: policy.generation.0,
+            uptime_seconds: unix_seconds().saturating_sub(self.start_unix_seconds),
+            start_unix_seconds: self.start_unix_seconds,
+            workers: self.workers.len() as u8,
+            stalled_workers: stalled.to_vec(),
+            sessions: snapshots.iter().map(Snapshot::sessions).sum(),
+            session_capacity: snapshots.iter().map(|s| s.session_capacity).sum(),
+            mappings: snapshots.iter().map(|s| s.mappings).sum(),
+            packets,
+            rates: lock(&self.pulse).rates(),
+            fullest_pool: shares.max_by(|a, b| a.1.total_cmp(&b.1)),
+            ports_down: down.collect(),
+            warnings: super::runtime::warnings(&loaded),
+        }
+    }
+
+    fn rule_views(&self, listing: Listing) -> (Vec<api::Rule>, Vec<u8>) {
+        let (snapshots, stalled) = snapshots(&self.workers);
+        let counts = lock(&self.baseline).rules(&snapshots);
+        let loaded = lock(&self.running).loaded.clone();
+        (
+            objects::rules(listing, &loaded.validated, &self.published.load(), &counts),
+            stalled,
+        )
+    }
+
+    fn list_others(&self, listing: Listing, out: &mut Listed<'_>, resolved: &Resolved) -> Vec<u8> {
+        let filter = resolved.filter();
+        match listing {
+            Listing::Workers => {
+                let (snapshots, _) = snapshots(&self.workers);
+                let workers = self.worker_views(&snapshots).into_iter();
+                let wanted =
+                    workers.filter(|w| filter.worker.is_none_or(|wanted| wanted == w.worker));
+                wanted.for_each(|w| out.add(Item::Worker(w)));
+                Vec::new()
+            }
+            Listing::SourceNat | Listing::Exempt | Listing::StaticNat | Listing::PortForwards => {
+                let (rules, stalled) = self.rule_views(listing);
+                rules.into_iter().for_each(|rule| out.add(Item::Rule(rule)));
+                stalled
+            }
+            Listing::History => {
+                let history: Vec<_> = lock(&self.running).history.iter().cloned().collect();
+                history
+                    .into_iter()
+                    .for_each(|entry| out.add(Item::History(entry)));
+                Vec::new()
+            }
+            Listing::Ports => {
+                self.port_views(true)
+                    .into_iter()
+                    .for_each(|port| out.add(Item::Port(port)));
+                Vec::new()
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl Backend for Live {
+    fn status(&self) -> Status {
+        let (snapshots, stalled) = snapshots(&self.workers);
+        let packets = counts::counters(&snapshots, Vec::new(), &lock(&self.baseline)).total;
+        self.status_of(&snapshots, &stalled, packets)
+    }
+
+    fn drops(&self) -> Drops {
+        counts::drops(self.counters())
+    }
+
+    fn counters(&self) -> Counters {
+        let (snapshots, stalled) = snapshots(&self.workers);
+        counts::counters(&snapshots, stalled, &lock(&self.baseline))
+    }
+
+    fn timeouts(&self) -> Timeouts {
+        let policy = self.published.load();
+        let timeout = |state: State| Timeout {
+            state: state.name().to_owned(),
+            protocol: counts::protocol_of(state).to_owned(),
+            idle_seconds: tables::seconds(policy.timeouts.of(state)),
+        };
+        Timeouts {
+            timeouts: State::LIVE.map(timeout).to_vec(),
+        }
+    }
+
+    fn config(&self) -> api::Config {
+        let running = lock(&self.running);
+        api::Config {
+            generation: self.published.load().generation.0,
+            hash: running.hash.clone(),
+            source: running.file.display().to_string(),
+            text: running.loaded.text.clone(),
+        }
+    }
+
+    fn list(
+        &self,
+        listing: Listing,
+        filter: &Filter,
+        emit: &mut dyn FnMut(Item) -> bool,
+    ) -> Result<ListEnd, Failure> {
+        let policy = self.published.load();
+        let resolved = Resolved::new(filter, &policy)?;
+        let max = filter.max.or(listing.default_max()).unwrap_or(u64::MAX);
+        let mut out = Listed::new(max, emit);
+        let mut stalled = Vec::new();
+        match listing {
+            Listing::Sessions => out.sessions(&self.workers, &policy, &resolved)?,
+            Listing::Mappings => out.mappings(&self.workers, &policy, &resolved),
+            Listing::Subscribers => out.subscribers(&self.workers, &policy, &resolved),
+            Listing::Neighbors => out.neighbors(&self.workers, &policy, &resolved),
+            Listing::Blocks => objects::blocks(&mut out, &policy, &resolved),
+            Listing::Routes => objects::routes(&mut out, &policy, &resolved),
+            Listing::Interfaces => {
+                let loaded = lock(&self.running).loaded.clone();
+                let name = |port: PortId| {
+                    let port = loaded.validated.ports.get(port.index());
+                    port.map_or_else(String::new, |port| port.label.name.clone())
+                };
+                objects::interfaces(&mut out, &policy, &resolved, name);
+            }
+            Listing::Pools => {
+                let pools = objects::pools(&policy).into_iter();
+                let wanted =
+                    pools.filter(|pool| Filter::matches_name(&filter.pool, Some(&pool.pool)));
+                wanted.for_each(|pool| out.add(Item::Pool(pool)));
+            }
+            other => stalled = self.list_others(other, &mut out, &resolved),
+        }
+        let mut end = out.finish();
+        end.stalled_workers.extend(stalled);
+        Ok(end)
+    }
+
+    fn clear_sessions(&self, filter: &Filter) -> Result<Cleared, Failure> {
+        let resolved = Resolved::new(filter, &self.published.load())?;
+        let (cleared, stalled_workers) = tables::clear_sessions(&self.workers, &resolved)?;
+        tracing::info!(cleared, filter = filter.to_query(), "sessions cleared");
+        Ok(Cleared {
+            cleared,
+            stalled_workers,
+        })
+    }
+
+    fn clear_counters(&self) -> Cleared {
+        let (snapshots, stalled_workers) = snapshots(&self.workers);
+        *lock(&self.baseline) = Baseline::of(&snapshots);
+        tracing::info!("counters cleared");
+        Cleared {
+            cleared: snapshots.len() as u64,
+            stalled_workers,
+        }
+    }
+
+    fn reload(&self, request: &ReloadRequest) -> Result<Reloaded, Failure> {
+        self.apply(request)
+    }
+
+    fn scrape(&self) -> Scrape {
+        let (snapshots, stalled) = snapshots(&self.workers);
+        let counters = counts::counters(&snapshots, stalled.clone(), &Baseline::default());
+        Scrape {
+            status: self.status_of(&snapshots, &stalled, counters.total.clone()),
+            ports: self.port_views(false),
+            workers: self.worker_views(&snapshots),
+            pools: objects::pools(&self.published.load()),
+            reloads_applied: self.reloads_applied.load(Ordering::Relaxed),
+            reloads_refused: self.reloads_refused.load(Ordering::Relaxed),
+            dpdk_version: self.dpdk_version.clone(),
+            counters,
+        }
+    }
+}

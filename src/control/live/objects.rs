@@ -1,0 +1,454 @@
+//! Listings of what the management side can read without asking a worker: interfaces, routes, pools, blocks, rules.
+
+use super::tables::{Listed, Resolved, interface_name};
+use crate::base::{PortId, RuleId};
+use crate::config::validated::{self, ForwardSource, Label, Validated, Via};
+use crate::control::api::{Block, Filter, Interface, Item, Listing, Pool, PoolPorts, Route, Rule};
+use crate::dataplane::counters::RuleCount;
+use crate::nat::policy::Policy;
+use crate::nat::ports::{Behaviour, BlockIndex, External, PortSpace, Select};
+use std::net::{IpAddr, Ipv4Addr};
+
+/// Lists interfaces; `port_name` names the device beneath.
+pub fn interfaces(
+    out: &mut Listed<'_>,
+    policy: &Policy,
+    resolved: &Resolved,
+    port_name: impl Fn(PortId) -> String,
+) {
+    let filter = resolved.filter();
+    for interface in policy.interfaces.iter() {
+        let v4 = interface
+            .v4
+            .iter()
+            .map(|net| (IpAddr::V4(net.addr()), net.to_string()));
+        let v6 = interface
+            .v6
+            .iter()
+            .map(|net| (IpAddr::V6(net.addr()), net.to_string()));
+        let addresses: Vec<(IpAddr, String)> = v4.chain(v6).collect();
+        let takes = Filter::matches_name(&filter.interface, Some(&interface.name))
+            && filter
+                .ip
+                .is_none_or(|net| addresses.iter().any(|(address, _)| net.contains(address)));
+        if takes {
+            out.add(Item::Interface(Interface {
+                interface: interface.name.clone(),
+                port: port_name(interface.port),
+                vlan: interface.vlan.map(|vlan| vlan.0),
+                up: interface.up,
+                mac: interface.mac.to_string(),
+                mtu_bytes: interface.mtu.into(),
+                realm: interface.realm.0,
+                addresses: addresses.into_iter().map(|(_, text)| text).collect(),
+            }));
+        }
+    }
+}
+
+/// Lists routes. An address matches the routes whose prefix holds it.
+pub fn routes(out: &mut Listed<'_>, policy: &Policy, resolved: &Resolved) {
+    let filter = resolved.filter();
+    for route in policy.routes.entries() {
+        let interface = interface_name(policy, route.interface);
+        let takes = Filter::matches_name(&filter.interface, Some(&interface))
+            && filter.ip.is_none_or(|net| route.prefix.contains(&net));
+        if takes {
+            out.add(Item::Route(Route {
+                prefix: route.prefix.to_string(),
+                via: route.via.map(|via| via.to_string()),
+                interface,
+                kind: if route.configured.is_some() {
+                    "static"
+                } else {
+                    "connected"
+                }
+                .to_owned(),
+                realm: route.realm.0,
+                usable: route.active,
+            }));
+        }
+    }
+}
+
+/// Every pool with its ports, those of masquerading interfaces included.
+pub fn pools(policy: &Policy) -> Vec<Pool> {
+    policy.nat.pools.iter().map(pool).collect()
+}
+
+fn pool(pool: &crate::nat::ports::Pool) -> Pool {
+    let policy = pool.policy();
+    let externals = || pool.externals().iter().map(|e| e.external.as_ref());
+    let blocks = externals().map(External::block_usage);
+    let (used, total, peak) = blocks.fold((0, 0, 0), |(used, total, peak), usage| {
+        (
+            used + u64::from(usage.used),
+            total + u64::from(usage.used + usage.free),
+            peak + u64::from(usage.high_water),
+        )
+    });
+    Pool {
+        pool: policy.name.clone(),
+        addresses: addresses(externals().map(External::address)),
+        select: match policy.select {
+            Select::Preserve => "preserve",
+            Select::Random => "random",
+            Select::Sequential => "sequential",
+        }
+        .to_owned(),
+        filtering: match policy.filtering {
+            Behaviour::Endpoint => "endpoint",
+            Behaviour::Address => "address",
+            Behaviour::AddressPort => "address-port",
+        }
+        .to_owned(),
+        block_size: policy.block.map(|block| block.size.into()),
+        blocks_total: total,
+        blocks_in_use: used,
+        blocks_high_water: peak,
+        ports: PortSpace::ALL
+            .iter()
+            .map(|&space| ports(externals(), space))
+            .collect(),
+    }
+}
+
+fn ports<'a>(externals: impl Iterator<Item = &'a External>, space: PortSpace) -> PoolPorts {
+    let mut sum = PoolPorts {
+        protocol: space.name().to_owned(),
+        ..PoolPorts::default()
+    };
+    for usage in externals.map(|external| external.usage(space)) {
+        sum.total += u64::from(usage.in_use) + u64::from(usage.held) + u64::from(usage.free);
+        sum.in_use += u64::from(usage.in_use);
+        sum.hold += u64::from(usage.held);
+        sum.high_water += u64::from(usage.high_water);
+    }
+    sum
+}
+
+/// Addresses in a row as ranges, `a-b`.
+fn addresses(list: impl Iterator<Item = IpAddr>) -> Vec<String> {
+    let mut ranges: Vec<(IpAddr, IpAddr)> = Vec::new();
+    for address in list {
+        match ranges.last_mut() {
+            Some((_, last)) if follows(*last, address) => *last = address,
+            _ => ranges.push((address, address)),
+        }
+    }
+    let text = |(first, last): &(IpAddr, IpAddr)| {
+        if first == last {
+            first.to_string()
+        } else {
+            format!("{first}-{last}")
+        }
+    };
+    ranges.iter().map(text).collect()
+}
+
+fn follows(before: IpAddr, after: IpAddr) -> bool {
+    match (before, after) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => u32::from(a).checked_add(1) == Some(u32::from(b)),
+        _ => false,
+    }
+}
+
+/// Lists port blocks that subscribers hold.
+pub fn blocks(out: &mut Listed<'_>, policy: &Policy, resolved: &Resolved) {
+    let filter = resolved.filter();
+    for pool in &policy.nat.pools {
+        if !Filter::matches_name(&filter.pool, Some(&pool.policy().name)) {
+            continue;
+        }
+        for external in pool.externals().iter().map(|e| e.external.as_ref()) {
+            let Some(blocks) = external.blocks() else {
+                continue;
+            };
+            for index in (0..blocks.count()).map(|i| BlockIndex(i as u16)) {
+                let (Some(worker), Some(ports)) =
+                    (blocks.block_owner(index), blocks.ports_of(index))
+                else {
+                    continue;
+                };
+                let subscriber = blocks
+                    .subscriber(index)
+                    .map(|address| IpAddr::V4(Ipv4Addr::from(address)));
+                let addresses = [Some(external.address()), subscriber];
+                let takes = filter.worker.is_none_or(|w| w == worker.0)
+                    && filter
+                        .port
+                        .is_none_or(|port| (ports.first..=ports.last).contains(&port))
+                    && filter
+                        .ip
+                        .is_none_or(|net| addresses.iter().flatten().any(|a| net.contains(a)));
+                if takes {
+                    let in_use = PortSpace::ALL
+                        .iter()
+                        .map(|&space| u32::from(blocks.in_use(index, space)));
+                    out.add(Item::Block(Block {
+                        pool: pool.policy().name.clone(),
+                        address: external.address().to_string(),
+                        first_port: ports.first,
+                        last_port: ports.last,
+                        subscriber: subscriber.map(|address| address.to_string()),
+                        worker: worker.0,
+                        ports_in_use: in_use.sum(),
+                    }));
+                }
+            }
+        }
+    }
+}
+
+/// The counted rules of a listing, in order, with what `counts` holds for them.
+pub fn rules(
+    listing: Listing,
+    config: &Validated,
+    policy: &Policy,
+    counts: &[RuleCount],
+) -> Vec<Rule> {
+    let count = |kind: &str, label: &Label| {
+        let info = policy
+            .rules
+            .iter()
+            .find(|r| r.kind == kind && r.name == label.name);
+        let id = info.map_or(RuleId::NONE, |info| info.id);
+        counts.get(id.index()).copied().unwrap_or_default()
+    };
+    let mut rules = match listing {
+        Listing::SourceNat => each(&config.source_nat, |rule| {
+            source_nat(rule, config, count("source-nat", &rule.label))
+        }),
+        Listing::Exempt => each(&config.exempts, |rule| {
+            exempt(rule, count("exempt", &rule.label))
+        }),
+        Listing::StaticNat => each(&config.static_nat, |rule| {
+            static_nat(rule, config, count("static-nat", &rule.label))
+        }),
+        Listing::PortForwards => each(&config.port_forwards, |rule| {
+            forward(rule, count("port-forward", &rule.label))
+        }),
+        _ => Vec::new(),
+    };
+    for (index, rule) in (1..).zip(&mut rules) {
+        rule.index = index;
+    }
+    rules
+}
+
+fn each<T>(list: &[T], view: impl Fn(&T) -> Rule) -> Vec<Rule> {
+    list.iter().map(view).collect()
+}
+
+/// A rule without conditions.
+fn blank(label: &Label, count: RuleCount) -> Rule {
+    let any = || "any".to_owned();
+    Rule {
+        index: 0,
+        name: label.name.clone(),
+        ingress: any(),
+        egress: any(),
+        src: any(),
+        dst: any(),
+        proto: any(),
+        via: String::new(),
+        ports: String::new(),
+        hits: count.hits,
+        packets: count.packets,
+        bytes: count.bytes,
+    }
+}
+
+fn source_nat(rule: &validated::SourceNat, config: &Validated, count: RuleCount) -> Rule {
+    let m = &rule.matching;
+    let with_port = |set: &validated::PrefixSet, ports: &validated::PortSet| {
+        if ports.is_any() {
+            set.to_string()
+        } else {
+            format!("{set}:{ports}")
+        }
+    };
+    Rule {
+        ingress: m.in_.to_string(),
+        egress: m.out.to_string(),
+        src: with_port(&m.src, &m.sport),
+        dst: with_port(&m.dst, &m.dport),
+        proto: m.proto.to_string(),
+        via: match rule.via {
+            Via::Interface => "interface".to_owned(),
+            Via::Pool(id) => config
+                .pools
+                .get(id.index())
+                .map_or_else(String::new, |p| format!("pool:{}", p.label.name)),
+            Via::None => "none".to_owned(),
+        },
+        ports: rule
+            .ports
+            .as_ref()
+            .map_or_else(String::new, ToString::to_string),
+        ..blank(&rule.label, count)
+    }
+}
+
+fn exempt(rule: &validated::Exempt, count: RuleCount) -> Rule {
+    let force: Vec<String> = rule.force.iter().map(ToString::to_string).collect();
+    Rule {
+        ingress: rule.in_.to_string(),
+        src: rule.src.to_string(),
+        dst: rule.dst.to_string(),
+        via: if force.is_empty() {
+            "none".to_owned()
+        } else {
+            format!("none,force:{}", force.join(","))
+        },
+        ..blank(&rule.label, count)
+    }
+}
+
+fn static_nat(rule: &validated::StaticNat, config: &Validated, count: RuleCount) -> Rule {
+    let interface = rule
+        .interface
+        .and_then(|id| config.interfaces.get(id.index()));
+    let interface = interface.map_or_else(|| "any".to_owned(), |i| i.label.name.clone());
+    let inbound = rule.direction != validated::Direction::Out;
+    Rule {
+        // The rule works both ways; the interface is the outside one.
+        ingress: if inbound {
+            interface.clone()
+        } else {
+            "-".to_owned()
+        },
+        egress: interface,
+        src: rule.internal.to_string(),
+        dst: rule.external.to_string(),
+        via: match rule.direction {
+            validated::Direction::Both => "both",
+            validated::Direction::In => "in",
+            validated::Direction::Out => "out",
+        }
+        .to_owned(),
+        ..blank(&rule.label, count)
+    }
+}
+
+fn forward(rule: &validated::PortForward, count: RuleCount) -> Rule {
+    let target = |t: &validated::Target| match t.first_port {
+        Some(port) => format!("{}:{port}", t.address),
+        None => t.address.to_string(),
+    };
+    let targets: Vec<String> = rule.to.iter().map(target).collect();
+    let source = match rule.source {
+        ForwardSource::Auto => String::new(),
+        ForwardSource::Keep => ",source:keep".to_owned(),
+        ForwardSource::Address(address) => format!(",source:{address}"),
+    };
+    let prefixes: Vec<String> = rule.dst.prefixes.iter().map(ToString::to_string).collect();
+    Rule {
+        ingress: rule.in_.to_string(),
+        src: rule.src.to_string(),
+        dst: if prefixes.is_empty() {
+            "interface".to_owned()
+        } else {
+            prefixes.join(",")
+        },
+        proto: rule.proto.to_string(),
+        via: targets.join(",") + &source,
+        ports: rule.dport.to_string(),
+        ..blank(&rule.label, count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_in_a_row_become_a_range() {
+        let list = [
+            "192.0.2.1",
+            "192.0.2.2",
+            "192.0.2.3",
+            "192.0.2.9",
+            "2001:db8::1",
+            "255.255.255.255",
+        ];
+        let ranges = addresses(list.iter().map(|a| a.parse().unwrap()));
+        assert_eq!(
+            ranges,
+            [
+                "192.0.2.1-192.0.2.3",
+                "192.0.2.9",
+                "2001:db8::1",
+                "255.255.255.255"
+            ]
+        );
+    }
+
+    #[test]
+    fn rules_show_what_was_configured() {
+        let text = r#"
+schema = 1
+[[port]]
+name = "a"
+device = "null:"
+[[port]]
+name = "b"
+device = "null:"
+[[interface]]
+name = "lan"
+port = "a"
+address = ["10.0.0.1/24"]
+[[interface]]
+name = "wan"
+port = "b"
+address = ["203.0.113.1/24"]
+[[source-nat]]
+in = "lan"
+out = "wan"
+src = "10.0.0.0/8"
+via = "interface"
+[[port-forward]]
+in = "wan"
+dst = "203.0.113.1"
+proto = "tcp"
+dport = "8080"
+to = "10.0.0.2:80"
+"#;
+        let loaded = crate::config::parse_str("test", text).unwrap();
+        let policy = crate::control::runtime::preview(&loaded.validated).unwrap();
+        let counts = vec![
+            RuleCount {
+                hits: 1,
+                packets: 10,
+                bytes: 420
+            };
+            2
+        ];
+        let rules_of = |listing| rules(listing, &loaded.validated, &policy, &counts);
+        let source = &rules_of(Listing::SourceNat)[0];
+        assert_eq!(
+            (
+                source.index,
+                source.ingress.as_str(),
+                source.egress.as_str()
+            ),
+            (1, "lan", "wan")
+        );
+        assert_eq!(
+            (source.src.as_str(), source.via.as_str()),
+            ("10.0.0.0/8", "interface")
+        );
+        assert_eq!((source.hits, source.packets, source.bytes), (1, 10, 420));
+        let forward = &rules_of(Listing::PortForwards)[0];
+        assert_eq!(
+            (forward.via.as_str(), forward.ports.as_str()),
+            ("10.0.0.2:80", "8080")
+        );
+        assert_eq!(forward.dst, "203.0.113.1/32");
+        assert_eq!(rules_of(Listing::Exempt), []);
+        let pools = pools(&policy);
+        let names: Vec<_> = pools.iter().map(|p| p.pool.as_str()).collect();
+        assert_eq!(names, ["interface:lan", "interface:wan"]);
+        assert_eq!(pools[1].ports.len(), 3);
+    }
+}
