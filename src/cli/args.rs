@@ -23,7 +23,7 @@ pub const DEFAULT_CONFIG: &str = "/etc/natgate/natgate.toml";
 )]
 pub struct Cli {
     /// Control socket of the running daemon [default: /run/natgate/INSTANCE.sock].
-    #[arg(long, global = true, value_name = "PATH")]
+    #[arg(long, global = true, value_name = "PATH", env = "NATGATE_SOCKET")]
     pub socket: Option<PathBuf>,
 
     /// Which of several daemons on this machine.

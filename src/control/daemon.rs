@@ -281,7 +281,11 @@ fn shard_size(config: &Validated) -> ShardSize {
             subscribers: share(system.subscribers),
             held_ports: (held + 16_384).min(1 << 20) as u32,
             // Only pools that filter by address remember remote hosts.
-            contacts: match config.pools.iter().any(|p| p.filtering == validated::Dependence::Address) {
+            contacts: match config
+                .pools
+                .iter()
+                .any(|p| p.filtering == validated::Dependence::Address)
+            {
                 true => share(system.sessions),
                 false => 0,
             },

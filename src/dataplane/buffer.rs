@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use arrayvec::ArrayVec;
 
 use crate::base::{InterfaceId, PortId, WorkerId};
+use crate::gateway::neighbour::Learned;
 use crate::nat::fragments::Ports;
 use crate::wire::MacAddr;
 
@@ -62,6 +63,8 @@ pub enum Message<B> {
         address: IpAddr,
         /// Its MAC address.
         mac: MacAddr,
+        /// On what occasion.
+        how: Learned,
     },
 }
 

@@ -87,38 +87,38 @@ impl<B: Buffer> Shard<B> {
         let Some(on) = policy.interfaces.get(interface) else {
             return;
         };
-        let Some(ready) = self.neighbours.learn(on, address, mac, how, now) else {
+        let ready = self.neighbours.learn(on, address, mac, how, now);
+        if let Some(ready) = ready {
+            self.release_waiting(ready, sink);
+        } else if how == Learned::Unsolicited {
             return;
-        };
-        self.release_waiting(ready, sink);
+        }
+        // Whoever asked may be another worker: only one of them hears the answer.
         for worker in (0..policy.workers).filter(|w| *w != self.id.0) {
             let message = Message::Neighbour {
                 interface,
                 address,
                 mac,
+                how,
             };
             // A full ring only delays the other worker: it asks for itself.
             let _ = sink.hand_over(crate::base::WorkerId(worker), message);
         }
     }
 
-    /// Another worker learned a neighbour.
+    /// Another worker heard from a neighbour.
     pub(super) fn neighbour_heard(
         &mut self,
         policy: &Policy,
         now: Now,
-        interface: InterfaceId,
-        address: IpAddr,
-        mac: MacAddr,
+        heard: (InterfaceId, IpAddr, MacAddr, Learned),
         sink: &mut impl Sink<B>,
     ) {
+        let (interface, address, mac, how) = heard;
         let Some(on) = policy.interfaces.get(interface) else {
             return;
         };
-        if let Some(ready) = self
-            .neighbours
-            .learn(on, address, mac, Learned::Solicited, now)
-        {
+        if let Some(ready) = self.neighbours.learn(on, address, mac, how, now) {
             self.release_waiting(ready, sink);
         }
     }

@@ -157,8 +157,9 @@ impl<B: Buffer> Shard<B> {
                 interface,
                 address,
                 mac,
+                how,
             } => {
-                self.neighbour_heard(policy, now, interface, address, mac, sink);
+                self.neighbour_heard(policy, now, (interface, address, mac, how), sink);
             }
         }
     }
