@@ -332,10 +332,10 @@ fn housekeeping(live: Arc<Live>) -> Result<(Sender<()>, JoinHandle<()>), Failure
                 _ => return,
             }
             live.watch_links();
-            if turn % RATES_EVERY == 0 {
+            if turn.is_multiple_of(RATES_EVERY) {
                 live.renew_rates();
             }
-            if watchdog > 0 && turn % watchdog == 0 && live.workers_alive() {
+            if watchdog > 0 && turn.is_multiple_of(watchdog) && live.workers_alive() {
                 notify::alive();
             }
         }
