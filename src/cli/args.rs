@@ -1,12 +1,10 @@
 //! The command line as types; help, completions and the manual page are made from them.
 
+use crate::config::DEFAULT_PATH;
 use crate::control::api::{Document, Listing, filter};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
-
-/// The file read when none is named.
-pub const DEFAULT_CONFIG: &str = "/etc/natgate/natgate.toml";
 
 /// A NAT gateway on DPDK: run it, ask it, change it.
 #[derive(Debug, Parser)]
@@ -78,7 +76,7 @@ pub enum Command {
 #[derive(Args, Debug)]
 pub struct RunArgs {
     /// The configuration.
-    #[arg(short, long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    #[arg(short, long, value_name = "FILE", default_value = DEFAULT_PATH)]
     pub config: PathBuf,
 }
 
@@ -86,7 +84,7 @@ pub struct RunArgs {
 #[derive(Args, Debug)]
 pub struct CheckArgs {
     /// The configuration.
-    #[arg(value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    #[arg(value_name = "FILE", default_value = DEFAULT_PATH)]
     pub file: PathBuf,
 }
 

@@ -86,7 +86,7 @@ fn run(args: &RunArgs) -> Result<(), Failure> {
 fn check(args: &CheckArgs) -> Result<(), Failure> {
     let checked = crate::control::runtime::check(&args.file)?;
     for warning in &checked.warnings {
-        eprintln!("warning: {warning}");
+        eprintln!("{warning}");
     }
     print!("{}", checked.summary);
     Ok(())

@@ -14,6 +14,7 @@ use crate::dataplane::buffer::Buffer;
 use crate::dataplane::counters::Counters;
 use crate::telemetry::{http, notify};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::SignalsInfo;
 use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -43,13 +44,33 @@ pub fn run<B: Buffer>(
         .map_err(|e| Failure::new(FailureKind::Failed, "signals", e.to_string()))?;
     let slot = Slot::default();
     let management = Management::start(&loaded.validated, slot.clone())?;
+    let lived = live(file, loaded, open, &slot, &mut signals);
+    // Also when the start failed: a socket that nobody answers on helps nobody.
+    management.stop();
+    lived.map(report)
+}
+
+/// Opens the devices, starts the workers, and serves signals until one says stop.
+fn live<B: Buffer>(
+    file: PathBuf,
+    loaded: Loaded,
+    open: impl FnOnce(&Validated, u64) -> Result<Devices<B>, Failure>,
+    slot: &Slot,
+    signals: &mut SignalsInfo,
+) -> Result<Daemon, Failure> {
     let placement = Placement::of(&loaded.validated.system);
     let seed = entropy()?.next_u64();
     let devices = open(&loaded.validated, seed)?;
     let daemon = daemon::start(devices, loaded, file, &placement, seed)?;
     slot.fill(daemon.live.clone());
     let status = daemon.live.status();
-    tracing::info!(workers = status.workers, generation = status.generation, cores = ?placement.cores, "natgate is ready");
+    let cores = &placement.cores;
+    tracing::info!(
+        workers = status.workers,
+        generation = status.generation,
+        ?cores,
+        "natgate is ready"
+    );
     notify::ready("forwarding");
     for signal in signals.forever() {
         if signal != SIGHUP {
@@ -62,9 +83,7 @@ pub fn run<B: Buffer>(
         notify::ready("forwarding");
     }
     notify::stopping();
-    management.stop();
-    report(daemon);
-    Ok(())
+    Ok(daemon)
 }
 
 /// Stops the workers and logs what became of every packet.

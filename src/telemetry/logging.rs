@@ -1,7 +1,6 @@
 //! The log: lines on stderr for the journal. Only management threads log, packet code never does.
 
 use std::io::IsTerminal;
-
 use tracing_subscriber::EnvFilter;
 
 /// Starts logging. `NATGATE_LOG` filters as `RUST_LOG` does elsewhere (`debug`, `natgate::control=debug,info`); the default
@@ -13,8 +12,8 @@ pub fn start() {
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false);
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal());
     let started = if journal {
         lines.without_time().try_init()
     } else {

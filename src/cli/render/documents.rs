@@ -61,7 +61,7 @@ pub fn status(status: &Status) -> String {
         ("imbalance", status.packets.imbalance.to_string()),
     ]);
     for warning in &status.warnings {
-        text.push_str(&format!("warning: {warning}\n"));
+        text.push_str(&format!("{warning}\n"));
     }
     text
 }
@@ -178,7 +178,7 @@ pub fn timeouts(timeouts: &Timeouts) -> String {
 pub fn reloaded(reloaded: &Reloaded) -> String {
     let mut text = String::new();
     for warning in &reloaded.warnings {
-        text.push_str(&format!("warning: {warning}\n"));
+        text.push_str(&format!("{warning}\n"));
     }
     for change in &reloaded.changes {
         text.push_str(&format!("{change}\n"));
@@ -222,7 +222,7 @@ mod tests {
             sessions: 1,
             session_capacity: 8,
             ports_down: vec!["wan".into()],
-            warnings: vec!["a.toml:3: timeouts.tcp: below RFC 5382 REQ-5".into()],
+            warnings: vec!["a.toml:3: warning: timeouts.tcp: below RFC 5382 REQ-5".into()],
             ..Status::default()
         });
         assert!(text.lines().count() <= 24);
@@ -231,7 +231,7 @@ mod tests {
             text.contains("1 of 8 (12.5 %)") && text.contains("ports down       wan\n"),
             "{text}"
         );
-        assert!(text.ends_with("warning: a.toml:3: timeouts.tcp: below RFC 5382 REQ-5\n"));
+        assert!(text.ends_with("a.toml:3: warning: timeouts.tcp: below RFC 5382 REQ-5\n"));
     }
 
     #[test]

@@ -165,3 +165,41 @@ where
 fn deadline() -> Instant {
     Instant::now() + PATIENCE
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dataplane::worker::WorkerShared;
+    use crossbeam_utils::CachePadded;
+    use std::sync::Arc;
+
+    /// A worker that never runs its jobs.
+    fn dead(worker: u8, room: usize) -> (WorkerHandle, Receiver<Job>) {
+        let (jobs, queue) = bounded(room);
+        let handle = WorkerHandle {
+            worker,
+            core: None,
+            jobs,
+            numbers: Arc::new(CachePadded::new(WorkerShared::default())),
+        };
+        (handle, queue)
+    }
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "the test measures real patience")]
+    fn workers_that_do_not_answer_are_named_and_waited_for_once() {
+        let (first, _queue) = dead(0, 8);
+        let (second, _other) = dead(1, 8);
+        let (full, _none) = dead(2, 0);
+        let workers = [first, second, full];
+        let began = Instant::now();
+        let (answers, stalled) = ask_all(&workers, || |_: &mut JobContext<'_>| ());
+        assert!(answers.is_empty());
+        assert_eq!(stalled, [0, 1, 2]);
+        assert!(began.elapsed() < PATIENCE * 2, "all share one deadline");
+        let began = Instant::now();
+        let visit = || |_: &mut JobContext<'_>, _: Range<u32>, _: &mut Vec<()>| 0;
+        assert_eq!(workers[2].walk(|_| 1, visit, |_| true), Err(Stalled(2)));
+        assert!(began.elapsed() < PATIENCE, "a full queue is told at once");
+    }
+}
