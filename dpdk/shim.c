@@ -2,6 +2,10 @@
 #define _GNU_SOURCE
 #include "shim.h"
 
+#include <linux/if_packet.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -572,4 +576,22 @@ int ng_port_xstats(uint16_t port, struct ng_xstat *out, uint32_t capacity)
     free(names);
     free(values);
     return count;
+}
+
+/*
+ * DPDK's af_packet driver asks the kernel to put IP fragments together before it hands packets over
+ * (PACKET_FANOUT_FLAG_DEFRAG) and offers no argument against it. A gateway must see fragments as they came:
+ * whole datagrams would not fit the driver's slots. The driver calls setsockopt by name, so this definition in
+ * the executable stands in front of the C library's; it takes that one flag out and passes everything on.
+ */
+int setsockopt(int fd, int level, int option, const void *value, socklen_t length)
+{
+	int fanout;
+
+	if (level == SOL_PACKET && option == PACKET_FANOUT && length == sizeof(fanout)) {
+		memcpy(&fanout, value, sizeof(fanout));
+		fanout &= ~(PACKET_FANOUT_FLAG_DEFRAG << 16);
+		value = &fanout;
+	}
+	return (int)syscall(SYS_setsockopt, fd, level, option, value, length);
 }

@@ -52,7 +52,7 @@ pub fn open(config: &Validated, seed: u64) -> Result<Devices<Mbuf>, Failure> {
         ports: opened
             .ports
             .into_iter()
-            .map(|port| device(port, &system))
+            .map(|port| device(port))
             .collect(),
         workers,
         on_thread: Arc::new(on_thread),
@@ -101,12 +101,12 @@ fn request(
     })
 }
 
-fn device(port: OpenedPort, system: &SystemRequest) -> PortDevice {
+fn device(port: OpenedPort) -> PortDevice {
     PortDevice {
         mac: port.mac,
         link: port.link.clone(),
         rx_queues: port.rx_queues,
-        tx_queues: u16::from(system.workers),
+        tx_queues: port.tx_queues,
         control: Box::new(port),
     }
 }

@@ -67,6 +67,8 @@ pub struct OpenedPort {
     pub link: Arc<AtomicBool>,
     /// Receive queues in use.
     pub rx_queues: u16,
+    /// Transmit queues in use.
+    pub tx_queues: u16,
 }
 
 impl OpenedPort {
@@ -157,6 +159,7 @@ pub fn open(
             mac,
             link: Arc::new(AtomicBool::new(true)),
             rx_queues: config.rx_queues,
+            tx_queues: config.tx_queues,
             port,
         };
         opened.poll_link();
@@ -243,9 +246,14 @@ fn port_config(
         )));
     }
     let rx_queues = spec.queues.min(info.max_rx_queues).max(1);
+    // A tap has as many queues one way as the other.
+    let own_tx = match spec.device {
+        Device::Tap { .. } => rx_queues,
+        _ => workers,
+    };
     Ok(PortConfig {
         rx_queues,
-        tx_queues: workers
+        tx_queues: own_tx
             .min(info.max_tx_queues)
             .min(spec.device.max_queues())
             .max(1),

@@ -36,7 +36,7 @@ impl SourceSteering {
         let mut key = [0; KEY_BYTES];
         // Any window spreads, unless its low bits are linearly dependent on few address bits; ones at both ends keep
         // consecutive addresses apart.
-        let window = random.next_u64() | 1 << 63 | 1 << (63 - 63 + BITS);
+        let window = random.next_u64() | 1 << 63 | 1 << BITS;
         key[..8].copy_from_slice(&window.to_be_bytes());
         for bit in (64 - BITS)..64 {
             key[(bit / 8) as usize] &= !(0x80 >> (bit % 8));

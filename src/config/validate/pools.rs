@@ -62,9 +62,12 @@ fn pool(path: &str, raw: &raw::Pool, names: &Names, findings: &mut Findings) -> 
     let mapping =
         choice(&at("mapping"), &raw.mapping, DEPENDENCE, findings).unwrap_or(Dependence::Endpoint);
     if mapping != Dependence::Endpoint {
-        findings.warn(
+        findings.error(
             &at("mapping"),
-            format!("{:?} is weaker than RFC 4787 REQ-1 (endpoint)", raw.mapping),
+            format!(
+                "{:?} is not supported by this version of natgate (\"endpoint\", as RFC 4787 REQ-1 wants)",
+                raw.mapping
+            ),
         );
     }
     let hold = values::duration(&raw.hold).unwrap_or(Duration::from_secs(120));
