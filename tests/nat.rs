@@ -505,3 +505,57 @@ fn address_dependent_filtering_admits_other_ports_of_a_known_host() {
         dropped(&mut rack, at, WAN, &other_host, DropReason::Filtered);
     });
 }
+
+#[test]
+fn without_an_address_nothing_leaves_and_nobody_elses_is_taken() {
+    let text = LAB
+        .replace("\"203.0.113.1/24\", ", "")
+        .replace("via = \"203.0.113.9\"", "interface = \"wan0\"");
+    let policy =
+        natgate::config::compile::compile_text("test", &format!("{text}{MASQUERADE}")).unwrap();
+    let mut rack = natgate::dataplane::rack::Rack::new(
+        policy,
+        natgate::dataplane::shard::ShardSize::small(),
+        1,
+    )
+    .unwrap();
+    let packet = udp(LAN, ("10.0.0.2", 40000), ("203.0.113.9", 5000), b"x");
+    dropped(&mut rack, 0, LAN, &packet, DropReason::NoAddress);
+}
+
+#[test]
+fn a_silent_neighbour_is_reported_to_the_sender_as_it_knows_the_flow() {
+    everywhere(|workers, at| {
+        let mut rack = lab(workers, MASQUERADE);
+        let packet = udp(LAN, ("10.0.0.2", 40000), ("203.0.113.77", 5000), b"x");
+        let asked = rack.receive(WorkerId(at), LAN, &[&packet]);
+        assert_eq!(
+            (asked.len(), &asked[0].1[12..14]),
+            (1, &[0x08, 0x06][..]),
+            "an ARP request goes out"
+        );
+        let mut errors = Vec::new();
+        for _ in 0..5 {
+            rack.advance(1000);
+            errors.extend(rack.maintain().into_iter().filter(|(port, _)| *port == LAN));
+        }
+        assert_eq!(errors.len(), 1, "drops: {}", drops(&rack));
+        let error = seen(&errors[0]);
+        assert_eq!(
+            (error.source.0, error.destination.0),
+            (ip("10.0.0.1"), ip("10.0.0.2"))
+        );
+        assert_eq!(
+            (error.payload[0], error.payload[1]),
+            (3, 1),
+            "host unreachable"
+        );
+        assert_eq!(
+            &error.payload[8 + 12..8 + 20],
+            &packet[26..34],
+            "about the packet as it was sent"
+        );
+        assert_eq!(rack.drops(DropReason::NeighbourUnresolved), 1);
+        balanced(&rack);
+    });
+}

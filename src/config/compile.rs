@@ -77,7 +77,8 @@ pub fn compile(
             || SourceSteering::new(&mut Random::from_seed(seed)),
             |p| p.steering.clone(),
         ),
-        stateful: nat.is_stateful(),
+        // Sessions outlive the last rule (E15), so tracking goes on once it was needed.
+        stateful: nat.is_stateful() || previous.is_some_and(|p| p.stateful),
         tracks_contacts,
         tells_exhaustion: nat
             .pools

@@ -12,7 +12,8 @@ use crate::gateway::interface::{Interface, is_link_local};
 use crate::nat::policy::Policy;
 use crate::wire::parse::{Network, Parsed, Transport};
 use crate::wire::{
-    ETHERTYPE_ARP, ETHERTYPE_IPV6, ICMP, ICMPV6, MacAddr, arp, ethernet, icmp, ipv6, nd,
+    ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ICMP, ICMPV6, MacAddr, arp, ethernet, icmp,
+    ipv6, nd, write_u16,
 };
 
 /// Where the IP header of a packet of our own starts; the Ethernet header is put in front when the next hop is known.
@@ -178,6 +179,12 @@ impl<B: Buffer> Shard<B> {
             sink.discard(buffer);
             return None;
         }
+        // What goes back through the translator is parsed like any frame.
+        let ethertype = match buffer.bytes()[L3] >> 4 {
+            4 => ETHERTYPE_IPV4,
+            _ => ETHERTYPE_IPV6,
+        };
+        write_u16(buffer.bytes_mut(), L3 - 2, ethertype);
         self.counters.generated += 1;
         Some((buffer, written as u16))
     }

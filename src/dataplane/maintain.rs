@@ -2,11 +2,13 @@
 
 use crate::base::time::Now;
 use crate::base::{DropReason, InterfaceId};
-use crate::dataplane::buffer::{Buffer, Sink};
-use crate::dataplane::shard::Shard;
+use crate::dataplane::buffer::{Buffer, Incoming, Sink};
+use crate::dataplane::shard::{Parked, Shard, WAITING_PER_NEIGHBOUR};
+use crate::gateway::errors::ErrorKind;
 use crate::gateway::neighbour::{Event, NeighbourId};
 use crate::nat::open::still_valid;
 use crate::nat::policy::Policy;
+use crate::wire::parse::{Network, parse};
 
 /// Bounds of one slice.
 #[derive(Clone, Copy, Debug)]
@@ -45,9 +47,10 @@ impl<B: Buffer> Shard<B> {
                 } => {
                     self.solicit(policy, interface, address, unicast_to, sink);
                 }
-                Event::Failed { id } => self.let_go(id, DropReason::NeighbourUnresolved, sink),
+                Event::Failed { id } => self.let_go(policy, now, id, sink),
             }
         }
+        self.run_loops(policy, now, sink);
     }
 
     /// Brings the neighbour table in line with a new policy.
@@ -74,13 +77,34 @@ impl<B: Buffer> Shard<B> {
         }
     }
 
-    /// Drops what waits for a neighbour.
-    fn let_go(&mut self, id: NeighbourId, reason: DropReason, sink: &mut impl Sink<B>) {
-        let counters = &mut self.counters;
-        self.waiting.drain(id, |packet| {
-            counters.drop(reason);
-            sink.discard(packet.buffer);
-        });
+    /// Drops what waited for a neighbour that does not answer, and tells the senders. The packets are translated already,
+    /// so an error about one goes to an external address and back through the translator.
+    fn let_go(&mut self, policy: &Policy, now: Now, id: NeighbourId, sink: &mut impl Sink<B>) {
+        let ingress = self.neighbours.get(id).map(|n| n.interface);
+        let mut waited = arrayvec::ArrayVec::<Parked<B>, WAITING_PER_NEIGHBOUR>::new();
+        self.waiting.drain(id, |packet| waited.push(packet));
+        for Parked { buffer, .. } in waited {
+            let parsed = parse(buffer.bytes()).ok();
+            let incoming = Incoming {
+                buffer,
+                ingress: ingress.unwrap_or_default(),
+                looped: false,
+                ports: None,
+                not_a_reply: false,
+                hops: 0,
+            };
+            if let Some(packet) = parsed.filter(|p| p.network == Network::Ipv4) {
+                self.send_error(
+                    policy,
+                    now,
+                    ErrorKind::HostUnreachable,
+                    &incoming,
+                    &packet,
+                    sink,
+                );
+            }
+            self.discard(incoming.buffer, DropReason::NeighbourUnresolved, sink);
+        }
     }
 
     /// Lets go of everything held: the gateway stops.

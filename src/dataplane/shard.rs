@@ -199,7 +199,7 @@ impl<B: Buffer> Shard<B> {
     }
 
     /// Handles looped packets until none is left.
-    fn run_loops(&mut self, policy: &Policy, now: Now, sink: &mut impl Sink<B>) {
+    pub(super) fn run_loops(&mut self, policy: &Policy, now: Now, sink: &mut impl Sink<B>) {
         while let Some(incoming) = self.loops.pop_front() {
             self.process(policy, now, incoming, sink);
         }

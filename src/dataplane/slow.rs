@@ -479,6 +479,19 @@ impl<B: Buffer> Shard<B> {
             return self.discard(incoming.buffer, reason, sink);
         }
         let to = session.leaving(direction).destination;
+        if incoming.looped
+            && policy
+                .routes
+                .local_v4(session.realm, packet.source)
+                .is_some()
+        {
+            // Our own error about a packet that was translated already: it speaks from the receiver's side.
+            let hop = policy.routes.route_v4(session.realm, to, 0);
+            let on = hop.and_then(|hop| policy.interfaces.get(hop.interface));
+            if let Some(source) = on.and_then(|on| on.source_v4(to)) {
+                rewrite::set_source(incoming.buffer.bytes_mut(), usize::from(packet.l3), source);
+            }
+        }
         if session.egress[direction.index()] == Egress::LOOP {
             return match policy.home_of(session.realm, to) {
                 Some(home) => self.loop_back(policy, incoming, home, sink),

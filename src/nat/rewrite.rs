@@ -7,7 +7,7 @@ use crate::flow::key::Tuple;
 use crate::flow::session::{Direction, Session};
 use crate::wire::checksum::Delta;
 use crate::wire::parse::{Parsed, Transport};
-use crate::wire::{read_u16, write_u16, write_u32};
+use crate::wire::{read_u16, read_u32, write_u16, write_u32};
 
 const SOURCE: usize = 12;
 const DESTINATION: usize = 16;
@@ -92,6 +92,13 @@ pub fn translate(
         | Transport::IcmpOther
         | Transport::Other => {}
     }
+}
+
+/// Changes the source address of a packet of the gateway's own that no transport checksum covers (ICMP).
+pub fn set_source(frame: &mut [u8], l3: usize, source: u32) {
+    let delta = Delta::u32(read_u32(frame, l3 + SOURCE), source);
+    write_u32(frame, l3 + SOURCE, source);
+    apply(frame, l3 + IP_CHECKSUM, delta);
 }
 
 /// Takes one hop off the TTL and repairs the header checksum. The caller has seen to TTL > 1.

@@ -7,20 +7,6 @@ use crate::lab::{Lab, Setup, on_natgate, same_on_both};
 use crate::probe::{Answer, Proto, open_stream};
 use crate::raw::{self, Capture, Packet};
 
-/// As [`Setup::MASQUERADE`], but ports may be reused for different remotes, as Linux does.
-const ADDRESS_PORT_MAPPING: Setup = Setup {
-    natgate: r#"
-        [[pool]]
-        name = "wan"
-        addresses = ["interface:wan0"]
-        mapping = "address-port"
-        [[source-nat]]
-        out = "wan0"
-        via = "pool:wan"
-    "#,
-    ..Setup::MASQUERADE
-};
-
 #[test]
 fn at_0_1_a_free_source_port_is_kept() {
     same_on_both(&Setup::MASQUERADE, |lab| {
@@ -45,14 +31,6 @@ fn at_0_2_a_taken_source_port_is_replaced() {
             .port();
         assert_eq!(first, 42000);
         assert_eq!(other == 42000, lab.is_kernel(), "got {other}");
-    });
-}
-
-#[test]
-fn at_0_2_ports_are_reused_per_remote_with_address_port_mapping() {
-    same_on_both(&ADDRESS_PORT_MAPPING, |lab| {
-        lab.expect("UDP in 10.0.0.2:42000 > 203.0.113.9:5000 => seen 203.0.113.1:42000, reply");
-        lab.expect("UDP in 10.0.0.3:42000 > 203.0.113.10:5000 => seen 203.0.113.1:42000, reply");
     });
 }
 

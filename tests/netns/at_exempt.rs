@@ -39,48 +39,6 @@ fn at_2_1_listed_ranges_keep_their_source() {
 }
 
 #[test]
-fn at_2_1_a_missing_file_means_the_private_ranges() {
-    let setup = Setup {
-        kernel: Some(PRIVATE),
-        natgate: r#"
-            [[exempt]]
-            file = { path = "/nonexistent", format = "ip-masq-agent" }
-            [[source-nat]]
-            out = "wan0"
-            via = "interface"
-        "#,
-        ..Setup::PLAIN
-    };
-    same_on_both(&setup, |lab| private_ranges_keep_their_source(lab));
-}
-
-#[test]
-fn at_2_2_a_missing_file_can_mean_all_reserved_ranges() {
-    let setup = Setup {
-        kernel: Some(
-            "table ip nat { chain post { type nat hook postrouting priority 100
-               ip daddr { 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 169.254.0.0/16 } return
-               ip daddr { 100.64.0.0/10, 198.51.100.0/24, 203.0.113.0/24 } return
-               oifname wan0 masquerade
-             }; }",
-        ),
-        natgate: r#"
-            [[exempt]]
-            file = { path = "/nonexistent", format = "ip-masq-agent", missing = "reserved" }
-            [[source-nat]]
-            out = "wan0"
-            via = "interface"
-        "#,
-        ..Setup::PLAIN
-    };
-    same_on_both(&setup, |lab| {
-        for exempt in ["100.64.3.3", "198.51.100.5", "172.16.5.5", "10.99.0.5"] {
-            expect_source(lab, exempt, "10.0.0.2");
-        }
-    });
-}
-
-#[test]
 fn at_2_8_the_gateways_own_addresses_are_never_translated() {
     same_on_both(&Setup::MASQUERADE, |lab| {
         // The echo comes back to the very address that asked, from both of the gateway's sides.

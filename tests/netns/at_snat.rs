@@ -262,22 +262,6 @@ fn at_1_6_a_new_interface_address_ends_the_old_ones_sessions() {
 }
 
 #[test]
-fn at_1_7_without_an_address_nothing_leaves() {
-    let setup = Setup {
-        kernel: None,
-        wan: &["2001:db8::1/64"],
-        ..Setup::MASQUERADE
-    };
-    on_natgate(&setup, |lab| {
-        let far = Capture::start(&lab.outside);
-        lab.expect("UDP in 10.0.0.2:40000 > 203.0.113.9:5000 => seen –, no reply");
-        let leaked = far.find(Duration::from_millis(300), |p| p.protocol == raw::UDP);
-        assert_eq!(leaked, None);
-        assert_eq!(accounting::dropped(lab.natgate(), "no_address"), 1);
-    });
-}
-
-#[test]
 fn at_1_9_a_moved_route_moves_the_translation() {
     let moved = Setup {
         kernel: Some(

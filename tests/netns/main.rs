@@ -33,7 +33,6 @@ mod servers;
 
 mod at_cluster;
 mod at_exempt;
-mod at_filter;
 mod at_forward;
 mod at_gateway;
 mod at_reload;
