@@ -74,6 +74,28 @@ pub fn lab_policy(workers: u8, rules: &str) -> Arc<Policy> {
     config::compile::compile_text("test", &text).unwrap_or_else(|report| panic!("{report}\n{text}"))
 }
 
+/// The lab as text, with `rules` appended, for `workers` workers; `system` is more of the table `[system]`.
+pub fn lab_text(workers: u8, rules: &str, system: &str) -> String {
+    format!(
+        "{LAB}{}{rules}\n[system]\nworkers = {workers}\n{system}\n",
+        neighbours()
+    )
+}
+
+/// A rack that runs the configuration `text`.
+pub fn rack(text: &str) -> Rack {
+    let policy = config::compile::compile_text("test", text)
+        .unwrap_or_else(|report| panic!("{report}\n{text}"));
+    Rack::new(policy, ShardSize::small(), 1).unwrap()
+}
+
+/// Reloads the configuration `text`.
+pub fn reload(rack: &mut Rack, text: &str) {
+    let policy = config::compile::recompile_text("test", text, &rack.policy)
+        .unwrap_or_else(|report| panic!("{report}\n{text}"));
+    rack.reload(policy);
+}
+
 /// A rack that runs the lab.
 pub fn lab(workers: u8, rules: &str) -> Rack {
     Rack::new(lab_policy(workers, rules), ShardSize::small(), 1).unwrap()
