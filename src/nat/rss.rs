@@ -70,15 +70,23 @@ impl SourceSteering {
     /// The worker of an address.
     #[inline]
     pub fn worker(&self, address: u32, workers: u8) -> WorkerId {
-        WorkerId((self.entry(address) % usize::from(workers.max(1))) as u8)
+        worker_of_entry(self.entry(address), workers)
     }
 }
 
 /// The redirection table for cards on the inside, for a table of `entries`.
 pub fn inside_table(entries: usize, workers: u8) -> Vec<u16> {
     (0..entries)
-        .map(|i| ((i % ENTRIES) % usize::from(workers.max(1))) as u16)
+        .map(|i| u16::from(worker_of_entry(i % ENTRIES, workers).0))
         .collect()
+}
+
+/// The worker that an entry of the smallest table leads to. The entry's highest bit is the one the last address bit always
+/// reaches, its lowest bit depends on prefixes of 26 bits only; read backwards, neighbouring addresses take turns.
+#[inline]
+fn worker_of_entry(entry: usize, workers: u8) -> WorkerId {
+    let backwards = (entry as u32).reverse_bits() >> (32 - BITS);
+    WorkerId((backwards % u32::from(workers.max(1))) as u8)
 }
 
 /// The worker whose port range `port` lies in.
@@ -178,6 +186,24 @@ mod tests {
             *most <= 3 * 4096 / ENTRIES,
             "one entry got {most} of 4096 consecutive sources"
         );
+    }
+
+    #[test]
+    fn a_small_network_uses_every_worker() {
+        for seed in 0..50 {
+            let steering = SourceSteering::new(&mut Random::from_seed(seed));
+            for workers in [2u8, 4, 8] {
+                let mut hosts = vec![0; usize::from(workers)];
+                for host in 0..16u32 {
+                    hosts[steering.worker(0x0a00_0010 + host, workers).index()] += 1;
+                }
+                let fair = 16 / usize::from(workers);
+                assert!(
+                    hosts.iter().all(|h| *h == fair),
+                    "16 neighbouring hosts on {workers} workers: {hosts:?}"
+                );
+            }
+        }
     }
 
     #[test]
