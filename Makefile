@@ -53,6 +53,11 @@ end-to-end: setup
 test-vm: build
 	$(SUDO) tests/vm/run.sh target/release/natgate
 
+# A minute for every parser and the whole data plane; a new seed each time, printed with a failure.
+fuzz: setup
+	NATGATE_FUZZ_SECONDS=$${NATGATE_FUZZ_SECONDS:-60} NATGATE_FUZZ_SEED=$${NATGATE_FUZZ_SEED:-$$(date +%s)} \
+		$(CARGO) test --locked --no-default-features --test fuzz -- --nocapture
+
 bench: build
 	$(CARGO) bench --locked
 	target/release/natgate bench
