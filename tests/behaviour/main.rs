@@ -6,7 +6,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod neighbours;
 mod refusals;
+mod reload;
 
 use common::*;
 use natgate::base::{PortId, WorkerId};
