@@ -13,7 +13,7 @@ use crate::nat::open::flow_hash;
 use crate::nat::policy::Policy;
 use crate::nat::rewrite;
 use crate::wire::parse::Parsed;
-use crate::wire::{ETHERTYPE_IPV4, ipv4, write_u16};
+use crate::wire::{ETHERTYPE_IPV4, ipv4, tcp, write_u16};
 
 /// Puts an Ethernet header in front of the IP packet that starts at `l3`, and cuts padding off its end. `header` is the
 /// next hop's ready-made header without the EtherType.
@@ -38,6 +38,38 @@ pub(super) fn frame(
     bytes[..header.len()].copy_from_slice(header);
     write_u16(bytes, header.len(), ethertype);
     true
+}
+
+/// Lowers the MSS a SYN announces to what the interfaces it crosses let through. Later segments keep to what was
+/// announced, so only SYNs ever get here.
+#[cold]
+pub(super) fn clamp_mss(
+    policy: &Policy,
+    frame: &mut [u8],
+    packet: &Parsed,
+    crossed: [Option<InterfaceId>; 2],
+) {
+    let limits = crossed.into_iter().flatten();
+    let limit = limits
+        .filter_map(|id| policy.interfaces.get(id))
+        .map(|interface| interface.clamp_mss)
+        .filter(|limit| *limit > 0)
+        .min();
+    let end = usize::from(packet.l3) + usize::from(packet.ip_length);
+    if let (Some(limit), Some(segment)) = (limit, frame.get_mut(..end)) {
+        tcp::clamp_mss(segment, usize::from(packet.l4), limit);
+    }
+}
+
+/// Whether [`clamp_mss`] concerns a packet. The flags are those of TCP headers alone, 0 elsewhere.
+#[inline]
+pub(super) fn is_syn(packet: &Parsed) -> bool {
+    packet.tcp_flags & tcp::SYN != 0
+}
+
+/// The interface a packet really arrived on: a looped one only pretends.
+pub(super) fn arrival<B>(incoming: &Incoming<B>) -> Option<InterfaceId> {
+    (!incoming.looped).then_some(incoming.ingress)
 }
 
 /// A next hop, as far as it is known.
@@ -129,6 +161,10 @@ impl<B: Buffer> Shard<B> {
                 );
                 return self.discard(incoming.buffer, DropReason::NeighbourUnresolved, sink);
             }
+        }
+        if is_syn(packet) {
+            let crossed = [arrival(&incoming), Some(hop.interface)];
+            clamp_mss(policy, incoming.buffer.bytes_mut(), packet, crossed);
         }
         rewrite::forward(incoming.buffer.bytes_mut(), packet, &session, direction);
         self.touch(index, direction, packet, now.tick);

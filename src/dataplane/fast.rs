@@ -3,7 +3,7 @@
 use crate::base::time::Now;
 use crate::base::{DropReason, InterfaceId, PortId, Tick};
 use crate::dataplane::buffer::{Buffer, Burst, Incoming, Sink};
-use crate::dataplane::egress::frame;
+use crate::dataplane::egress::{arrival, clamp_mss, frame, is_syn};
 use crate::dataplane::shard::Shard;
 use crate::flow::hash::Hash;
 use crate::flow::key::{FlowKey, Tuple};
@@ -178,6 +178,10 @@ impl<B: Buffer> Shard<B> {
         };
         if packet.ip_length > neighbour.mtu {
             return self.hit_too_big(policy, now, index, direction, incoming, packet, sink);
+        }
+        if is_syn(packet) {
+            let crossed = [arrival(&incoming), Some(neighbour.interface)];
+            clamp_mss(policy, incoming.buffer.bytes_mut(), packet, crossed);
         }
         rewrite::forward(incoming.buffer.bytes_mut(), packet, session, direction);
         let rule = session.rule;

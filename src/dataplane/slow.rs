@@ -3,6 +3,7 @@
 use crate::base::time::Now;
 use crate::base::{DropReason, InterfaceId};
 use crate::dataplane::buffer::{Buffer, Incoming, Message, Sink};
+use crate::dataplane::egress::{arrival, clamp_mss, is_syn};
 use crate::dataplane::fast::tuple_of;
 use crate::dataplane::shard::{MAX_HOPS, Shard};
 use crate::dataplane::steering::{self, Steer};
@@ -324,6 +325,10 @@ impl<B: Buffer> Shard<B> {
         if direction == Direction::Reverse {
             (addresses, transport) = (addresses.inverse(), transport.inverse());
         }
+        if is_syn(packet) {
+            let crossed = [arrival(&incoming), None];
+            clamp_mss(policy, incoming.buffer.bytes_mut(), packet, crossed);
+        }
         rewrite::translate(
             incoming.buffer.bytes_mut(),
             packet,
@@ -536,6 +541,10 @@ impl<B: Buffer> Shard<B> {
         };
         if self.too_big(policy, now, &incoming, packet, hop.interface, sink) {
             return self.discard(incoming.buffer, DropReason::MtuDf, sink);
+        }
+        if is_syn(packet) {
+            let crossed = [arrival(&incoming), Some(hop.interface)];
+            clamp_mss(policy, incoming.buffer.bytes_mut(), packet, crossed);
         }
         rewrite::decrement_ttl(incoming.buffer.bytes_mut(), usize::from(packet.l3));
         self.route_rewritten(

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use crate::base::time::Now;
 use crate::base::{DropReason, InterfaceId};
 use crate::dataplane::buffer::{Buffer, Incoming, Sink};
+use crate::dataplane::egress::{clamp_mss, is_syn};
 use crate::dataplane::generate::L3;
 use crate::dataplane::shard::{Parked, Shard};
 use crate::gateway::errors::ErrorKind;
@@ -98,6 +99,10 @@ impl<B: Buffer> Shard<B> {
                 sink,
             );
             return self.discard(incoming.buffer, DropReason::NeighbourUnresolved, sink);
+        }
+        if is_syn(packet) {
+            let crossed = [Some(incoming.ingress), Some(hop.interface)];
+            clamp_mss(policy, incoming.buffer.bytes_mut(), packet, crossed);
         }
         ipv6::set_hop_limit(incoming.buffer.bytes_mut(), l3, packet.ttl - 1);
         let parked = parked_v6(incoming.buffer, packet.l3, packet.ip_length);

@@ -6,6 +6,8 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod clamp;
+mod mtu;
 mod neighbours;
 mod refusals;
 mod reload;

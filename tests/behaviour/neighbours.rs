@@ -36,6 +36,11 @@ fn arp_frame(port: PortId, operation: u16, sender: &str, target: &str) -> Vec<u8
     frame
 }
 
+/// The answer of the host with `address`.
+pub fn arp_reply(port: PortId, address: &str) -> Vec<u8> {
+    arp_frame(port, arp::REPLY, address, "203.0.113.1")
+}
+
 /// The only frame sent, as ARP.
 fn only_arp(sent: &[(PortId, Vec<u8>)]) -> (PortId, arp::Arp) {
     assert_eq!(sent.len(), 1, "{sent:02x?}");
@@ -59,7 +64,7 @@ fn packets_wait_for_the_answer_in_order() {
             assert!(quiet.is_empty(), "asked once a second, not once a packet");
         }
         // The answer reaches the last worker, whoever asked.
-        let reply = arp_frame(WAN, arp::REPLY, UNKNOWN.0, "203.0.113.1");
+        let reply = arp_reply(WAN, UNKNOWN.0);
         let released = send(&mut rack, workers - 1, WAN, &reply);
         let payloads: Vec<u8> = released.iter().map(|f| seen(f).payload[0]).collect();
         assert_eq!(payloads, b"0123");
@@ -124,7 +129,7 @@ fn the_queue_has_an_end_and_costs_nobody_else() {
         assert_eq!(rack.drops(DropReason::NeighbourQueueFull), 4);
         let public = one(&mut rack, at, LAN, &call(("10.0.0.3", 7))).source;
         works(&mut rack, at, ("10.0.0.3", 7), public);
-        let reply = arp_frame(WAN, arp::REPLY, UNKNOWN.0, "203.0.113.1");
+        let reply = arp_reply(WAN, UNKNOWN.0);
         assert_eq!(send(&mut rack, at, WAN, &reply).len(), 16);
     });
 }
@@ -215,7 +220,7 @@ fn a_neighbour_learned_by_one_worker_is_known_to_all() {
     }
     let waiting = rack.shards.iter().filter(|s| s.held() > 0).count();
     assert!(waiting > 1, "several workers wait");
-    let reply = arp_frame(WAN, arp::REPLY, UNKNOWN.0, "203.0.113.1");
+    let reply = arp_reply(WAN, UNKNOWN.0);
     let released = rack.receive(WorkerId(3), WAN, &[&reply]);
     assert_eq!(released.len(), 6);
     balanced(&rack);
