@@ -78,6 +78,7 @@ impl Lab {
 
     fn take(&mut self) -> Option<Returned> {
         let request = Request {
+            select: None,
             pool: &self.pool,
             ports: None,
             subscriber: self.subscriber,

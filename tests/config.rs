@@ -1,5 +1,11 @@
 //! The configuration language: shipped files, every kind of mistake with its place and message, layering, and
 //! that no text whatever makes the reader panic.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
 
 #[path = "config/mistakes.rs"]
 mod mistakes;

@@ -1,5 +1,11 @@
 //! The data plane in memory: what operators rely on, packet by packet, with 1, 2 and 4 workers and every steering a
 //! network card could do.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
 
 mod common;
 

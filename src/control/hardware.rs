@@ -49,7 +49,7 @@ pub fn open(config: &Validated, seed: u64) -> Result<Devices<Mbuf>, Failure> {
         })
         .collect();
     Ok(Devices {
-        ports: opened.ports.into_iter().map(|port| device(port)).collect(),
+        ports: opened.ports.into_iter().map(device).collect(),
         workers,
         on_thread: Arc::new(on_thread),
         dpdk_version: Eal::version(),

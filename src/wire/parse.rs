@@ -224,7 +224,7 @@ fn plain(frame: &[u8], headers: &[u8; 42], out: &mut Parsed) -> bool {
     let (transport, tcp_flags) = match protocol {
         UDP => {
             let length = usize::from(word(38));
-            if segment < 8 || segment > 65_515 || length < 8 || length > segment {
+            if !(8..=65_515).contains(&segment) || !(8..=segment).contains(&length) {
                 return false;
             }
             (Transport::Udp, 0)
@@ -236,7 +236,7 @@ fn plain(frame: &[u8], headers: &[u8; 42], out: &mut Parsed) -> bool {
             let length = usize::from(header[12] >> 4) * 4;
             let flags = header[13];
             let possible = flags & ANY_FLAG != 0 && (flags & SYN == 0 || flags & (FIN | RST) == 0);
-            if length < 20 || length > segment || segment > 65_515 || !possible {
+            if segment > 65_515 || !(20..=segment).contains(&length) || !possible {
                 return false;
             }
             (Transport::Tcp, flags)

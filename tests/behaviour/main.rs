@@ -1,6 +1,11 @@
 //! What issue reports are made of: a full pool, a reload in the middle of a call, a neighbour that does not answer, a
 //! link with a smaller MTU. Every row checks what the packet in question meets and that everybody else is left alone.
-
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
 #![allow(missing_docs, reason = "a test is no interface")]
 
 #[path = "../common/mod.rs"]

@@ -202,7 +202,7 @@ fn a_solicitation_is_advertised() {
         (136, 0),
         "neighbour advertisement"
     );
-    assert_eq!(answer[22 + 16 + 0..54], asker.octets(), "to the asker");
+    assert_eq!(answer[22 + 16..54], asker.octets(), "to the asker");
     assert_eq!(answer[62..78], target.octets());
     assert_eq!(answer[58] & 0xe0, 0xe0, "router, solicited, override");
     assert_eq!(answer[78..80], [2, 1]);

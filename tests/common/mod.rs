@@ -1,4 +1,10 @@
 //! Shared by the tests that run the data plane in memory: frames made and read by an independent library.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
 #![allow(dead_code, reason = "every test binary uses another part of it")]
 
 pub mod pcap;

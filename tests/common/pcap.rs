@@ -1,4 +1,10 @@
 //! The classic pcap file format: a 24-byte header, then 16 bytes before each frame.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
 #![allow(dead_code, reason = "every test binary uses another part of it")]
 
 use std::fs;

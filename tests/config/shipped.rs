@@ -1,4 +1,10 @@
 //! The files in `configs/`: the examples are correct, and `default.toml` says what the code does.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
 
 use std::collections::BTreeSet;
 

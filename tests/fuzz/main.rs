@@ -8,7 +8,12 @@
 //! |---|---|---|
 //! | `NATGATE_FUZZ_SECONDS` | seconds per target | 3 (`make fuzz`: 60) |
 //! | `NATGATE_FUZZ_SEED` | a decimal number from which all mutation follows | fixed |
-
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
 #![allow(missing_docs, reason = "a test is no interface")]
 
 #[path = "../common/mod.rs"]

@@ -5,7 +5,12 @@
 //! rows without pauses run once more through the real binary on pcap ports.
 //!
 //! `NATGATE_GOLDEN=write cargo test --test golden` writes the rows of `rows.rs` anew; review the difference.
-
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
 #![allow(missing_docs, reason = "a test is no interface")]
 
 #[path = "../common/mod.rs"]
