@@ -1,6 +1,6 @@
 //! The API server: HTTP + JSON on a unix socket.
 //!
-//! Handlers call the [`Backend`](super::backend::Backend) on blocking threads, so that a slow worker never delays another request. Listings
+//! Handlers call the [`Backend`] on blocking threads, so that a slow worker never delays another request. Listings
 //! are streamed through a small channel: the thread that walks the workers waits when the client reads slowly, workers
 //! never do.
 

@@ -67,11 +67,11 @@ impl RssFields {
 /// How received packets spread over queues in hardware.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RssConfig {
-    /// Toeplitz key; taken only if it has the device's length ([`PortInfo::hash_key_size`]). Empty: the driver's own.
+    /// Toeplitz key; taken only if it has the device's length ([`PortInfo::hash_key_size`](super::PortInfo::hash_key_size)). Empty: the driver's own.
     pub key: Vec<u8>,
     /// Fields hashed; what the device lacks is left out.
     pub fields: RssFields,
-    /// Redirection table: queue by low hash bits, [`PortInfo::reta_size`] entries. Empty: the driver's own.
+    /// Redirection table: queue by low hash bits, [`PortInfo::reta_size`](super::PortInfo::reta_size) entries. Empty: the driver's own.
     pub reta: Vec<u16>,
 }
 
@@ -118,7 +118,7 @@ pub struct Granted {
     pub rss: RssFields,
     /// The wanted key is in force.
     pub rss_key: bool,
-    /// The wanted redirection table is in force (known after [`Port::start`]).
+    /// The wanted redirection table is in force (known after [`Port::start`](super::Port::start)).
     pub reta: bool,
     /// IPv4 header checksums are checked on receive.
     pub ip_checksum: bool,

@@ -1,6 +1,6 @@
 //! The flow table's structures: who talks to whom, where the session lies, and when to look at it again.
 //!
-//! A lookup is `key → hash → bucket → session`: [`Hasher`] turns a [`FlowKey`] into a [`Hash`], [`BucketTable`]
+//! A lookup is `key → hash → bucket → session`: [`Hasher`] turns a [`FlowKey`] into a [`struct@Hash`], [`BucketTable`]
 //! turns that into candidate numbers in one cache line, and the session in the [`Slab`] holds the key that
 //! decides. So a hit reads two cache lines and a miss mostly one. [`ClockHand`] walks the slab for expiry.
 //!
