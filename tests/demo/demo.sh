@@ -167,7 +167,7 @@ reload_under_load() {
   local before after report
   at www iperf3 -s -D -I "$work/iperf3.pid" >/dev/null
   wait_for 5 listens www 5201
-  at h1 iperf3 -c 203.0.113.9 -u -b 80M -l 1400 -t 4 --json >"$work/iperf3.json" &
+  at h1 iperf3 -c 203.0.113.9 -u -b 20M -l 1400 -t 4 --json >"$work/iperf3.json" &
   report=$!
   sleep 1.5
   before=$(drops)
