@@ -1,7 +1,7 @@
 //! The loop every target shares: replay what once failed, try the corpus as it is, then mutate until time is up.
 //!
-//! A target returns a signature of what happened (which reason, which kind of packet). An input with a signature not
-//! seen before joins the corpus: a coarse stand-in for coverage, which stable Rust offers only to external tools.
+//! A target returns signatures of what happened (which reason, which kind of packet). An input with one not seen before
+//! joins the corpus: a coarse stand-in for coverage, which stable Rust offers only to external tools.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -50,7 +50,7 @@ pub fn kept(target: &str) -> Vec<Vec<u8>> {
 /// How inputs of a target come about, are tried, and are made smaller.
 pub trait Target {
     /// Runs one input; panics when it shows a fault. Returns what happened.
-    fn run(&self, input: &[u8]) -> u64;
+    fn run(&self, input: &[u8]) -> Vec<u64>;
     /// Makes the next input from the corpus, which is never empty.
     fn next(&self, corpus: &[Vec<u8>], random: &mut Random) -> Vec<u8>;
     /// Smaller inputs that may fail as well, the most promising first.
@@ -67,15 +67,16 @@ pub fn fuzz(name: &str, target: &impl Target, mut corpus: Vec<Vec<u8>>, outcomes
     let mut seen = BTreeSet::new();
     let replayed = kept(name);
     for input in replayed.iter().chain(&corpus) {
-        seen.insert(attempt(name, target, input, seed));
+        seen.extend(attempt(name, target, input, seed));
     }
     corpus.extend(replayed);
     let clock = Clock::start();
     let mut runs = 0u64;
     while runs < 16 || clock.nanos() < nanos {
         let input = target.next(&corpus, &mut random);
-        let outcome = attempt(name, target, &input, seed);
-        if seen.insert(outcome) && corpus.len() < CORPUS_LIMIT {
+        let before = seen.len();
+        seen.extend(attempt(name, target, &input, seed));
+        if seen.len() > before && corpus.len() < CORPUS_LIMIT {
             corpus.push(input);
         }
         runs += 1;
@@ -89,7 +90,7 @@ pub fn fuzz(name: &str, target: &impl Target, mut corpus: Vec<Vec<u8>>, outcomes
 }
 
 /// Runs one input; a failing one is made smaller, written down and reported.
-fn attempt(name: &str, target: &impl Target, input: &[u8], seed: u64) -> u64 {
+fn attempt(name: &str, target: &impl Target, input: &[u8], seed: u64) -> Vec<u64> {
     if let Ok(outcome) = catch_unwind(AssertUnwindSafe(|| target.run(input))) {
         return outcome;
     }

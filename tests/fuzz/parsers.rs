@@ -15,8 +15,8 @@ use crate::mutate::{self, l3_of, mend_ipv4, ones_sum};
 struct Frames(fn(&[u8]) -> u64);
 
 impl Target for Frames {
-    fn run(&self, input: &[u8]) -> u64 {
-        (self.0)(input)
+    fn run(&self, input: &[u8]) -> Vec<u64> {
+        vec![(self.0)(input)]
     }
 
     fn next(&self, corpus: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
@@ -38,8 +38,8 @@ impl Target for Frames {
 struct Packets(fn(&[u8]) -> u64);
 
 impl Target for Packets {
-    fn run(&self, input: &[u8]) -> u64 {
-        (self.0)(input)
+    fn run(&self, input: &[u8]) -> Vec<u64> {
+        vec![(self.0)(input)]
     }
 
     fn next(&self, corpus: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
@@ -148,12 +148,13 @@ fn quotes_v6() {
 
 fn read_arp(frame: &[u8]) -> u64 {
     let mut outcome = 0;
-    for l3 in [14, 18, frame.len().saturating_sub(28), usize::MAX] {
+    let end = frame.len().saturating_sub(28);
+    for (i, l3) in [14, 18, end, usize::MAX].into_iter().enumerate() {
         if let Some(packet) = arp::Arp::read(frame, l3) {
             let mut again = [0; 28];
             assert_eq!(packet.write(&mut again), 28);
             assert_eq!(again, frame[l3..l3 + 28], "what was read is what was there");
-            outcome = signature((l3, packet.operation.min(3)));
+            outcome = signature((i, packet.operation.min(3)));
         }
     }
     outcome

@@ -218,18 +218,24 @@ fn text(workers: u8) -> String {
 }
 
 impl Target for Gateway {
-    fn run(&self, input: &[u8]) -> u64 {
+    fn run(&self, input: &[u8]) -> Vec<u64> {
         let script = Script::read(input);
         let rack = self.play(&script);
         let totals = rack.totals();
-        let reached: Vec<bool> = totals.drops.iter().map(|n| *n > 0).collect();
-        let more = (
-            totals.sent > 0,
-            totals.looped > 0,
-            totals.handoff_in > 0,
-            totals.icmp_errors > 0,
-        );
-        signature((script.workers, reached, more))
+        let more = [
+            totals.sent,
+            totals.looped,
+            totals.handoff_in,
+            totals.icmp_errors,
+            totals.icmp_suppressed,
+            rack.sessions() as u64,
+        ];
+        // What happened, and roughly how often: more of the same is a new thing at every power of four.
+        let counts = totals.drops.iter().chain(&more).enumerate();
+        counts
+            .filter(|(_, n)| **n > 0)
+            .map(|(i, n)| signature((script.workers, script.sound, i, n.ilog2() / 2)))
+            .collect()
     }
 
     fn next(&self, corpus: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
@@ -329,5 +335,5 @@ fn data_plane() {
         totals.sent > 40 && totals.looped > 0 && totals.handoff_in > 0 && totals.icmp_errors > 0
     );
     assert!(reasons >= 10, "{reasons} reasons to drop reached");
-    fuzz("data_plane", &gateway, starts, 8);
+    fuzz("data_plane", &gateway, starts, 80);
 }

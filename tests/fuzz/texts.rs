@@ -40,8 +40,8 @@ const WORDS: [&str; 24] = [
 struct Texts(fn(&str) -> u64);
 
 impl Target for Texts {
-    fn run(&self, input: &[u8]) -> u64 {
-        (self.0)(&String::from_utf8_lossy(input))
+    fn run(&self, input: &[u8]) -> Vec<u64> {
+        vec![(self.0)(&String::from_utf8_lossy(input))]
     }
 
     fn next(&self, corpus: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
