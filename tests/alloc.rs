@@ -4,6 +4,11 @@
 //! not see each other's allocations. Buffers and sink are of this test's own making and recycle fixed slots.
 
 #![allow(missing_docs, reason = "a test is no interface")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a helper of a test fails by panicking, too"
+)]
 #![allow(unsafe_code, reason = "an allocator cannot be written without")]
 
 mod common;
