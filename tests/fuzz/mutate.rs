@@ -117,6 +117,7 @@ pub fn knowingly(frame: &mut Vec<u8>, random: &mut Random) {
             let (at, value) = match frame[l3 + 9] {
                 6 => (l4 + 13, random.next_u64() as u8 & 0x3f),
                 1 => (l4, *pick(&[0, 3, 4, 5, 8, 11, 12, 13, 17], random).unwrap()),
+                17 => return put16(frame, l4 + 6, 0),
                 _ => (l4 + 4, random.next_u64() as u8),
             };
             frame.iter_mut().skip(at).take(1).for_each(|b| *b = value);
@@ -239,7 +240,10 @@ pub fn mend_all(frame: &mut [u8]) {
     if frame[l3 + 9] == 1 && frame.len() >= l4 + 28 && matches!(frame[l4], 3 | 4 | 11 | 12) {
         mend_ipv4(frame, l4 + 8, false);
     }
-    if let Some(covered) = covered(frame) {
+    // "No checksum" is right as it is, and must still be none when it leaves.
+    if let Some(covered) = covered(frame)
+        && !(covered.optional && get16(frame, covered.field) == 0)
+    {
         covered.mend(frame);
     }
     mend_ipv4(frame, l3, false);
