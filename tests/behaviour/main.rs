@@ -12,6 +12,8 @@
 mod common;
 
 mod clamp;
+mod hairpin;
+mod links;
 mod mtu;
 mod neighbours;
 mod refusals;
