@@ -15,11 +15,6 @@
     reason = "a test that cannot go on fails"
 )]
 #![allow(missing_docs, reason = "a test is no interface")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a helper of a test fails by panicking, too"
-)]
 
 #[path = "../common/mod.rs"]
 mod common;
