@@ -315,6 +315,7 @@ impl<'a> Compiler<'a> {
         let forwards = self.forwards();
         let statics = self.statics();
         let inside = self.inside(&source, &statics);
+        let ever_inside = self.ever_inside(&inside);
         NatPolicy {
             exempt,
             source,
@@ -326,6 +327,7 @@ impl<'a> Compiler<'a> {
             by_address,
             pool_by_external,
             inside,
+            ever_inside,
         }
     }
 
@@ -659,6 +661,16 @@ impl<'a> Compiler<'a> {
         matching
             .flat_map(|(_, interface)| &interface.v4)
             .map(|net| (u32::from(net.addr()), u32::from(net.addr())))
+            .collect()
+    }
+
+    /// Where subscribers are or were, by receiving interface.
+    fn ever_inside(&self, inside: &[Inside]) -> Vec<Inside> {
+        let before = self.previous.map_or(&[][..], |p| &p.nat.ever_inside);
+        let slots = inside.len().max(before.len());
+        let at = |list: &[Inside], slot: usize| list.get(slot).cloned().unwrap_or_default();
+        (0..slots)
+            .map(|slot| at(inside, slot).union(&at(before, slot)))
             .collect()
     }
 

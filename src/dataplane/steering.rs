@@ -40,7 +40,7 @@ pub fn owner(policy: &Policy, steer: &Steer) -> Option<WorkerId> {
         return None;
     }
     let tuple = &steer.facts.tuple;
-    let from_subscriber = !steer.looped && policy.is_inside(steer.facts.ingress, tuple.source);
+    let from_subscriber = !steer.looped && policy.was_inside(steer.facts.ingress, tuple.source);
     let destination = match by_policy(policy, steer.realm, &steer.facts, steer.looped) {
         PolicyDestination::Hairpin => return Some(of_address(policy, tuple.source)),
         PolicyDestination::Translate { address, .. } => address,
@@ -60,7 +60,7 @@ pub fn owner(policy: &Policy, steer: &Steer) -> Option<WorkerId> {
     let to_subscriber = policy
         .routes
         .route_v4(steer.realm, destination, 0)
-        .is_some_and(|hop| policy.is_inside(hop.interface, destination));
+        .is_some_and(|hop| policy.was_inside(hop.interface, destination));
     Some(match (from_subscriber, to_subscriber) {
         (true, false) => of_address(policy, tuple.source),
         (false, true) => of_address(policy, destination),

@@ -21,6 +21,18 @@ pub enum Inside {
 }
 
 impl Inside {
+    /// Whatever either says is inside.
+    pub fn union(&self, other: &Inside) -> Inside {
+        match (self, other) {
+            (Inside::Always, _) | (_, Inside::Always) => Inside::Always,
+            (Inside::Never, one) | (one, Inside::Never) => one.clone(),
+            (Inside::Sources(a), Inside::Sources(b)) => {
+                let ranges = a.ranges().iter().chain(b.ranges());
+                Inside::Sources(RangeSet::of(ranges.copied()))
+            }
+        }
+    }
+
     /// Whether `source` is a subscriber's address.
     pub fn contains(&self, source: u32) -> bool {
         match self {

@@ -105,6 +105,12 @@ impl Policy {
             .take(256)
     }
 
+    /// [`Policy::is_inside`] under this policy or an earlier one; what steering goes by.
+    pub fn was_inside(&self, ingress: InterfaceId, source: u32) -> bool {
+        let ever = self.nat.ever_inside.get(ingress.index());
+        ever.is_some_and(|inside| inside.contains(source))
+    }
+
     /// The interface a public address belongs to: the one that has it, or that it is routed to.
     pub fn home_of(&self, realm: RealmId, address: u32) -> Option<InterfaceId> {
         self.routes
@@ -152,6 +158,9 @@ pub struct NatPolicy {
     pub pool_by_external: Vec<Option<PoolId>>,
     /// Where subscribers are, by interface.
     pub inside: Vec<Inside>,
+    /// Where subscribers are or were since the start, by interface: sessions outlive the rule that made their host
+    /// a subscriber, and must still be found on its worker.
+    pub ever_inside: Vec<Inside>,
 }
 
 impl NatPolicy {
