@@ -7,7 +7,9 @@ use crate::dataplane::egress::{arrival, clamp_mss, frame, is_syn};
 use crate::dataplane::shard::Shard;
 use crate::flow::hash::Hash;
 use crate::flow::key::{FlowKey, Tuple};
-use crate::flow::session::{Direction, Egress, FLAG_INBOUND, FlowEntry, NONE, SessionIndex, State};
+use crate::flow::session::{
+    Direction, Egress, FLAG_INBOUND, FLAG_MAPPED, FlowEntry, SessionIndex, State,
+};
 use crate::gateway::neighbour::NeighbourId;
 use crate::nat::open::revalidate;
 use crate::nat::policy::Policy;
@@ -221,7 +223,7 @@ impl<B: Buffer> Shard<B> {
         let inside_opened = session.flags & FLAG_INBOUND == 0;
         let from_inside = (direction == Direction::Forward) == inside_opened;
         let refreshes =
-            from_inside || packet.transport == Transport::Tcp || session.mapping == NONE;
+            from_inside || packet.transport == Transport::Tcp || session.flags & FLAG_MAPPED == 0;
         if refreshes && session.last_seen != tick.0 {
             session.last_seen = tick.0;
         }

@@ -147,7 +147,7 @@ impl State {
     }
 }
 
-/// No mapping, no subscriber, no egress.
+/// No session, no subscriber, no egress.
 pub use crate::flow::slab::NONE;
 
 /// Where a direction's packets leave: a neighbour of the shard, or one of the special values below.
@@ -170,6 +170,29 @@ pub const FLAG_MASQUERADE: u8 = 1 << 1;
 pub const FLAG_LOOPED: u8 = 1 << 2;
 /// Flag: opened by an outside host through an existing mapping.
 pub const FLAG_INBOUND: u8 = 1 << 3;
+/// Flag: holds, with others or alone, the outside port of a mapping; see [`MappingLink`].
+pub const FLAG_MAPPED: u8 = 1 << 4;
+/// Flag: the first session of its mapping's list.
+pub const FLAG_FIRST: u8 = 1 << 5;
+
+/// A session's place in the list of sessions that share a mapping. The list is the mapping: it has no record of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct MappingLink {
+    /// The next session of the list, or [`NONE`].
+    pub next: u32,
+    /// Of the first session: how many the list has. Of the others: the session before.
+    pub back: u32,
+}
+
+impl Default for MappingLink {
+    fn default() -> MappingLink {
+        MappingLink {
+            next: NONE,
+            back: NONE,
+        }
+    }
+}
 
 /// One flow. 64 bytes for IPv4: one cache line.
 #[derive(Clone, Copy, Debug, Default)]
@@ -181,8 +204,8 @@ pub struct Session<A> {
     pub after: Tuple<A>,
     /// Tick of the last packet that counts as activity; on a free slot the next free index.
     pub last_seen: u32,
-    /// Index of the mapping whose outside port it uses, or [`NONE`].
-    pub mapping: u32,
+    /// Its place among the sessions of its mapping.
+    pub link: MappingLink,
     /// Index of the subscriber it is charged to, or [`NONE`].
     pub subscriber: u32,
     /// Where each direction's packets leave.

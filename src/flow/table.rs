@@ -251,6 +251,22 @@ impl BucketTable {
         true
     }
 
+    /// Gives the entry (`hash`, `old`) the value `new`; false if that pair is not here.
+    pub fn replace(&mut self, hash: Hash, old: u32, new: u32) -> bool {
+        let tag = tag_of(hash);
+        let home = self.home(hash);
+        let away = self.other(home, tag);
+        for (at, displaced) in [(home, false), (away, true)] {
+            let bucket = &mut self.buckets[at as usize];
+            if let Some((slot, _)) = bucket.pick(bucket.matching(tag, displaced), |v| v == old) {
+                bucket.values[slot] = new;
+                return true;
+            }
+        }
+        let stashed = self.stash.iter_mut().find(|pair| **pair == (hash, old));
+        stashed.map(|pair| pair.1 = new).is_some()
+    }
+
     /// Entries held.
     pub fn len(&self) -> usize {
         self.len

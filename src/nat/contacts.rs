@@ -5,11 +5,14 @@
 
 use hashbrown::HashMap;
 
-use crate::nat::mapping::MappingIndex;
+use crate::nat::mapping::OutsideEndpoint;
+
+/// A mapping, named by its outside endpoint.
+type Outside = OutsideEndpoint<u32>;
 
 /// Remote addresses by mapping, with the sessions that lead there.
 pub struct Contacts {
-    sessions: HashMap<(MappingIndex, u32), u32>,
+    sessions: HashMap<(Outside, u32), u32>,
     capacity: usize,
 }
 
@@ -23,7 +26,7 @@ impl Contacts {
     }
 
     /// Counts a session from a mapping to a remote address.
-    pub fn remember(&mut self, mapping: MappingIndex, remote: u32) {
+    pub fn remember(&mut self, mapping: Outside, remote: u32) {
         if let Some(count) = self.sessions.get_mut(&(mapping, remote)) {
             *count += 1;
         } else if self.sessions.len() < self.capacity {
@@ -32,7 +35,7 @@ impl Contacts {
     }
 
     /// Counts one session less.
-    pub fn forget(&mut self, mapping: MappingIndex, remote: u32) {
+    pub fn forget(&mut self, mapping: Outside, remote: u32) {
         if let Some(count) = self.sessions.get_mut(&(mapping, remote)) {
             *count -= 1;
             if *count == 0 {
@@ -42,7 +45,7 @@ impl Contacts {
     }
 
     /// Whether the mapping has a session with that remote address.
-    pub fn knows(&self, mapping: MappingIndex, remote: u32) -> bool {
+    pub fn knows(&self, mapping: Outside, remote: u32) -> bool {
         self.sessions.contains_key(&(mapping, remote))
     }
 
@@ -55,11 +58,17 @@ impl Contacts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nat::ports::PortSpace;
 
     #[test]
     fn a_contact_lasts_as_long_as_a_session_leads_there() {
         let mut contacts = Contacts::new(2);
-        let (a, b) = (MappingIndex(1), MappingIndex(2));
+        let outside = |port| Outside {
+            address: 0xcb00_7101,
+            port,
+            space: PortSpace::Udp,
+        };
+        let (a, b) = (outside(1), outside(2));
         contacts.remember(a, 9);
         contacts.remember(a, 9);
         contacts.remember(b, 9);

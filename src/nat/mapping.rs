@@ -3,78 +3,33 @@
 //! Only the slow path sees them. A new flow from a known inside endpoint gets the outside port that endpoint already has
 //! (endpoint-independent mapping, RFC 4787 REQ-1), and an outside packet that matches no flow is judged against the
 //! mapping of its destination port. A mapping lives as long as a session uses it.
+//!
+//! That is why it has no record of its own. A mapping *is* the list of its sessions, threaded through them
+//! ([`MappingLink`]), and a table that leads from either endpoint to the first of the list; both endpoints can be read
+//! off any session of it. It costs two table entries, 13 bytes.
 
 use crate::arch::OutOfMemory;
 use crate::base::RealmId;
 use crate::flow::hash::{Hash, Hasher};
-use crate::flow::slab::{Slab, SlabEntry};
+use crate::flow::key::{Address, FlowKey, Tuple};
+use crate::flow::session::{
+    FLAG_FIRST, FLAG_INBOUND, FLAG_MAPPED, MappingLink, NONE, Session, SessionIndex,
+};
+use crate::flow::slab::Slab;
 use crate::flow::table::BucketTable;
-use crate::nat::ports::{ExternalIndex, PortSpace};
+use crate::nat::ports::PortSpace;
 
-/// Load at which the two mapping tables are sized: they are off the fast path, so memory counts for more than the odd
-/// second probe.
+/// Load at which the table is sized: it is off the fast path, so memory counts for more than the odd second probe.
 const LOAD_PERCENT: u32 = 95;
 
-/// Position of a mapping in its slab.
+/// Sessions of a mapping that [`Mappings::any`] asks about. A mapping with more is taken to be in use.
+const ASKED: usize = 16;
+
+/// The endpoint on the inside of a mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(transparent)]
-pub struct MappingIndex(pub u32);
-
-/// An inside endpoint and the outside endpoint that stands for it.
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C)]
-pub struct Mapping {
-    /// Inside address.
-    pub inside: u32,
-    /// Sessions that use it; on a free slot the next free index.
-    pub sessions: u32,
-    /// Inside port (query id for ICMP).
-    pub inside_port: u16,
-    /// Outside port.
-    pub outside_port: u16,
-    /// Outside address, by its place in the policy's list.
-    pub external: ExternalIndex,
-    /// Port space + 1; 0 marks a free slot.
-    space: u8,
-    /// Realm of the inside endpoint.
-    pub realm: RealmId,
-}
-
-const _: () = assert!(
-    size_of::<Mapping>() == 16,
-    "a mapping costs 16 bytes and two table entries"
-);
-
-impl Mapping {
-    /// The port space the mapping lives in.
-    pub fn space(&self) -> PortSpace {
-        match self.space {
-            1 => PortSpace::Tcp,
-            2 => PortSpace::Udp,
-            _ => PortSpace::Icmp,
-        }
-    }
-}
-
-impl SlabEntry for Mapping {
-    fn is_live(&self) -> bool {
-        self.space != 0
-    }
-
-    fn next_free(&self) -> u32 {
-        self.sessions
-    }
-
-    fn set_next_free(&mut self, next: u32) {
-        self.sessions = next;
-    }
-}
-
-/// The endpoint on one side of a mapping.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InsideEndpoint {
+pub struct InsideEndpoint<A> {
     /// Address.
-    pub address: u32,
+    pub address: A,
     /// Port or query id.
     pub port: u16,
     /// Port space.
@@ -84,27 +39,71 @@ pub struct InsideEndpoint {
 }
 
 /// The outside counterpart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OutsideEndpoint {
-    /// Address, by its place in the policy's list.
-    pub external: ExternalIndex,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct OutsideEndpoint<A> {
+    /// Address.
+    pub address: A,
     /// Port or query id.
     pub port: u16,
     /// Port space.
     pub space: PortSpace,
 }
 
-/// The mappings of one worker.
+/// What a mapping ties together, read off one of its sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapping<A> {
+    /// The subscriber's side.
+    pub inside: InsideEndpoint<A>,
+    /// The public side.
+    pub outside: OutsideEndpoint<A>,
+}
+
+impl<A: Address> Mapping<A> {
+    /// The mapping a session belongs to, if it holds a port of a pool.
+    pub fn of(session: &Session<A>) -> Option<Mapping<A>> {
+        if session.flags & FLAG_MAPPED == 0 {
+            return None;
+        }
+        let space = PortSpace::from_protocol(session.protocol)?;
+        let (before, after) = (&session.before, &session.after);
+        let (inside, outside) = if session.flags & FLAG_INBOUND == 0 {
+            (
+                (before.source, before.source_port),
+                (after.source, after.source_port),
+            )
+        } else {
+            (
+                (after.destination, after.destination_port),
+                (before.destination, before.destination_port),
+            )
+        };
+        Some(Mapping {
+            inside: InsideEndpoint {
+                address: inside.0,
+                port: inside.1,
+                space,
+                realm: session.realm,
+            },
+            outside: OutsideEndpoint {
+                address: outside.0,
+                port: outside.1,
+                space,
+            },
+        })
+    }
+}
+
+/// The mappings of one worker: the way from an endpoint to the first session of its mapping.
 pub struct Mappings {
-    slab: Slab<Mapping>,
-    by_inside: BucketTable,
-    by_outside: BucketTable,
+    entries: BucketTable,
     hasher: Hasher,
 }
 
 /// No room for another mapping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MappingsFull;
+
+type Sessions<A> = Slab<Session<A>>;
 
 impl Mappings {
     /// Room for `capacity` mappings.
@@ -113,109 +112,161 @@ impl Mappings {
     /// When the memory cannot be had.
     pub fn new(capacity: u32, hasher: Hasher) -> Result<Mappings, OutOfMemory> {
         Ok(Mappings {
-            slab: Slab::with_capacity(capacity as usize)?,
-            by_inside: BucketTable::with_capacity(capacity as usize, LOAD_PERCENT)?,
-            by_outside: BucketTable::with_capacity(capacity as usize, LOAD_PERCENT)?,
+            entries: BucketTable::with_capacity(2 * capacity as usize, LOAD_PERCENT)?,
             hasher,
         })
     }
 
     /// The mapping of an inside endpoint whose outside address satisfies `eligible` (one endpoint may have a mapping in
-    /// each of several pools when rules tell its flows apart by destination).
-    pub fn find_inside(
+    /// each of several pools when rules tell its flows apart by destination): its first session.
+    pub fn find_inside<A: Address>(
         &self,
-        endpoint: InsideEndpoint,
-        eligible: impl Fn(ExternalIndex) -> bool,
-    ) -> Option<MappingIndex> {
-        self.by_inside
-            .find(self.hash_inside(endpoint), |index| {
-                self.slab
-                    .get(index)
-                    .is_some_and(|m| inside_of(m) == endpoint && eligible(m.external))
-            })
-            .map(MappingIndex)
+        sessions: &Sessions<A>,
+        endpoint: InsideEndpoint<A>,
+        eligible: impl Fn(A) -> bool,
+    ) -> Option<SessionIndex> {
+        let fits = |m: Mapping<A>| m.inside == endpoint && eligible(m.outside.address);
+        self.find(sessions, self.hash_inside(endpoint), fits)
     }
 
-    /// The mapping that owns an outside endpoint.
-    pub fn find_outside(&self, endpoint: OutsideEndpoint) -> Option<MappingIndex> {
-        self.by_outside
-            .find(self.hash_outside(endpoint), |index| {
-                self.slab
-                    .get(index)
-                    .is_some_and(|m| outside_of(m) == endpoint)
-            })
-            .map(MappingIndex)
+    /// The mapping that owns an outside endpoint: its first session.
+    pub fn find_outside<A: Address>(
+        &self,
+        sessions: &Sessions<A>,
+        endpoint: OutsideEndpoint<A>,
+    ) -> Option<SessionIndex> {
+        let fits = |m: Mapping<A>| m.outside == endpoint;
+        self.find(sessions, self.hash_outside(endpoint), fits)
     }
 
-    /// Adds a mapping without sessions.
+    fn find<A: Address>(
+        &self,
+        sessions: &Sessions<A>,
+        hash: Hash,
+        fits: impl Fn(Mapping<A>) -> bool,
+    ) -> Option<SessionIndex> {
+        let first = self.entries.find(hash, |index| {
+            let mapping = sessions.get(index).and_then(Mapping::of);
+            mapping.is_some_and(&fits)
+        });
+        first.map(SessionIndex)
+    }
+
+    /// Begins a mapping with the session that holds its port.
     ///
     /// # Errors
     /// [`MappingsFull`] when there is no room; nothing is changed then.
-    pub fn insert(
+    pub fn begin<A: Address>(
         &mut self,
-        inside: InsideEndpoint,
-        outside: OutsideEndpoint,
-    ) -> Result<MappingIndex, MappingsFull> {
-        let mapping = Mapping {
-            inside: inside.address,
-            sessions: 0,
-            inside_port: inside.port,
-            outside_port: outside.port,
-            external: outside.external,
-            space: inside.space as u8 + 1,
-            realm: inside.realm,
+        sessions: &mut Sessions<A>,
+        index: SessionIndex,
+    ) -> Result<(), MappingsFull> {
+        let session = sessions.get_mut(index.0).ok_or(MappingsFull)?;
+        session.flags |= FLAG_MAPPED;
+        let mapping = Mapping::of(session);
+        session.flags &= !FLAG_MAPPED;
+        let mapping = mapping.ok_or(MappingsFull)?;
+        let by_inside = self.hash_inside(mapping.inside);
+        let by_outside = self.hash_outside(mapping.outside);
+        let inserted = self.entries.insert(by_inside, index.0);
+        inserted.map_err(|_| MappingsFull)?;
+        if self.entries.insert(by_outside, index.0).is_err() {
+            self.entries.remove(by_inside, index.0);
+            return Err(MappingsFull);
+        }
+        session.flags |= FLAG_MAPPED | FLAG_FIRST;
+        session.link = MappingLink {
+            next: NONE,
+            back: 1,
         };
-        let index = self.slab.allocate(mapping).ok_or(MappingsFull)?;
-        let (by_inside, by_outside) = (self.hash_inside(inside), self.hash_outside(outside));
-        if self.by_inside.insert(by_inside, index).is_err() {
-            self.slab.release(index);
-            return Err(MappingsFull);
-        }
-        if self.by_outside.insert(by_outside, index).is_err() {
-            self.by_inside.remove(by_inside, index);
-            self.slab.release(index);
-            return Err(MappingsFull);
-        }
-        Ok(MappingIndex(index))
+        Ok(())
     }
 
-    /// The mapping at `index`.
-    pub fn get(&self, index: MappingIndex) -> Option<&Mapping> {
-        self.slab.get(index.0).filter(|m| m.is_live())
-    }
-
-    /// Counts one more session on the mapping.
-    pub fn attach(&mut self, index: MappingIndex) {
-        if let Some(mapping) = self.slab.get_mut(index.0) {
-            mapping.sessions += 1;
+    /// Adds a session to the mapping that begins with `first`.
+    pub fn join<A: Address>(
+        &mut self,
+        sessions: &mut Sessions<A>,
+        first: SessionIndex,
+        index: SessionIndex,
+    ) {
+        let Some(head) = sessions.get_mut(first.0) else {
+            return;
+        };
+        let second = std::mem::replace(&mut head.link.next, index.0);
+        head.link.back += 1;
+        if let Some(session) = sessions.get_mut(index.0) {
+            session.flags |= FLAG_MAPPED;
+            session.link = MappingLink {
+                next: second,
+                back: first.0,
+            };
+        }
+        if let Some(session) = sessions.get_mut(second) {
+            session.link.back = index.0;
         }
     }
 
-    /// Counts one session less. The last one takes the mapping with it, which is then returned so that its port can be
-    /// given back.
-    pub fn detach(&mut self, index: MappingIndex) -> Option<Mapping> {
-        let mapping = self.slab.get_mut(index.0)?;
-        mapping.sessions = mapping.sessions.saturating_sub(1);
-        if mapping.sessions > 0 {
+    /// Takes a session out of its mapping. The last one takes the mapping with it, which is then returned so that its
+    /// port can be given back.
+    pub fn leave<A: Address>(
+        &mut self,
+        sessions: &mut Sessions<A>,
+        index: SessionIndex,
+    ) -> Option<Mapping<A>> {
+        let session = *sessions.get(index.0)?;
+        let mapping = Mapping::of(&session)?;
+        let MappingLink { next, back } = session.link;
+        if session.flags & FLAG_FIRST == 0 {
+            let first = self.find_outside(sessions, mapping.outside);
+            if let Some(head) = first.and_then(|first| sessions.get_mut(first.0)) {
+                head.link.back -= 1;
+            }
+            if let Some(before) = sessions.get_mut(back) {
+                before.link.next = next;
+            }
+            if let Some(behind) = sessions.get_mut(next) {
+                behind.link.back = back;
+            }
             return None;
         }
-        self.remove(index)
+        let by_inside = self.hash_inside(mapping.inside);
+        let by_outside = self.hash_outside(mapping.outside);
+        let Some(heir) = sessions.get_mut(next) else {
+            self.entries.remove(by_inside, index.0);
+            self.entries.remove(by_outside, index.0);
+            return Some(mapping);
+        };
+        heir.flags |= FLAG_FIRST;
+        heir.link.back = back - 1;
+        self.entries.replace(by_inside, index.0, next);
+        self.entries.replace(by_outside, index.0, next);
+        None
     }
 
-    /// Removes a mapping that has no sessions.
-    pub fn remove(&mut self, index: MappingIndex) -> Option<Mapping> {
-        let mapping = *self.get(index)?;
-        self.by_inside
-            .remove(self.hash_inside(inside_of(&mapping)), index.0);
-        self.by_outside
-            .remove(self.hash_outside(outside_of(&mapping)), index.0);
-        self.slab.release(index.0);
-        Some(mapping)
+    /// Whether a session of the mapping that begins with `first` satisfies `holds`. Asks about a few; a mapping with
+    /// very many sessions counts as having one.
+    pub fn any<A: Address>(
+        &self,
+        sessions: &Sessions<A>,
+        first: SessionIndex,
+        holds: impl Fn(&Session<A>) -> bool,
+    ) -> bool {
+        let mut next = first.0;
+        for _ in 0..ASKED {
+            let Some(session) = sessions.get(next) else {
+                return false;
+            };
+            if holds(session) {
+                return true;
+            }
+            next = session.link.next;
+        }
+        next != NONE
     }
 
     /// Mappings alive.
     pub fn len(&self) -> usize {
-        self.slab.len()
+        self.entries.len() / 2
     }
 
     /// Whether there is none.
@@ -223,53 +274,43 @@ impl Mappings {
         self.len() == 0
     }
 
-    /// Slots ever used; listings walk up to here.
-    pub fn high_water(&self) -> u32 {
-        self.slab.high_water()
-    }
-
-    /// Bytes taken by slab and tables.
+    /// Bytes taken by the table.
     pub fn memory_bytes(&self) -> usize {
-        self.slab.memory_bytes() + self.by_inside.memory_bytes() + self.by_outside.memory_bytes()
+        self.entries.memory_bytes()
     }
 
-    fn hash_inside(&self, e: InsideEndpoint) -> Hash {
-        self.hasher.hash_words(&[
-            u64::from(e.address) << 32 | u64::from(e.port),
-            1 << 32 | (e.space as u64) << 8 | u64::from(e.realm.0),
-        ])
+    /// An inside endpoint is hashed as a key that has only a source, an outside endpoint as one that has only a
+    /// destination.
+    fn hash_inside<A: Address>(&self, e: InsideEndpoint<A>) -> Hash {
+        let tuple = Tuple {
+            source: e.address,
+            source_port: e.port,
+            ..Tuple::default()
+        };
+        let key = FlowKey::new(tuple, e.space as u8 + 1, e.realm);
+        A::hash_key(&self.hasher, &key)
     }
 
-    fn hash_outside(&self, e: OutsideEndpoint) -> Hash {
-        self.hasher.hash_words(&[
-            u64::from(e.external.0) << 32 | u64::from(e.port),
-            2 << 32 | e.space as u64,
-        ])
-    }
-}
-
-fn inside_of(m: &Mapping) -> InsideEndpoint {
-    InsideEndpoint {
-        address: m.inside,
-        port: m.inside_port,
-        space: m.space(),
-        realm: m.realm,
-    }
-}
-
-fn outside_of(m: &Mapping) -> OutsideEndpoint {
-    OutsideEndpoint {
-        external: m.external,
-        port: m.outside_port,
-        space: m.space(),
+    fn hash_outside<A: Address>(&self, e: OutsideEndpoint<A>) -> Hash {
+        let tuple = Tuple {
+            destination: e.address,
+            destination_port: e.port,
+            ..Tuple::default()
+        };
+        let key = FlowKey::new(tuple, e.space as u8 + 1, RealmId::default());
+        A::hash_key(&self.hasher, &key)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::Random;
+    use crate::flow::session::State;
 
-    fn inside(port: u16) -> InsideEndpoint {
+    const OUTSIDE: u32 = 0xcb00_7101;
+
+    fn inside(port: u16) -> InsideEndpoint<u32> {
         InsideEndpoint {
             address: 0x0a00_0002,
             port,
@@ -278,51 +319,137 @@ mod tests {
         }
     }
 
-    fn outside(external: u16, port: u16) -> OutsideEndpoint {
+    fn outside(port: u16) -> OutsideEndpoint<u32> {
         OutsideEndpoint {
-            external: ExternalIndex(external),
+            address: OUTSIDE,
             port,
             space: PortSpace::Udp,
         }
     }
 
+    /// A session from inside port `port`, or, to the same mapping, from an outside host.
+    fn session(port: u16, remote: u32, inbound: bool) -> Session<u32> {
+        let out = Session {
+            before: Tuple {
+                source: 0x0a00_0002,
+                destination: remote,
+                source_port: port,
+                destination_port: 53,
+            },
+            after: Tuple {
+                source: OUTSIDE,
+                destination: remote,
+                source_port: port,
+                destination_port: 53,
+            },
+            protocol: crate::wire::UDP,
+            state: State::Udp,
+            ..Session::default()
+        };
+        if !inbound {
+            return out;
+        }
+        Session {
+            before: out.after.reversed(),
+            after: out.before.reversed(),
+            flags: FLAG_INBOUND,
+            ..out
+        }
+    }
+
+    fn world() -> (Mappings, Sessions<u32>) {
+        let mappings = Mappings::new(100, Hasher::new([1, 2])).unwrap();
+        (mappings, Slab::with_capacity(100).unwrap())
+    }
+
     #[test]
     fn both_sides_lead_to_the_mapping_until_its_last_session_ends() {
-        let mut mappings = Mappings::new(100, Hasher::new([1, 2])).unwrap();
-        let index = mappings.insert(inside(40000), outside(3, 1024)).unwrap();
-        mappings.attach(index);
-        mappings.attach(index);
+        let (mut mappings, mut sessions) = world();
+        let first = SessionIndex(sessions.allocate(session(40000, 1, false)).unwrap());
+        let second = SessionIndex(sessions.allocate(session(40000, 2, true)).unwrap());
+        mappings.begin(&mut sessions, first).unwrap();
+        mappings.join(&mut sessions, first, second);
+        let eligible = |address| address == OUTSIDE;
         assert_eq!(
-            mappings.find_inside(inside(40000), |e| e.0 == 3),
-            Some(index)
+            mappings.find_inside(&sessions, inside(40000), eligible),
+            Some(first)
         );
         assert_eq!(
-            mappings.find_inside(inside(40000), |e| e.0 == 4),
+            mappings.find_inside(&sessions, inside(40000), |_| false),
             None,
             "another pool's mapping does not count"
         );
-        assert_eq!(mappings.find_outside(outside(3, 1024)), Some(index));
-        assert!(mappings.detach(index).is_none());
+        assert!(mappings.leave(&mut sessions, first).is_none());
+        sessions.release(first.0);
+        assert_eq!(
+            mappings.find_outside(&sessions, outside(40000)),
+            Some(second),
+            "the session from outside keeps it"
+        );
         let gone = mappings
-            .detach(index)
+            .leave(&mut sessions, second)
             .expect("the last session takes the mapping along");
-        assert_eq!((gone.outside_port, gone.inside_port), (1024, 40000));
-        assert_eq!(mappings.find_inside(inside(40000), |_| true), None);
-        assert_eq!(mappings.find_outside(outside(3, 1024)), None);
+        assert_eq!(gone.inside, inside(40000));
+        assert_eq!(gone.outside, outside(40000));
+        assert_eq!(mappings.find_outside(&sessions, outside(40000)), None);
         assert!(mappings.is_empty());
+    }
+
+    #[test]
+    fn sessions_may_leave_in_any_order() {
+        let mut random = Random::from_seed(5);
+        for _ in 0..200 {
+            let (mut mappings, mut sessions) = world();
+            let mut alive = Vec::new();
+            for step in 0..60u32 {
+                if alive.is_empty() || random.below(3) > 0 {
+                    let new = session(7, step, step % 3 == 0 && !alive.is_empty());
+                    let index = SessionIndex(sessions.allocate(new).unwrap());
+                    match mappings.find_outside(&sessions, outside(7)) {
+                        Some(first) => mappings.join(&mut sessions, first, index),
+                        None => mappings.begin(&mut sessions, index).unwrap(),
+                    }
+                    alive.push(index);
+                } else {
+                    let leaver = alive.swap_remove(random.below(alive.len() as u32) as usize);
+                    let gone = mappings.leave(&mut sessions, leaver);
+                    sessions.release(leaver.0);
+                    assert_eq!(gone.is_some(), alive.is_empty());
+                }
+                let first = mappings.find_outside(&sessions, outside(7));
+                assert_eq!(
+                    first,
+                    mappings.find_inside(&sessions, inside(7), |_| true),
+                    "both endpoints lead to the same session"
+                );
+                let count = first.map_or(0, |first| sessions.get(first.0).unwrap().link.back);
+                assert_eq!(count as usize, alive.len());
+                let mut listed = Vec::new();
+                let mut next = first.map_or(NONE, |first| first.0);
+                while let Some(session) = sessions.get(next) {
+                    listed.push(next);
+                    next = session.link.next;
+                }
+                listed.sort_unstable();
+                let mut expected: Vec<u32> = alive.iter().map(|index| index.0).collect();
+                expected.sort_unstable();
+                assert_eq!(listed, expected);
+            }
+        }
     }
 
     #[test]
     fn full_is_a_value_and_changes_nothing() {
         let mut mappings = Mappings::new(10, Hasher::new([1, 2])).unwrap();
+        let mut sessions: Sessions<u32> = Slab::with_capacity(100).unwrap();
         for port in 0..10 {
-            mappings.insert(inside(port), outside(0, port)).unwrap();
+            let index = SessionIndex(sessions.allocate(session(port, 1, false)).unwrap());
+            mappings.begin(&mut sessions, index).unwrap();
         }
-        assert_eq!(
-            mappings.insert(inside(99), outside(0, 99)),
-            Err(MappingsFull)
-        );
-        assert_eq!(mappings.find_outside(outside(0, 99)), None);
+        let index = SessionIndex(sessions.allocate(session(99, 1, false)).unwrap());
+        assert_eq!(mappings.begin(&mut sessions, index), Err(MappingsFull));
+        assert_eq!(mappings.find_outside(&sessions, outside(99)), None);
+        assert_eq!(sessions.get(index.0).unwrap().flags, 0);
         assert_eq!(mappings.len(), 10);
     }
 }

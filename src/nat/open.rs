@@ -16,16 +16,16 @@ use crate::base::time::Now;
 use crate::base::{DropReason, InterfaceId, PoolId, Random, RealmId, RuleId};
 use crate::flow::key::Tuple;
 use crate::flow::session::{
-    Direction, Egress, FLAG_INBOUND, FLAG_LOOPED, FLAG_MASQUERADE, FLAG_STATIC, NONE, Session,
+    Direction, Egress, FLAG_INBOUND, FLAG_LOOPED, FLAG_MASQUERADE, FLAG_STATIC, Session,
     SessionIndex, State,
 };
 use crate::nat::destination::{PolicyDestination, by_policy};
-use crate::nat::mapping::{InsideEndpoint, MappingIndex, OutsideEndpoint};
+use crate::nat::mapping::{InsideEndpoint, Mapping, OutsideEndpoint};
 use crate::nat::policy::Policy;
 use crate::nat::ports::{Behaviour, Pool, PortRanges, PortSpace, Request, Returned, Select};
 use crate::nat::rewrite::deltas;
 use crate::nat::rules::{Exemption, Facts, Via};
-use crate::nat::state::{EndCause, Nat, blank_session};
+use crate::nat::state::{EndCause, Nat, blank_session, remote_of};
 use crate::nat::subscriber::SubscriberIndex;
 use crate::nat::tcp;
 use crate::wire::ICMP;
@@ -61,7 +61,8 @@ struct Destination {
     port: u16,
     rule: Option<RuleId>,
     source: Option<u32>,
-    mapping: Option<MappingIndex>,
+    /// First session of the mapping that an outside host reaches the inside through.
+    mapping: Option<SessionIndex>,
     hairpin: bool,
 }
 
@@ -99,7 +100,7 @@ pub fn open(
         }
         _ => {}
     }
-    let destination = match destination(nat, policy, flow)? {
+    let destination = match destination(nat, policy, flow, now)? {
         Some(destination) => destination,
         None => return local_or(policy, flow, DropReason::NoMapping),
     };
@@ -123,20 +124,20 @@ pub fn open(
     if destination.hairpin {
         session.egress[Direction::Forward.index()] = Egress::LOOP;
     }
-    if let Some(mapping) = destination.mapping {
+    if let Some(first) = destination.mapping {
         session.flags |= FLAG_INBOUND;
-        return inbound(nat, policy, session, mapping);
+        return inbound(nat, policy, session, first).map(Opened::Session);
     }
     if destination.rule.is_some() {
         session.flags |= FLAG_STATIC;
     }
     match source(policy, flow, &session.after, egress, &destination)? {
-        Source::Keep => enter(nat, session),
+        Source::Keep => enter(nat, session).map(Opened::Session),
         Source::Static { address, rule } => {
             session.after.source = address;
             session.flags |= FLAG_STATIC;
             session.rule = rule;
-            enter(nat, session)
+            enter(nat, session).map(Opened::Session)
         }
         Source::Allocate {
             pool,
@@ -156,7 +157,7 @@ pub fn open(
                 ports: ports.as_ref(),
                 select,
             };
-            allocate(nat, policy, session, &from, now, random)
+            allocate(nat, policy, session, &from, now, random).map(Opened::Session)
         }
     }
 }
@@ -189,6 +190,7 @@ fn destination(
     nat: &Nat,
     policy: &Policy,
     flow: &NewFlow,
+    now: Now,
 ) -> Result<Option<Destination>, DropReason> {
     let tuple = flow.facts.tuple;
     let keep = Destination {
@@ -242,31 +244,36 @@ fn destination(
         }));
     }
     let endpoint = OutsideEndpoint {
-        external: index,
+        address: tuple.destination,
         port: tuple.destination_port,
         space,
     };
-    let Some(mapping) = nat.mappings.find_outside(endpoint) else {
+    let Some(first) = nat.mappings.find_outside(&nat.sessions, endpoint) else {
         // The port rests after use (RFC 6888 REQ-8), or belongs to a worker that is about to let it go.
         return Ok(None);
     };
+    let lives = |s: &Session<u32>| !policy.timeouts.expired(s.state, s.seen(), now.tick);
+    if !nat.mappings.any(&nat.sessions, first, lives) {
+        return Ok(None);
+    }
     let filtering = policy
         .nat
         .pool_of(index)
         .map(|pool| pool.policy().filtering);
     let admitted = match filtering {
         Some(Behaviour::Endpoint) => true,
-        Some(Behaviour::Address) => nat.contacts.knows(mapping, tuple.source),
+        Some(Behaviour::Address) => nat.contacts.knows(endpoint, tuple.source),
         Some(Behaviour::AddressPort) | None => false,
     };
     if !admitted {
         return Err(DropReason::Filtered);
     }
-    let to = nat.mappings.get(mapping).ok_or(DropReason::Internal)?;
+    let mapping = nat.session(first).and_then(Mapping::of);
+    let inside = mapping.ok_or(DropReason::Internal)?.inside;
     Ok(Some(Destination {
-        address: to.inside,
-        port: to.inside_port,
-        mapping: Some(mapping),
+        address: inside.address,
+        port: inside.port,
+        mapping: Some(first),
         ..keep
     }))
 }
@@ -451,8 +458,8 @@ fn first_state(flow: &NewFlow) -> State {
     }
 }
 
-/// Enters a session that takes nothing from a pool.
-fn enter(nat: &mut Nat, mut session: Session<u32>) -> Result<Opened, DropReason> {
+/// Enters a session whose tuples are complete.
+fn enter(nat: &mut Nat, mut session: Session<u32>) -> Result<SessionIndex, DropReason> {
     let (addresses, transport) = deltas(&session.before, &session.after, session.protocol);
     session.address_delta = addresses.raw();
     session.transport_delta = transport.raw();
@@ -464,9 +471,7 @@ fn enter(nat: &mut Nat, mut session: Session<u32>) -> Result<Opened, DropReason>
             DropReason::MappingConflict
         });
     }
-    nat.insert(session)
-        .map(Opened::Session)
-        .ok_or(DropReason::TableFull)
+    nat.insert(session).ok_or(DropReason::TableFull)
 }
 
 /// Enters the session of an outside host that a mapping admits.
@@ -474,17 +479,16 @@ fn inbound(
     nat: &mut Nat,
     policy: &Policy,
     mut session: Session<u32>,
-    mapping: MappingIndex,
-) -> Result<Opened, DropReason> {
+    first: SessionIndex,
+) -> Result<SessionIndex, DropReason> {
     let subscriber = charge(nat, policy, session.after.destination, session.realm)?;
     session.subscriber = subscriber.0;
-    session.mapping = mapping.0;
-    let opened = enter(nat, session);
-    match opened {
-        Ok(_) => attach(nat, policy, mapping, session.before.source),
+    let entered = enter(nat, session);
+    match entered {
+        Ok(index) => join(nat, policy, first, index),
         Err(_) => nat.discharge(subscriber),
     }
-    opened
+    entered
 }
 
 /// Counts one more session on a subscriber, within its limit.
@@ -522,10 +526,10 @@ fn allocate(
     from: &Allocation<'_>,
     now: Now,
     random: &mut Random,
-) -> Result<Opened, DropReason> {
+) -> Result<SessionIndex, DropReason> {
     let subscriber = charge(nat, policy, session.before.source, session.realm)?;
     session.subscriber = subscriber.0;
-    let opened = match PortSpace::from_protocol(session.protocol) {
+    let entered = match PortSpace::from_protocol(session.protocol) {
         Some(space) => with_port(nat, policy, session, from, space, now, random),
         None => match nat
             .allocator
@@ -538,10 +542,10 @@ fn allocate(
             _ => Err(DropReason::NoAddress),
         },
     };
-    if opened.is_err() {
+    if entered.is_err() {
         nat.discharge(subscriber);
     }
-    opened
+    entered
 }
 
 /// The outside port: that of the endpoint's mapping (RFC 4787 REQ-1), or a new one.
@@ -553,66 +557,41 @@ fn with_port(
     space: PortSpace,
     now: Now,
     random: &mut Random,
-) -> Result<Opened, DropReason> {
+) -> Result<SessionIndex, DropReason> {
     let inside = InsideEndpoint {
         address: session.before.source,
         port: session.before.source_port,
         space,
         realm: session.realm,
     };
-    let subscriber = SubscriberIndex(session.subscriber);
-    let known = nat
-        .mappings
-        .find_inside(inside, |external| from.pool.holds(external));
-    let (index, fresh) = match known {
-        Some(index) => (index, false),
-        None => (
-            new_mapping(nat, policy, from, inside, subscriber, now, random)?,
-            true,
-        ),
+    let eligible = |address| {
+        let external = policy.nat.external_of(address);
+        external.is_some_and(|(index, _)| from.pool.holds(index))
     };
-    let mapping = *nat.mappings.get(index).ok_or(DropReason::Internal)?;
-    session.after.source = policy
-        .nat
-        .address_of(mapping.external)
-        .ok_or(DropReason::Internal)?;
-    session.after.source_port = mapping.outside_port;
-    session.mapping = index.0;
-    let opened = enter(nat, session);
-    match opened {
-        Ok(_) => attach(nat, policy, index, session.after.destination),
-        Err(_) if fresh => {
-            if let Some(mapping) = nat.mappings.remove(index) {
-                nat.give_back(policy, &mapping, Some(subscriber), false, now);
-            }
-        }
-        Err(_) => {}
-    }
-    opened
+    let known = nat.mappings.find_inside(&nat.sessions, inside, eligible);
+    let Some(first) = known else {
+        return with_new_port(nat, policy, session, from, inside, now, random);
+    };
+    let mapping = nat.session(first).and_then(Mapping::of);
+    let outside = mapping.ok_or(DropReason::Internal)?.outside;
+    (session.after.source, session.after.source_port) = (outside.address, outside.port);
+    let index = enter(nat, session)?;
+    join(nat, policy, first, index);
+    Ok(index)
 }
 
-/// Counts a session on its mapping, and the remote host among those it talks to where filtering asks for it.
-fn attach(nat: &mut Nat, policy: &Policy, mapping: MappingIndex, remote: u32) {
-    nat.mappings.attach(mapping);
-    let pool = nat
-        .mappings
-        .get(mapping)
-        .and_then(|m| policy.nat.pool_of(m.external));
-    if pool.is_some_and(|pool| pool.policy().filtering == Behaviour::Address) {
-        nat.contacts.remember(mapping, remote);
-    }
-}
-
-fn new_mapping(
+/// Leases an outside port for the first session of a new mapping.
+fn with_new_port(
     nat: &mut Nat,
     policy: &Policy,
+    mut session: Session<u32>,
     from: &Allocation<'_>,
-    inside: InsideEndpoint,
-    subscriber: SubscriberIndex,
+    inside: InsideEndpoint<u32>,
     now: Now,
     random: &mut Random,
-) -> Result<MappingIndex, DropReason> {
+) -> Result<SessionIndex, DropReason> {
     let externals = &policy.nat.externals;
+    let subscriber = SubscriberIndex(session.subscriber);
     let request = Request {
         pool: from.pool,
         ports: from.ports,
@@ -625,15 +604,18 @@ fn new_mapping(
     let lease = nat
         .allocator
         .allocate(externals, &mut nat.subscribers, &request, random)?;
-    let outside = OutsideEndpoint {
-        external: lease.external,
-        port: lease.port,
-        space: inside.space,
-    };
-    match nat.mappings.insert(inside, outside) {
+    (session.after.source, session.after.source_port) = (lease.v4(), lease.port);
+    let entered = enter(nat, session).and_then(|index| {
+        let begun = nat.mappings.begin(&mut nat.sessions, index);
+        begun.map(|()| index).map_err(|_| {
+            nat.undo(index);
+            DropReason::TableFull
+        })
+    });
+    match entered {
         Ok(index) => {
             nat.counts.mappings_created += 1;
-            Ok(index)
+            remember(nat, policy, index);
         }
         Err(_) => {
             let returned = Returned {
@@ -645,8 +627,32 @@ fn new_mapping(
             };
             nat.allocator
                 .release(externals, &mut nat.subscribers, &returned, now.tick);
-            Err(DropReason::TableFull)
         }
+    }
+    entered
+}
+
+/// Adds a session to the mapping that begins with `first`.
+fn join(nat: &mut Nat, policy: &Policy, first: SessionIndex, index: SessionIndex) {
+    nat.mappings.join(&mut nat.sessions, first, index);
+    remember(nat, policy, index);
+}
+
+/// Notes the remote host among those the session's mapping talks to, where filtering asks for it.
+fn remember(nat: &mut Nat, policy: &Policy, index: SessionIndex) {
+    if !policy.tracks_contacts {
+        return;
+    }
+    let Some(session) = nat.sessions.get(index.0) else {
+        return;
+    };
+    let Some(mapping) = Mapping::of(session) else {
+        return;
+    };
+    let external = policy.nat.external_of(mapping.outside.address);
+    let pool = external.and_then(|(index, _)| policy.nat.pool_of(index));
+    if pool.is_some_and(|pool| pool.policy().filtering == Behaviour::Address) {
+        nat.contacts.remember(mapping.outside, remote_of(session));
     }
 }
 
@@ -698,8 +704,3 @@ pub fn revalidate(nat: &mut Nat, policy: &Policy, index: SessionIndex, now: Now)
     }
     true
 }
-
-const _: () = assert!(
-    NONE == u32::MAX,
-    "indices never reach the value that means none"
-);

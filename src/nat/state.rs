@@ -6,15 +6,15 @@ use crate::base::{Generation, RealmId, WorkerId};
 use crate::flow::hash::{Hash, Hasher};
 use crate::flow::key::FlowKey;
 use crate::flow::session::{
-    Direction, FLAG_INBOUND, FlowEntry, NONE, Session, SessionIndex, State,
+    Direction, FLAG_INBOUND, FlowEntry, MappingLink, NONE, Session, SessionIndex, State,
 };
 use crate::flow::slab::Slab;
 use crate::flow::sweep::{ClockHand, DEFAULT_TURN};
 use crate::flow::table::BucketTable;
 use crate::nat::contacts::Contacts;
-use crate::nat::mapping::{Mapping, MappingIndex, Mappings};
+use crate::nat::mapping::{Mapping, Mappings, OutsideEndpoint};
 use crate::nat::policy::Policy;
-use crate::nat::ports::{Allocator, PortSpace, Preference, Returned};
+use crate::nat::ports::{Allocator, Preference, Returned};
 use crate::nat::rss;
 use crate::nat::subscriber::{SubscriberIndex, Subscribers};
 
@@ -203,89 +203,87 @@ impl Nat {
         }
     }
 
-    /// Ends a session: both tuples, the slab slot, and, with its last session, the mapping and its outside port.
-    pub fn end(&mut self, policy: &Policy, index: SessionIndex, cause: EndCause, now: Now) {
-        let Some(session) = self
-            .sessions
-            .get(index.0)
-            .filter(|s| s.state != State::Free)
-            .copied()
-        else {
-            return;
-        };
+    /// Takes a session out again: both tuples, the slab slot, its place in the counts. Its mapping must be gone.
+    fn remove(&mut self, index: SessionIndex) -> Option<Session<u32>> {
+        let session = *self.session(index).filter(|s| s.state != State::Free)?;
         for direction in [Direction::Forward, Direction::Reverse] {
             let hash = self.hash(&session.key(direction));
             self.table.remove(hash, FlowEntry::new(index, direction).0);
         }
         self.sessions.release(index.0);
         self.counts.live[session.state as usize] -= 1;
+        Some(session)
+    }
+
+    /// Takes out a session that never carried a packet, because its mapping had no room.
+    pub fn undo(&mut self, index: SessionIndex) {
+        if self.remove(index).is_some() {
+            self.counts.created -= 1;
+        }
+    }
+
+    /// Ends a session: both tuples, the slab slot, and, with its last session, the mapping and its outside port.
+    pub fn end(&mut self, policy: &Policy, index: SessionIndex, cause: EndCause, now: Now) {
+        let gone = self.mappings.leave(&mut self.sessions, index);
+        let Some(session) = self.remove(index) else {
+            return;
+        };
         self.counts.ended[cause as usize] += 1;
-        let subscriber =
-            (session.subscriber != NONE).then_some(SubscriberIndex(session.subscriber));
-        if session.mapping != NONE {
-            self.contacts
-                .forget(MappingIndex(session.mapping), remote_of(&session));
-            self.release_mapping(
+        if let Some(mapping) = Mapping::of(&session) {
+            let remote = remote_of(&session);
+            self.contacts.forget(mapping.outside, remote);
+        }
+        if let Some(mapping) = gone {
+            // RFC 6888 REQ-8 (a): a port whose TCP connection was seen to close needs no rest.
+            let rests = session.state != State::TcpClosing;
+            self.give_back(
                 policy,
-                MappingIndex(session.mapping),
-                subscriber,
-                &session,
+                &mapping,
+                SubscriberIndex(session.subscriber),
+                rests,
                 now,
             );
         }
-        if let Some(subscriber) = subscriber {
-            self.discharge(subscriber);
+        if session.subscriber != NONE {
+            self.discharge(SubscriberIndex(session.subscriber));
         }
+    }
+
+    /// Returns a mapping's port to its address, to rest there or not.
+    fn give_back(
+        &mut self,
+        policy: &Policy,
+        mapping: &Mapping<u32>,
+        subscriber: SubscriberIndex,
+        rests: bool,
+        now: Now,
+    ) {
+        let OutsideEndpoint {
+            address,
+            port,
+            space,
+        } = mapping.outside;
+        // An address stays known while ports of it are leased, also when no pool has it any more.
+        let Some((external, _)) = policy.nat.external_of(address) else {
+            return;
+        };
+        let pool = policy.nat.pool_of(external).filter(|_| rests);
+        let returned = Returned {
+            subscriber,
+            external,
+            space,
+            port,
+            hold: pool.map_or(0, |pool| pool.policy().hold),
+        };
+        let externals = &policy.nat.externals;
+        self.allocator
+            .release(externals, &mut self.subscribers, &returned, now.tick);
     }
 
     /// Counts one session less on a subscriber, and forgets it with its last one.
     pub fn discharge(&mut self, subscriber: SubscriberIndex) {
         self.subscribers.close_session(subscriber);
         self.subscribers.leave(subscriber);
-    }
-
-    fn release_mapping(
-        &mut self,
-        policy: &Policy,
-        mapping: MappingIndex,
-        subscriber: Option<SubscriberIndex>,
-        session: &Session<u32>,
-        now: Now,
-    ) {
-        let Some(gone) = self.mappings.detach(mapping) else {
-            return;
-        };
-        // RFC 6888 REQ-8 (a): a port whose TCP connection was seen to close needs no rest.
-        let closed = gone.space() == PortSpace::Tcp && session.state == State::TcpClosing;
-        self.give_back(policy, &gone, subscriber, !closed, now);
-    }
-
-    /// Returns a mapping's port to its address, to rest there or not.
-    pub fn give_back(
-        &mut self,
-        policy: &Policy,
-        gone: &Mapping,
-        subscriber: Option<SubscriberIndex>,
-        rest: bool,
-        now: Now,
-    ) {
-        let hold = policy
-            .nat
-            .pool_of(gone.external)
-            .map_or(0, |pool| pool.policy().hold);
-        let returned = Returned {
-            subscriber: subscriber.unwrap_or(SubscriberIndex(NONE)),
-            external: gone.external,
-            space: gone.space(),
-            port: gone.outside_port,
-            hold: if rest { hold } else { 0 },
-        };
-        self.allocator.release(
-            &policy.nat.externals,
-            &mut self.subscribers,
-            &returned,
-            now.tick,
-        );
     }
 
     /// Looks at the next slice of sessions and ends those that are idle too long or no longer allowed. `valid` judges a
@@ -360,7 +358,7 @@ pub fn blank_session(realm: RealmId, generation: Generation, now: Now) -> Sessio
         before: Default::default(),
         after: Default::default(),
         last_seen: now.tick.0,
-        mapping: NONE,
+        link: MappingLink::default(),
         subscriber: NONE,
         egress: [crate::flow::session::Egress::UNKNOWN; 2],
         generation,

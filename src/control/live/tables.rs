@@ -12,9 +12,9 @@ use crate::control::api::{
 };
 use crate::dataplane::worker::JobContext;
 use crate::flow::key::Tuple;
-use crate::flow::session::{NONE, Session as FlowSession, SessionIndex, State};
+use crate::flow::session::{FLAG_FIRST, FLAG_MAPPED, Session as FlowSession, SessionIndex, State};
 use crate::gateway::neighbour::NeighbourId;
-use crate::nat::mapping::{Mapping as NatMapping, MappingIndex};
+use crate::nat::mapping::Mapping as NatMapping;
 use crate::nat::policy::Policy;
 use crate::nat::ports::ExternalIndex;
 use crate::nat::state::EndCause;
@@ -121,7 +121,7 @@ impl Resolved {
 
 /// All endpoints of a session, both sides.
 fn ends(before: &Tuple<u32>, after: &Tuple<u32>) -> [(IpAddr, Option<u16>); 4] {
-    let end = |address: u32, port: u16| (IpAddr::V4(Ipv4Addr::from(address)), Some(port));
+    let end = |address: u32, port: u16| (v4(address), Some(port));
     [
         end(before.source, before.source_port),
         end(before.destination, before.destination_port),
@@ -132,20 +132,14 @@ fn ends(before: &Tuple<u32>, after: &Tuple<u32>) -> [(IpAddr, Option<u16>); 4] {
 
 /// The pool a session holds an address of: its translated source, or for sessions from outside the address they called.
 fn pool_of_session(policy: &Policy, session: &FlowSession<u32>) -> Option<PoolId> {
-    let external = policy.nat.by_address.get(&session.after.source);
-    pool_of(
-        policy,
-        *external.or_else(|| policy.nat.by_address.get(&session.before.destination))?,
-    )
+    pool_of(policy, session.after.source).or_else(|| pool_of(policy, session.before.destination))
 }
 
-fn pool_of(policy: &Policy, external: ExternalIndex) -> Option<PoolId> {
-    policy
-        .nat
-        .pool_by_external
-        .get(external.index())
-        .copied()
-        .flatten()
+/// The pool an external address belongs to.
+fn pool_of(policy: &Policy, address: u32) -> Option<PoolId> {
+    let (external, _) = policy.nat.external_of(address)?;
+    let pool = policy.nat.pool_by_external.get(external.index());
+    pool.copied().flatten()
 }
 
 /// The interface a session's forward packets leave by, as far as it is known.
@@ -270,35 +264,38 @@ impl<'a> Listed<'a> {
         self.walk(
             workers,
             resolved,
-            |context| context.nat.mappings.high_water(),
+            |context| context.nat.sessions.high_water(),
             |resolved, context, slot| {
-                let mapping = context.nat.mappings.get(MappingIndex(slot))?;
-                let outside = mapping_outside(context.policy, mapping);
-                let inside = IpAddr::V4(Ipv4Addr::from(mapping.inside));
+                let first = context
+                    .nat
+                    .sessions
+                    .get(slot)
+                    .filter(|s| s.flags & FLAG_FIRST != 0)?;
+                let mapping = NatMapping::of(first)?;
+                let (inside, outside) = (mapping.inside, mapping.outside);
                 let ends = [
-                    (inside, Some(mapping.inside_port)),
-                    (outside, Some(mapping.outside_port)),
+                    (v4(inside.address), Some(inside.port)),
+                    (v4(outside.address), Some(outside.port)),
                 ];
                 let filter = resolved.filter();
                 let takes = filter
                     .protocol
-                    .is_none_or(|p| protocol_name(p) == mapping.space().name())
+                    .is_none_or(|p| protocol_name(p) == inside.space.name())
                     && resolved
                         .pool
-                        .is_none_or(|p| pool_of(context.policy, mapping.external) == Some(p))
+                        .is_none_or(|p| pool_of(context.policy, outside.address) == Some(p))
                     && filter.matches_endpoint(&ends);
-                takes.then_some(*mapping)
+                takes.then_some((mapping, first.link.back))
             },
-            |mapping, _, worker| {
+            |(mapping, sessions), _, worker| {
+                let (inside, outside) = (mapping.inside, mapping.outside);
+                let pool = pool_of(policy, outside.address);
                 Item::Mapping(Mapping {
-                    protocol: mapping.space().name().to_owned(),
-                    inside: endpoint(mapping.inside, Some(mapping.inside_port)),
-                    outside: Endpoint {
-                        address: mapping_outside(policy, mapping),
-                        port: Some(mapping.outside_port),
-                    },
-                    pool: pool_of(policy, mapping.external).and_then(|id| pool_name(policy, id)),
-                    sessions: mapping.sessions.into(),
+                    protocol: inside.space.name().to_owned(),
+                    inside: endpoint(inside.address, Some(inside.port)),
+                    outside: endpoint(outside.address, Some(outside.port)),
+                    pool: pool.and_then(|id| pool_name(policy, id)),
+                    sessions: (*sessions).into(),
                     worker,
                 })
             },
@@ -482,7 +479,7 @@ fn session_view(
         interface: interface_name(policy, session.ingress),
         out_interface: out.map(|id| interface_name(policy, id)),
         pool: pool_of_session(policy, session)
-            .filter(|_| session.mapping != NONE || !session.is_untranslated())
+            .filter(|_| session.flags & FLAG_MAPPED != 0 || !session.is_untranslated())
             .and_then(|id| pool_name(policy, id)),
         rule: rule.map(|rule| rule.name.clone()),
         worker,
@@ -496,16 +493,13 @@ pub fn seconds(ticks: u32) -> f64 {
 
 fn endpoint(address: u32, port: Option<u16>) -> Endpoint {
     Endpoint {
-        address: IpAddr::V4(Ipv4Addr::from(address)),
+        address: v4(address),
         port,
     }
 }
 
-fn mapping_outside(policy: &Policy, mapping: &NatMapping) -> IpAddr {
-    let external = policy.nat.externals.get(mapping.external);
-    external.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |external| {
-        external.address()
-    })
+fn v4(address: u32) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::from(address))
 }
 
 /// A subscriber's address: IPv4 ones are the numbers below 2³².

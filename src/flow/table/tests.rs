@@ -247,3 +247,27 @@ fn memory_follows_the_capacity() {
     assert_eq!(empty.insert(Hash(1), 1), Err(Full));
     assert_eq!(empty.find(Hash(1), |_| true), None);
 }
+
+#[test]
+fn a_replaced_value_is_found_wherever_its_entry_lives() {
+    let mut table = BucketTable::with_capacity(1000, 95).unwrap();
+    let mut random = Random::from_seed(9);
+    let hashes: Vec<Hash> = (0..1000).map(|_| Hash(random.next_u64())).collect();
+    for (value, &hash) in (0..).zip(&hashes) {
+        table.insert(hash, value).unwrap();
+    }
+    assert!(
+        share_of_displaced(&table) > 0.05,
+        "some live away from home"
+    );
+    for (value, &hash) in (0..).zip(&hashes) {
+        assert!(!table.replace(hash, value + 5000, 1), "no such pair");
+        assert!(table.replace(hash, value, value + 10_000));
+        assert_eq!(table.find(hash, |v| v == value), None);
+        assert_eq!(
+            table.find(hash, |v| v == value + 10_000),
+            Some(value + 10_000)
+        );
+    }
+    check(&table);
+}
