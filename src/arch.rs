@@ -138,6 +138,25 @@ impl Aes {
         state as u64 ^ (state >> 64) as u64
     }
 
+    /// [`Aes::digest`] of single blocks, many in one call: each goes with the place for its digest.
+    #[inline]
+    pub fn digest_each<'a>(
+        self,
+        keys: &RoundKeys,
+        digests: impl Iterator<Item = (&'a u128, &'a mut u64)>,
+    ) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a value of this type exists only after `detect` found the `aes` feature.
+        unsafe {
+            aes_digest_each(keys, digests)
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            let _ = (keys, digests);
+            match self.0 {}
+        }
+    }
+
     #[inline(always)]
     fn rounds(self, keys: &RoundKeys, state: u128) -> u128 {
         #[cfg(target_arch = "x86_64")]
@@ -169,6 +188,15 @@ fn aes_rounds(keys: &RoundKeys, state: u128) -> u128 {
         state = _mm_aesenc_si128(state, vector(key));
     }
     low(state) | low(_mm_unpackhi_epi64(state, state)) << 64
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "aes")]
+fn aes_digest_each<'a>(keys: &RoundKeys, digests: impl Iterator<Item = (&'a u128, &'a mut u64)>) {
+    for (block, digest) in digests {
+        let state = aes_rounds(keys, keys[0] ^ block);
+        *digest = state as u64 ^ (state >> 64) as u64;
+    }
 }
 
 /// Size of a huge page in bytes.

@@ -8,36 +8,33 @@ use crate::dataplane::buffer::{Buffer, Incoming, Sink};
 use crate::dataplane::shard::{Parked, Shard};
 use crate::flow::session::{Direction, Egress, SessionIndex};
 use crate::gateway::errors::ErrorKind;
-use crate::gateway::neighbour::{NeighbourId, Resolution};
+use crate::gateway::neighbour::{Neighbour, NeighbourId, Resolution};
 use crate::nat::open::flow_hash;
 use crate::nat::policy::Policy;
 use crate::nat::rewrite;
 use crate::wire::parse::Parsed;
-use crate::wire::{ETHERTYPE_IPV4, ipv4, tcp, write_u16};
+use crate::wire::{ETHERTYPE_IPV4, ipv4, tcp};
 
-/// Puts an Ethernet header in front of the IP packet that starts at `l3`, and cuts padding off its end. `header` is the
-/// next hop's ready-made header without the EtherType.
+/// Puts the Ethernet header of a frame to `neighbour` in front of the IP packet that starts at `l3`, and cuts padding off
+/// its end.
 #[inline]
 pub(super) fn frame(
     buffer: &mut impl Buffer,
     l3: u16,
     ip_length: u16,
-    header: &[u8],
+    neighbour: &Neighbour,
     ethertype: u16,
 ) -> bool {
-    let (have, want) = (usize::from(l3), header.len() + 2);
-    let fits = if have < want {
-        buffer.prepend(want - have)
-    } else {
-        have == want || buffer.trim_front(have - want)
-    };
-    if !fits || !buffer.set_len(want + usize::from(ip_length)) {
-        return false;
-    }
-    let bytes = buffer.bytes_mut();
-    bytes[..header.len()].copy_from_slice(header);
-    write_u16(bytes, header.len(), ethertype);
-    true
+    let (have, want) = (usize::from(l3), neighbour.frame_header_length());
+    let length = want + usize::from(ip_length);
+    let fits = have == want
+        || if have < want {
+            buffer.prepend(want - have)
+        } else {
+            buffer.trim_front(have - want)
+        };
+    let fits = fits && (buffer.bytes().len() == length || buffer.set_len(length));
+    fits && neighbour.write_frame_header(buffer.bytes_mut(), ethertype)
 }
 
 /// Lowers the MSS a SYN announces to what the interfaces it crosses let through. Later segments keep to what was
@@ -167,7 +164,13 @@ impl<B: Buffer> Shard<B> {
             clamp_mss(policy, incoming.buffer.bytes_mut(), packet, crossed);
         }
         rewrite::forward(incoming.buffer.bytes_mut(), packet, &session, direction);
-        self.touch(index, direction, packet, now.tick);
+        self.nat.touch(
+            index,
+            direction,
+            packet.transport,
+            packet.tcp_flags,
+            now.tick,
+        );
         self.counters.rule_packet(session.rule, packet.ip_length);
         self.emit(
             policy,
@@ -261,7 +264,7 @@ impl<B: Buffer> Shard<B> {
             &mut packet.buffer,
             packet.l3,
             packet.ip_length,
-            neighbour.header(),
+            neighbour,
             packet.ethertype,
         ) {
             sink.transmit(port, packet.buffer);

@@ -1,44 +1,67 @@
 //! The fast path: a batch in passes, so that every memory access is under way before its result is needed.
+//!
+//! ```text
+//!  1  read all headers      frame ─▶ key, slot      prefetch the headers of frames further on
+//!  2  hash all keys                                 prefetch buckets
+//!  3  look at the tags      bucket ─▶ candidate     prefetch sessions
+//!  4  translate and send    session, neighbour ─▶ frame
+//! ```
+//!
+//! A packet stays on this way while everything about it is ordinary: a [plain](crate::wire::plain) packet of a flow that
+//! lives, is up to date and knows its next hop, small enough, with hops left. Whatever is not leaves it, in the first
+//! pass or the last, for [`Shard::by_hand`], which treats every kind of packet, these too, one by one.
 
 use crate::base::time::Now;
-use crate::base::{DropReason, InterfaceId, PortId, Tick};
-use crate::dataplane::buffer::{Buffer, Burst, Incoming, Sink};
+use crate::base::{DropReason, InterfaceId, PortId};
+use crate::dataplane::buffer::{BURST, Buffer, Burst, Incoming, Sink};
 use crate::dataplane::egress::{arrival, clamp_mss, frame, is_syn};
 use crate::dataplane::shard::Shard;
 use crate::flow::hash::Hash;
-use crate::flow::key::{FlowKey, Tuple};
-use crate::flow::session::{
-    Direction, Egress, FLAG_INBOUND, FLAG_MAPPED, FlowEntry, SessionIndex, State,
-};
+use crate::flow::key::{Tuple, key_block};
+use crate::flow::session::{Egress, FlowEntry, NONE, SessionIndex};
+use crate::gateway::interface::Interface;
 use crate::gateway::neighbour::NeighbourId;
 use crate::nat::open::revalidate;
 use crate::nat::policy::Policy;
-use crate::nat::{rewrite, tcp};
-use crate::wire::ETHERTYPE_IPV4;
-use crate::wire::parse::{Network, Parsed, Transport, parse_into};
+use crate::nat::rewrite;
+use crate::wire::parse::{Network, Parsed, Transport, parse};
+use crate::wire::plain::{Plain, locate};
+use crate::wire::tcp::SYN;
+use crate::wire::{ETHERTYPE_IPV4, TCP, mac_word};
 
-/// What the first pass found out about a packet.
+/// What the first pass found out about a packet, besides its key.
 #[derive(Clone, Copy, Default)]
-enum Lane {
-    /// An IPv4 packet of a flow: look it up.
-    Flow,
-    /// Everything else.
-    #[default]
-    Slow,
-    /// Not to be handled at all.
-    Drop(DropReason),
+struct Slot {
+    /// It is plain and for the gateway's MAC address: look its flow up.
+    express: bool,
+    tcp: bool,
+    ttl: u8,
+    tcp_flags: u8,
+    l3: u16,
+    ip_length: u16,
 }
 
-/// A parsed packet of the batch.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Slot {
-    lane: Lane,
-    parsed: Parsed,
-    ingress: InterfaceId,
-    hash: Hash,
+/// The passes' results, by position in the batch. Kept with the shard, so that a batch need not clear them.
+pub(super) struct Batch {
+    keys: [u128; BURST],
+    hashes: [Hash; BURST],
+    /// Flow-table values that are probably right, or [`NONE`].
+    candidates: [u32; BURST],
+    slots: [Slot; BURST],
 }
 
-/// Frames ahead of the one being parsed whose first line is fetched.
+impl Batch {
+    pub(super) fn new() -> Batch {
+        Batch {
+            keys: [0; BURST],
+            hashes: [Hash(0); BURST],
+            candidates: [NONE; BURST],
+            slots: [Slot::default(); BURST],
+        }
+    }
+}
+
+/// Frames ahead of the one being read whose first line is fetched.
 const AHEAD: usize = 8;
 
 /// The tuple of a parsed IPv4 packet.
@@ -52,6 +75,43 @@ pub(super) fn tuple_of(packet: &Parsed) -> Tuple<u32> {
     }
 }
 
+/// Reads a frame that arrived on `port`: key and slot of a plain packet for the gateway.
+#[inline(always)]
+fn read<B: Buffer>(
+    policy: &Policy,
+    port: PortId,
+    untagged: Option<&Interface>,
+    buffer: &B,
+) -> Option<(u128, Slot)> {
+    let bytes = buffer.bytes();
+    let (l3, vlan) = locate(bytes)?;
+    let interface = match vlan {
+        None => untagged?,
+        tagged => policy.receiving(port, tagged)?,
+    };
+    // Ours by destination, and the source is no group.
+    let ours = mac_word(bytes)? & 0x0001_ffff_ffff_ffff == interface.mac.word();
+    if !ours || buffer.checksum_bad() {
+        return None;
+    }
+    let plain = Plain::read(bytes.get(l3..)?)?;
+    let key = key_block(
+        plain.addresses,
+        plain.ports,
+        plain.protocol,
+        interface.realm,
+    );
+    let slot = Slot {
+        express: true,
+        tcp: plain.protocol == TCP,
+        ttl: plain.ttl,
+        tcp_flags: plain.tcp_flags,
+        l3: l3 as u16,
+        ip_length: plain.ip_length,
+    };
+    Some((key, slot))
+}
+
 impl<B: Buffer> Shard<B> {
     pub(super) fn fast_path(
         &mut self,
@@ -61,85 +121,156 @@ impl<B: Buffer> Shard<B> {
         burst: &mut Burst<B>,
         sink: &mut impl Sink<B>,
     ) {
-        // Taken out for the time of the batch: the passes below need the rest of the shard.
-        let mut slots = std::mem::take(&mut self.slots);
+        let count = burst.len();
+        self.read_headers(policy, port, burst);
+        let batch = &mut *self.batch;
+        self.nat
+            .hasher
+            .hash_blocks(&batch.keys[..count], &mut batch.hashes[..count]);
+        for hash in &batch.hashes[..count] {
+            self.nat.table.prefetch(*hash);
+        }
+        let lanes = batch.hashes.iter().zip(&mut batch.candidates);
+        for (hash, candidate) in lanes.take(count) {
+            *candidate = self.nat.table.candidate(*hash).unwrap_or(NONE);
+            self.nat
+                .sessions
+                .prefetch(FlowEntry(*candidate).session().0);
+        }
+        for (lane, buffer) in burst.drain(..).enumerate() {
+            match self.express(policy, now, lane, buffer, sink) {
+                Ok(()) => {}
+                Err(buffer) => self.by_hand(policy, now, port, buffer, sink),
+            }
+        }
+    }
+
+    /// First pass.
+    #[inline]
+    fn read_headers(&mut self, policy: &Policy, port: PortId, burst: &Burst<B>) {
         for ahead in burst.iter().take(AHEAD) {
             crate::arch::prefetch_index(ahead.bytes(), 0);
         }
-        for (i, slot) in slots.iter_mut().enumerate().take(burst.len()) {
+        let untagged = policy.receiving(port, None).filter(|_| policy.stateful);
+        let lanes = self.batch.keys.iter_mut().zip(&mut self.batch.slots);
+        for (i, (buffer, (key, slot))) in burst.iter().zip(lanes).enumerate() {
             if let Some(ahead) = burst.get(i + AHEAD) {
                 crate::arch::prefetch_index(ahead.bytes(), 0);
             }
-            slot.lane = self.classify(policy, port, &burst[i], slot);
-            if let Lane::Flow = slot.lane {
-                self.nat.table.prefetch(slot.hash);
+            match read(policy, port, untagged, buffer) {
+                Some(found) => (*key, *slot) = found,
+                None => slot.express = false,
             }
         }
-        for slot in slots.iter().take(burst.len()) {
-            if let Lane::Flow = slot.lane
-                && let Some(candidate) = self.nat.table.candidate(slot.hash)
-            {
-                self.nat.sessions.prefetch(FlowEntry(candidate).session().0);
-            }
-        }
-        for (buffer, slot) in burst.drain(..).zip(&slots) {
-            match slot.lane {
-                Lane::Drop(reason) => self.discard(buffer, reason, sink),
-                Lane::Slow => self.slow_path(
-                    policy,
-                    now,
-                    incoming(buffer, slot.ingress),
-                    &slot.parsed,
-                    sink,
-                ),
-                Lane::Flow => self.flow(policy, now, buffer, slot, sink),
-            }
-        }
-        self.slots = slots;
     }
 
-    /// First pass: parse, find the interface, decide the lane, hash.
+    /// Last pass: the buffer comes back unchanged if anything about the packet is out of the ordinary.
     #[inline(always)]
-    fn classify(&self, policy: &Policy, port: PortId, buffer: &B, slot: &mut Slot) -> Lane {
-        let frame = buffer.bytes();
-        if let Some(reason) = parse_into(frame, &mut slot.parsed) {
-            return Lane::Drop(reason);
+    fn express(
+        &mut self,
+        policy: &Policy,
+        now: Now,
+        lane: usize,
+        mut buffer: B,
+        sink: &mut impl Sink<B>,
+    ) -> Result<(), B> {
+        let batch = &self.batch;
+        let slot = batch.slots[lane];
+        if !slot.express {
+            return Err(buffer);
         }
-        let packet = &slot.parsed;
-        let Some(interface) = policy.receiving(port, packet.vlan) else {
-            return Lane::Drop(DropReason::UnknownVlan);
+        let found =
+            self.nat
+                .find_block(batch.candidates[lane], batch.hashes[lane], batch.keys[lane]);
+        let Some(entry) = found else {
+            return Err(buffer);
         };
-        slot.ingress = interface.id;
-        let ours = frame[..6] == interface.mac.0;
-        if frame[6] & 1 != 0 || (!ours && frame[0] & 1 == 0) {
-            return Lane::Drop(DropReason::FrameMac);
+        let (index, direction) = (entry.session(), entry.direction());
+        let Some(session) = self.nat.sessions.get(index.0) else {
+            return Err(buffer);
+        };
+        let egress = session.egress[direction.index()];
+        let Some(neighbour) = self.neighbours.touch(NeighbourId(egress.0), now) else {
+            return Err(buffer);
+        };
+        let ordinary = session.generation == policy.generation
+            && !policy
+                .timeouts
+                .expired(session.state, session.seen(), now.tick)
+            && egress != Egress::LOOP
+            && neighbour.is_ready()
+            && slot.ttl > 1
+            && slot.ip_length <= neighbour.mtu
+            && slot.tcp_flags & SYN == 0;
+        if !ordinary {
+            return Err(buffer);
+        }
+        let (rule, port) = (session.rule, neighbour.port);
+        rewrite::plain(
+            buffer.bytes_mut(),
+            usize::from(slot.l3),
+            slot.tcp,
+            session,
+            direction,
+        );
+        let framed = frame(
+            &mut buffer,
+            slot.l3,
+            slot.ip_length,
+            neighbour,
+            ETHERTYPE_IPV4,
+        );
+        let transport = if slot.tcp {
+            Transport::Tcp
+        } else {
+            Transport::Udp
+        };
+        self.nat
+            .touch(index, direction, transport, slot.tcp_flags, now.tick);
+        self.counters.rule_packet(rule, slot.ip_length);
+        if framed {
+            sink.transmit(port, buffer);
+        } else {
+            self.discard(buffer, DropReason::Internal, sink);
+        }
+        Ok(())
+    }
+
+    /// Any packet, by itself: parse, find the interface, look its flow up or sort it.
+    #[inline(never)]
+    fn by_hand(
+        &mut self,
+        policy: &Policy,
+        now: Now,
+        port: PortId,
+        buffer: B,
+        sink: &mut impl Sink<B>,
+    ) {
+        let bytes = buffer.bytes();
+        let packet = match parse(bytes) {
+            Ok(packet) => packet,
+            Err(reason) => return self.discard(buffer, reason, sink),
+        };
+        let Some(interface) = policy.receiving(port, packet.vlan) else {
+            return self.discard(buffer, DropReason::UnknownVlan, sink);
+        };
+        let ours = bytes[..6] == interface.mac.0;
+        if bytes[6] & 1 != 0 || (!ours && bytes[0] & 1 == 0) {
+            return self.discard(buffer, DropReason::FrameMac, sink);
         }
         if buffer.checksum_bad() {
-            return Lane::Drop(DropReason::L4Checksum);
+            return self.discard(buffer, DropReason::L4Checksum, sink);
         }
-        let whole = !packet.fragment.more && packet.fragment.offset == 0;
+        let whole = !packet.fragment.is_fragment();
         let tracked = matches!(
             packet.transport,
             Transport::Tcp | Transport::Udp | Transport::IcmpQuery | Transport::IcmpReply
         );
+        let incoming = incoming(buffer, interface.id);
         if packet.network == Network::Ipv4 && ours && whole && tracked && policy.stateful {
-            let key = FlowKey::new(tuple_of(packet), packet.protocol, interface.realm);
-            slot.hash = self.nat.hash(&key);
-            return Lane::Flow;
+            return self.lookup(policy, now, incoming, &packet, sink);
         }
-        Lane::Slow
-    }
-
-    /// Last pass for a packet of a flow.
-    #[inline]
-    fn flow(&mut self, policy: &Policy, now: Now, buffer: B, slot: &Slot, sink: &mut impl Sink<B>) {
-        let realm = policy.realm_of(slot.ingress);
-        let key = FlowKey::new(tuple_of(&slot.parsed), slot.parsed.protocol, realm);
-        let incoming = incoming(buffer, slot.ingress);
-        match self.nat.find(slot.hash, &key) {
-            Some(entry) => self.hit(policy, now, entry, incoming, &slot.parsed, sink),
-            None => self.miss(policy, now, incoming, &slot.parsed, &key, sink),
-        }
+        self.slow_path(policy, now, incoming, &packet, sink);
     }
 
     /// A packet whose flow is known.
@@ -192,48 +323,21 @@ impl<B: Buffer> Shard<B> {
             &mut incoming.buffer,
             packet.l3,
             packet.ip_length,
-            neighbour.header(),
+            neighbour,
             ETHERTYPE_IPV4,
         );
-        self.touch(index, direction, packet, now.tick);
+        self.nat.touch(
+            index,
+            direction,
+            packet.transport,
+            packet.tcp_flags,
+            now.tick,
+        );
         self.counters.rule_packet(rule, packet.ip_length);
         if framed {
             sink.transmit(port, incoming.buffer);
         } else {
             self.discard(incoming.buffer, DropReason::Internal, sink);
-        }
-    }
-
-    /// Records a packet in its session: state, and activity at most once a tick.
-    ///
-    /// Only what the inside sends keeps a UDP or ICMP session on a mapping alive (RFC 4787 REQ-6), whoever opened it, so
-    /// that an outsider cannot hold ports for ever; in TCP, and where no port is held, either side does.
-    #[inline]
-    pub(super) fn touch(
-        &mut self,
-        index: SessionIndex,
-        direction: Direction,
-        packet: &Parsed,
-        tick: Tick,
-    ) {
-        let Some(session) = self.nat.sessions.get_mut(index.0) else {
-            return;
-        };
-        let state = session.state;
-        let inside_opened = session.flags & FLAG_INBOUND == 0;
-        let from_inside = (direction == Direction::Forward) == inside_opened;
-        let refreshes =
-            from_inside || packet.transport == Transport::Tcp || session.flags & FLAG_MAPPED == 0;
-        if refreshes && session.last_seen != tick.0 {
-            session.last_seen = tick.0;
-        }
-        let next = match packet.transport {
-            Transport::Tcp => tcp::advance(state, packet.tcp_flags, direction),
-            Transport::Udp if direction == Direction::Reverse => State::Udp,
-            _ => state,
-        };
-        if next != state {
-            self.nat.set_state(index, next);
         }
     }
 
@@ -259,15 +363,7 @@ impl<B: Buffer> Shard<B> {
         } else {
             revalidate(&mut self.nat, policy, index, now);
         }
-        let key = FlowKey::new(
-            tuple_of(packet),
-            packet.protocol,
-            policy.realm_of(incoming.ingress),
-        );
-        match self.nat.lookup(&key) {
-            Some(entry) => self.hit(policy, now, entry, incoming, packet, sink),
-            None => self.miss(policy, now, incoming, packet, &key, sink),
-        }
+        self.lookup(policy, now, incoming, packet, sink);
     }
 }
 

@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use crate::arch::OutOfMemory;
 use crate::base::time::Now;
 use crate::base::{DropReason, InterfaceId, PortId, Random, WorkerId};
-use crate::dataplane::buffer::{BURST, Buffer, Burst, Incoming, Message, Sink};
+use crate::dataplane::buffer::{Buffer, Burst, Incoming, Message, Sink};
 use crate::dataplane::counters::Counters;
-use crate::dataplane::fast::Slot;
+use crate::dataplane::fast::Batch;
 use crate::flow::hash::Hasher;
 use crate::gateway::limiter::{IcmpLimiter, TokenBucket};
 use crate::gateway::neighbour::Neighbours;
@@ -86,8 +86,8 @@ pub struct Shard<B> {
     pub(super) echo_limiter: IcmpLimiter,
     pub(super) random: Random,
     pub(super) loops: VecDeque<Incoming<B>>,
-    /// One per packet of a batch; kept, so that a batch need not clear them.
-    pub(super) slots: Vec<Slot>,
+    /// What the passes over a batch leave for each other.
+    pub(super) batch: Box<Batch>,
 }
 
 impl<B: Buffer> Shard<B> {
@@ -121,7 +121,7 @@ impl<B: Buffer> Shard<B> {
             ),
             random,
             loops: VecDeque::with_capacity(LOOP_CAPACITY),
-            slots: vec![Slot::default(); BURST],
+            batch: Box::new(Batch::new()),
         })
     }
 

@@ -117,7 +117,8 @@ impl<B: Buffer> Shard<B> {
         None
     }
 
-    fn lookup(
+    /// Looks the flow of a packet up, with what the headers (or an earlier fragment) say of its ports.
+    pub(super) fn lookup(
         &mut self,
         policy: &Policy,
         now: Now,
@@ -135,7 +136,7 @@ impl<B: Buffer> Shard<B> {
 
     /// No flow here: another worker's, a new one, or none at all.
     #[cold]
-    pub(super) fn miss(
+    fn miss(
         &mut self,
         policy: &Policy,
         now: Now,
@@ -336,7 +337,13 @@ impl<B: Buffer> Shard<B> {
             addresses,
             transport,
         );
-        self.touch(index, direction, packet, now.tick);
+        self.nat.touch(
+            index,
+            direction,
+            packet.transport,
+            packet.tcp_flags,
+            now.tick,
+        );
         self.counters.rule_packet(session.rule, packet.ip_length);
         if incoming.ports.is_some() {
             let to = session.leaving(direction);

@@ -389,6 +389,28 @@ impl<B> WorkerSink<B> {
         }
     }
 
+    /// Makes room for a frame by sending what waits.
+    #[cold]
+    fn transmit_full(&mut self, at: usize, buffer: B) {
+        self.flush_port(at);
+        let refused = match self.tx.get_mut(at) {
+            Some(Some(port)) => port.pending.try_push(buffer).map_err(|e| e.element()),
+            _ => Err(buffer),
+        };
+        if let Err(buffer) = refused {
+            self.tx_full += 1;
+            self.release(buffer);
+        }
+    }
+
+    /// Collects a buffer to be freed with others.
+    fn release(&mut self, buffer: B) {
+        if let Err(refused) = self.free.try_push(buffer) {
+            self.pool.free(&mut self.free);
+            self.free.push(refused.element());
+        }
+    }
+
     /// Sends what is left and lets go of what is refused.
     fn finish(&mut self) {
         self.flush();
@@ -401,31 +423,19 @@ impl<B: Buffer> Sink<B> for WorkerSink<B> {
         self.pool.allocate()
     }
 
+    #[inline]
     fn transmit(&mut self, port: PortId, buffer: B) {
-        let at = port.index();
-        let full = matches!(self.tx.get(at), Some(Some(p)) if p.pending.is_full());
-        if full {
-            self.flush_port(at);
-        }
-        match self.tx.get_mut(at) {
-            Some(Some(p)) => {
-                if let Err(refused) = p.pending.try_push(buffer) {
-                    self.tx_full += 1;
-                    self.discard(refused.element());
-                }
-            }
-            _ => {
-                self.link_down += 1;
-                self.discard(buffer);
-            }
+        let Some(Some(to)) = self.tx.get_mut(port.index()) else {
+            self.link_down += 1;
+            return self.release(buffer);
+        };
+        if let Err(refused) = to.pending.try_push(buffer) {
+            self.transmit_full(port.index(), refused.element());
         }
     }
 
     fn discard(&mut self, buffer: B) {
-        if let Err(refused) = self.free.try_push(buffer) {
-            self.pool.free(&mut self.free);
-            self.free.push(refused.element());
-        }
+        self.release(buffer);
     }
 
     fn hand_over(&mut self, to: WorkerId, message: Message<B>) -> Result<(), Message<B>> {

@@ -80,6 +80,27 @@ const _: () = assert!(size_of::<Tuple<u32>>() == 12);
 const _: () = assert!(size_of::<FlowKey<u32>>() == 16);
 const _: () = assert!(size_of::<FlowKey<u128>>() == 64);
 
+impl Tuple<u32> {
+    /// Both addresses as one number, the source in the low half.
+    #[inline(always)]
+    pub fn addresses(&self) -> u64 {
+        u64::from(self.source) | u64::from(self.destination) << 32
+    }
+
+    /// Both ports as one number, the source port in the low half.
+    #[inline(always)]
+    pub fn ports(&self) -> u32 {
+        u32::from(self.source_port) | u32::from(self.destination_port) << 16
+    }
+}
+
+/// An IPv4 flow key as one number: what is hashed, and what the packet path compares.
+#[inline(always)]
+pub fn key_block(addresses: u64, ports: u32, protocol: u8, realm: RealmId) -> u128 {
+    let rest = u64::from(ports) | u64::from(protocol) << 32 | u64::from(realm.0) << 40;
+    u128::from(addresses) | u128::from(rest) << 64
+}
+
 impl<A: Address> FlowKey<A> {
     /// The key of a packet with this tuple and protocol seen in `realm`.
     #[inline]

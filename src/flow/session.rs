@@ -14,7 +14,7 @@
 //! tuples are equal. Both tuples are entries of the same flow table, so one lookup serves both directions.
 
 use crate::base::{Generation, InterfaceId, RealmId, RuleId, Tick};
-use crate::flow::key::{Address, FlowKey, Tuple};
+use crate::flow::key::{Address, FlowKey, Tuple, key_block};
 use crate::flow::slab::SlabEntry;
 
 /// Which way a packet travels through its session.
@@ -270,6 +270,21 @@ impl<A: Address> Session<A> {
     #[inline]
     pub fn seen(&self) -> Tick {
         Tick(self.last_seen)
+    }
+}
+
+impl Session<u32> {
+    /// [`Session::key`] as one number ([`key_block`]).
+    #[inline(always)]
+    pub fn key_block(&self, direction: Direction) -> u128 {
+        let (addresses, ports) = match direction {
+            Direction::Forward => (self.before.addresses(), self.before.ports()),
+            Direction::Reverse => (
+                self.after.addresses().rotate_left(32),
+                self.after.ports().rotate_left(16),
+            ),
+        };
+        key_block(addresses, ports, self.protocol, self.realm)
     }
 }
 

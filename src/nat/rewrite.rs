@@ -53,6 +53,48 @@ pub fn forward(frame: &mut [u8], packet: &Parsed, session: &Session<u32>, direct
     decrement_ttl(frame, usize::from(packet.l3));
 }
 
+/// [`forward`] for a [plain](crate::wire::plain) packet at `l3`: the same, with each header word touched once.
+#[inline(always)]
+pub fn plain(
+    frame: &mut [u8],
+    l3: usize,
+    is_tcp: bool,
+    session: &Session<u32>,
+    direction: Direction,
+) {
+    // The inverse of a difference is its complement: all bits flip for the way back.
+    let flip = (direction as u16).wrapping_neg();
+    let addresses = Delta::from_raw(session.address_delta ^ flip);
+    let transport = Delta::from_raw(session.transport_delta ^ flip);
+    let to = session.leaving(direction);
+    let checksum_at = 20 + if is_tcp { TCP_CHECKSUM } else { UDP_CHECKSUM };
+    let Some(packet) = frame.get_mut(l3..) else {
+        return;
+    };
+    if let Some(checksum) = packet
+        .get_mut(checksum_at..)
+        .and_then(<[u8]>::first_chunk_mut)
+    {
+        let field = u16::from_be_bytes(*checksum);
+        let field = if is_tcp {
+            transport.apply(field)
+        } else {
+            transport.apply_udp(field)
+        };
+        *checksum = field.to_be_bytes();
+    }
+    if let Some(header) = packet.first_chunk_mut::<24>() {
+        header[TTL] = header[TTL].wrapping_sub(1);
+        let field = u16::from_be_bytes([header[IP_CHECKSUM], header[IP_CHECKSUM + 1]]);
+        let field = addresses.and_hop().apply(field).to_be_bytes();
+        header[IP_CHECKSUM..IP_CHECKSUM + 2].copy_from_slice(&field);
+        let addresses = to.addresses().rotate_left(32).to_be_bytes();
+        header[SOURCE..SOURCE + 8].copy_from_slice(&addresses);
+        let ports = to.ports().rotate_left(16).to_be_bytes();
+        header[20..24].copy_from_slice(&ports);
+    }
+}
+
 /// Writes a tuple into a packet and repairs the checksums by the given deltas.
 #[inline]
 pub fn translate(

@@ -2,11 +2,12 @@
 
 use crate::arch::OutOfMemory;
 use crate::base::time::Now;
-use crate::base::{Generation, RealmId, WorkerId};
+use crate::base::{Generation, RealmId, Tick, WorkerId};
 use crate::flow::hash::{Hash, Hasher};
 use crate::flow::key::FlowKey;
 use crate::flow::session::{
-    Direction, FLAG_INBOUND, FlowEntry, MappingLink, NONE, Session, SessionIndex, State,
+    Direction, FLAG_INBOUND, FLAG_MAPPED, FlowEntry, MappingLink, NONE, Session, SessionIndex,
+    State,
 };
 use crate::flow::slab::Slab;
 use crate::flow::sweep::{ClockHand, DEFAULT_TURN};
@@ -17,6 +18,8 @@ use crate::nat::policy::Policy;
 use crate::nat::ports::{Allocator, Preference, Returned};
 use crate::nat::rss;
 use crate::nat::subscriber::{SubscriberIndex, Subscribers};
+use crate::nat::tcp;
+use crate::wire::parse::Transport;
 
 /// Load of the flow table when every session is in use. Two choices and ten slots a bucket fill to 95 % without failing;
 /// in ordinary operation the table is far emptier, and a full one must not cost more memory than that.
@@ -149,6 +152,20 @@ impl Nat {
             .map(FlowEntry)
     }
 
+    /// [`Nat::find`] for the packet path: the key as one number, and a guess (`candidate`, or [`NONE`]) at the answer.
+    #[inline(always)]
+    pub fn find_block(&self, candidate: u32, hash: Hash, key: u128) -> Option<FlowEntry> {
+        let fits = |value: u32| {
+            let entry = FlowEntry(value);
+            let session = self.sessions.get(entry.session().0);
+            session.is_some_and(|s| s.key_block(entry.direction()) == key)
+        };
+        if fits(candidate) {
+            return Some(FlowEntry(candidate));
+        }
+        self.table.find(hash, fits).map(FlowEntry)
+    }
+
     /// [`Nat::find`] with the hash computed here; for the slow path.
     pub fn lookup(&self, key: &FlowKey<u32>) -> Option<FlowEntry> {
         self.find(self.hash(key), key)
@@ -191,6 +208,41 @@ impl Nat {
         self.counts.live[session.state as usize] += 1;
         self.counts.created += 1;
         Some(index)
+    }
+
+    /// Records a packet in its session: state, and activity at most once a tick.
+    ///
+    /// Only what the inside sends keeps a UDP or ICMP session on a mapping alive (RFC 4787 REQ-6), whoever opened it, so
+    /// that an outsider cannot hold ports for ever; in TCP, and where no port is held, either side does.
+    #[inline(always)]
+    pub fn touch(
+        &mut self,
+        index: SessionIndex,
+        direction: Direction,
+        transport: Transport,
+        tcp_flags: u8,
+        tick: Tick,
+    ) {
+        let Some(session) = self.sessions.get_mut(index.0) else {
+            return;
+        };
+        let state = session.state;
+        if session.last_seen != tick.0 {
+            let inside_opened = session.flags & FLAG_INBOUND == 0;
+            let from_inside = (direction == Direction::Forward) == inside_opened;
+            let free = session.flags & FLAG_MAPPED == 0;
+            if from_inside || free || transport == Transport::Tcp {
+                session.last_seen = tick.0;
+            }
+        }
+        let next = match transport {
+            Transport::Tcp => tcp::advance(state, tcp_flags, direction),
+            Transport::Udp if direction == Direction::Reverse => State::Udp,
+            _ => state,
+        };
+        if next != state {
+            self.set_state(index, next);
+        }
     }
 
     /// Moves a session to another state, keeping the counts.

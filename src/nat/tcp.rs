@@ -39,14 +39,19 @@ pub fn opening(flags: u8) -> State {
 ///
 /// An outside host must not be able to shorten the life of a connection with one forged packet: a reset only leads to
 /// [`State::TcpReset`], whose timer is the transitory one, and any later segment leads back.
-#[inline]
+#[inline(always)]
 pub fn advance(state: State, flags: u8, direction: Direction) -> State {
+    if state == State::TcpEstablished && flags & (FIN | SYN | RST) == 0 {
+        return state;
+    }
+    step(state, flags, direction)
+}
+
+/// [`advance`] for what is not data of an established connection.
+fn step(state: State, flags: u8, direction: Direction) -> State {
     use State::*;
     if flags & RST != 0 {
         return TcpReset;
-    }
-    if state == TcpEstablished && flags & (FIN | SYN) == 0 {
-        return TcpEstablished;
     }
     match (state, direction) {
         (TcpOpening, Direction::Reverse) if flags & (SYN | ACK) == SYN | ACK => TcpAnswered,

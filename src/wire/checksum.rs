@@ -146,6 +146,12 @@ impl Delta {
         Delta(fold(self.0 as u32 + other.0 as u32))
     }
 
+    /// This change, and one hop less in the TTL, which is the high byte of its word.
+    #[inline]
+    pub const fn and_hop(self) -> Delta {
+        self.and(Delta::u16(0x0100, 0))
+    }
+
     /// The change back.
     #[inline]
     pub const fn inverse(self) -> Delta {

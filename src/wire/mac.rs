@@ -16,6 +16,13 @@ impl MacAddr {
     /// No address: "unknown" in an ARP request.
     pub const ZERO: MacAddr = MacAddr([0; 6]);
 
+    /// The address as a number, as [`mac_word`](super::mac_word) reads it.
+    #[inline(always)]
+    pub const fn word(self) -> u64 {
+        let [a, b, c, d, e, f] = self.0;
+        u64::from_le_bytes([a, b, c, d, e, f, 0, 0])
+    }
+
     /// Whether this addresses a group (multicast or broadcast). A group is never a sender.
     #[inline]
     pub const fn is_group(self) -> bool {

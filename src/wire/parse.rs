@@ -160,15 +160,6 @@ impl Parsed {
     }
 }
 
-/// FIN.
-const FIN: u8 = 0x01;
-/// SYN.
-const SYN: u8 = 0x02;
-/// RST.
-const RST: u8 = 0x04;
-/// FIN, SYN, RST, PSH, ACK, URG: one of them is set in every segment (RFC 9293 section 3.1).
-const ANY_FLAG: u8 = 0x3f;
-
 /// Checks a received frame (RFC 1812 section 5.2.2, RFC 8200, RFC 1858) and finds its headers.
 ///
 /// # Errors
@@ -181,87 +172,6 @@ pub fn parse(frame: &[u8]) -> Result<Parsed, DropReason> {
     } else {
         parse_uncommon(frame)
     }
-}
-
-/// [`parse`] into a record that is there already. What nearly every packet is, an untagged IPv4 packet without options
-/// that is no fragment and carries TCP or UDP, is written field by field: returning the record by value costs
-/// more than reading the headers, because its small fields are stored and at once loaded again as wide ones.
-///
-/// Returns the reason to drop the frame, if there is one; the record is unspecified then.
-#[inline(always)]
-pub fn parse_into(frame: &[u8], out: &mut Parsed) -> Option<DropReason> {
-    if let Some(headers) = frame.first_chunk::<42>()
-        && plain(frame, headers, out)
-    {
-        return None;
-    }
-    match parse(frame) {
-        Ok(parsed) => {
-            *out = parsed;
-            None
-        }
-        Err(reason) => Some(reason),
-    }
-}
-
-/// Reads a plain packet; false, with the record unspecified, when it is not one or anything is wrong with it.
-#[inline(always)]
-fn plain(frame: &[u8], headers: &[u8; 42], out: &mut Parsed) -> bool {
-    let word = |at: usize| u16::from_be_bytes([headers[at], headers[at + 1]]);
-    let (total, flags, protocol) = (word(16), word(20), headers[23]);
-    let segment = usize::from(total).wrapping_sub(20);
-    let shape = word(12) == ETHERTYPE_IPV4
-        && headers[14] == 0x45
-        && flags & 0x3fff == 0
-        && usize::from(total) + 14 <= frame.len();
-    let sum = (14..34)
-        .step_by(2)
-        .fold(0u32, |sum, at| sum + u32::from(word(at)));
-    let sum = (sum & 0xffff) + (sum >> 16);
-    if !shape || (sum & 0xffff) + (sum >> 16) != 0xffff {
-        return false;
-    }
-    let (transport, tcp_flags) = match protocol {
-        UDP => {
-            let length = usize::from(word(38));
-            if !(8..=65_515).contains(&segment) || !(8..=segment).contains(&length) {
-                return false;
-            }
-            (Transport::Udp, 0)
-        }
-        TCP => {
-            let Some(header) = frame.get(34..54) else {
-                return false;
-            };
-            let length = usize::from(header[12] >> 4) * 4;
-            let flags = header[13];
-            let possible = flags & ANY_FLAG != 0 && (flags & SYN == 0 || flags & (FIN | RST) == 0);
-            if segment > 65_515 || !(20..=segment).contains(&length) || !possible {
-                return false;
-            }
-            (Transport::Tcp, flags)
-        }
-        _ => return false,
-    };
-    let wide = |at: usize| u32::from(word(at)) << 16 | u32::from(word(at + 2));
-    out.network = Network::Ipv4;
-    out.transport = transport;
-    out.vlan = None;
-    out.l3 = 14;
-    out.l4 = 34;
-    out.ip_length = total;
-    out.protocol = protocol;
-    out.ttl = headers[22];
-    out.tcp_flags = tcp_flags;
-    out.source = wide(26);
-    out.destination = wide(30);
-    out.source_port = word(34);
-    out.destination_port = word(36);
-    out.fragment.more = false;
-    out.fragment.offset = 0;
-    out.fragment.id = u32::from(word(18));
-    out.fragment.dont_fragment = flags & 0x4000 != 0;
-    true
 }
 
 /// Tagged frames, IPv6 and ARP.
@@ -459,7 +369,7 @@ fn transport(parsed: &mut Parsed, segment: &[u8]) -> Result<(), DropReason> {
 #[inline]
 fn tcp_fields(parsed: &mut Parsed, segment: &[u8]) -> Result<(), DropReason> {
     let flags = read_u8(segment, 13);
-    if flags & ANY_FLAG == 0 || (flags & SYN != 0 && flags & (FIN | RST) != 0) {
+    if !super::tcp::possible_flags(flags) {
         return Err(DropReason::TcpFlags);
     }
     parsed.transport = Transport::Tcp;

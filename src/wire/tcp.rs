@@ -27,6 +27,16 @@ pub const ACK: u8 = 0x10;
 /// Flag URG.
 pub const URG: u8 = 0x20;
 
+/// FIN, SYN, RST, PSH, ACK, URG: one of them is set in every segment.
+const ANY_FLAG: u8 = 0x3f;
+
+/// Whether a segment of a conforming host can carry these flags together (RFC 9293 section 3.1): some flag, and SYN
+/// neither with FIN nor with RST.
+#[inline]
+pub const fn possible_flags(flags: u8) -> bool {
+    flags & ANY_FLAG != 0 && (flags & SYN == 0 || flags & (FIN | RST) == 0)
+}
+
 /// Source port.
 #[inline]
 pub fn source_port(frame: &[u8], l4: usize) -> u16 {

@@ -114,11 +114,29 @@ impl Neighbour {
         entry
     }
 
-    /// Destination, source and VLAN tag, if any, of a frame to this neighbour; the EtherType follows. 12 or 16 bytes.
-    /// Only meaningful if it [is ready](Self::is_ready).
-    #[inline]
-    pub fn header(&self) -> &[u8] {
-        &self.header[..usize::from(self.header_length)]
+    /// Bytes of the Ethernet header of a frame to this neighbour: 14, or 18 with a VLAN tag.
+    #[inline(always)]
+    pub fn frame_header_length(&self) -> usize {
+        usize::from(self.header_length) + 2
+    }
+
+    /// Writes that header: destination, source, VLAN tag if any, EtherType. False if the frame is shorter. Only meaningful
+    /// if the neighbour [is ready](Self::is_ready).
+    #[inline(always)]
+    pub fn write_frame_header(&self, frame: &mut [u8], ethertype: u16) -> bool {
+        let [high, low] = ethertype.to_be_bytes();
+        let tagged = usize::from(self.header_length) == self.header.len();
+        if tagged && let Some(header) = frame.first_chunk_mut::<18>() {
+            header[..16].copy_from_slice(&self.header);
+            [header[16], header[17]] = [high, low];
+            return true;
+        }
+        if !tagged && let Some(header) = frame.first_chunk_mut::<14>() {
+            header[..12].copy_from_slice(&self.header[..12]);
+            [header[12], header[13]] = [high, low];
+            return true;
+        }
+        false
     }
 
     /// Whether the header reaches the neighbour as far as is known.

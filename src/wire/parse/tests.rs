@@ -480,13 +480,6 @@ fn quotes() {
 }
 
 fn check_offsets(frame: &[u8]) {
-    let mut record = Parsed::default();
-    let verdict = parse_into(frame, &mut record);
-    assert_eq!(verdict, parse(frame).err(), "the short way judges alike");
-    assert!(
-        verdict.is_some() || parse(frame) == Ok(record),
-        "and finds the same"
-    );
     if let Ok(p) = parse(frame) {
         assert!(p.l3 <= p.l4 && usize::from(p.l4) <= p.end() && p.end() <= frame.len());
         let needed = match p.transport {
