@@ -274,6 +274,18 @@ impl<A: Address> Session<A> {
 }
 
 impl Session<u32> {
+    /// [`Session::leaving`] as two numbers, addresses and ports, the source in the low half of each.
+    #[inline(always)]
+    pub fn leaving_words(&self, direction: Direction) -> (u64, u32) {
+        match direction {
+            Direction::Forward => (self.after.addresses(), self.after.ports()),
+            Direction::Reverse => (
+                self.before.addresses().rotate_left(32),
+                self.before.ports().rotate_left(16),
+            ),
+        }
+    }
+
     /// [`Session::key`] as one number ([`key_block`]).
     #[inline(always)]
     pub fn key_block(&self, direction: Direction) -> u128 {

@@ -66,7 +66,7 @@ pub fn plain(
     let flip = (direction as u16).wrapping_neg();
     let addresses = Delta::from_raw(session.address_delta ^ flip);
     let transport = Delta::from_raw(session.transport_delta ^ flip);
-    let to = session.leaving(direction);
+    let (to_addresses, to_ports) = session.leaving_words(direction);
     let checksum_at = 20 + if is_tcp { TCP_CHECKSUM } else { UDP_CHECKSUM };
     let Some(packet) = frame.get_mut(l3..) else {
         return;
@@ -88,10 +88,8 @@ pub fn plain(
         let field = u16::from_be_bytes([header[IP_CHECKSUM], header[IP_CHECKSUM + 1]]);
         let field = addresses.and_hop().apply(field).to_be_bytes();
         header[IP_CHECKSUM..IP_CHECKSUM + 2].copy_from_slice(&field);
-        let addresses = to.addresses().rotate_left(32).to_be_bytes();
-        header[SOURCE..SOURCE + 8].copy_from_slice(&addresses);
-        let ports = to.ports().rotate_left(16).to_be_bytes();
-        header[20..24].copy_from_slice(&ports);
+        header[SOURCE..SOURCE + 8].copy_from_slice(&to_addresses.rotate_left(32).to_be_bytes());
+        header[20..24].copy_from_slice(&to_ports.rotate_left(16).to_be_bytes());
     }
 }
 

@@ -154,16 +154,21 @@ impl Nat {
 
     /// [`Nat::find`] for the packet path: the key as one number, and a guess (`candidate`, or [`NONE`]) at the answer.
     #[inline(always)]
-    pub fn find_block(&self, candidate: u32, hash: Hash, key: u128) -> Option<FlowEntry> {
+    pub fn find_block(
+        &self,
+        candidate: u32,
+        hash: Hash,
+        key: u128,
+    ) -> Option<(FlowEntry, &Session<u32>)> {
         let fits = |value: u32| {
             let entry = FlowEntry(value);
-            let session = self.sessions.get(entry.session().0);
-            session.is_some_and(|s| s.key_block(entry.direction()) == key)
+            let session = self.sessions.get(entry.session().0)?;
+            (session.key_block(entry.direction()) == key).then_some((entry, session))
         };
-        if fits(candidate) {
-            return Some(FlowEntry(candidate));
-        }
-        self.table.find(hash, fits).map(FlowEntry)
+        fits(candidate).or_else(|| {
+            let value = self.table.find(hash, |value| fits(value).is_some())?;
+            fits(value)
+        })
     }
 
     /// [`Nat::find`] with the hash computed here; for the slow path.

@@ -44,6 +44,13 @@ const fn fold(value: u32) -> u16 {
     ((value & 0xffff) + (value >> 16)) as u16
 }
 
+/// The one's complement sum of two words: the carry comes back in at the low end.
+#[inline(always)]
+const fn add(a: u16, b: u16) -> u16 {
+    let (sum, carry) = a.overflowing_add(b);
+    sum.wrapping_add(carry as u16)
+}
+
 /// Turns an accumulated sum into a checksum field: the complement of the folded sum.
 #[inline]
 pub const fn finish(sum: u32) -> u16 {
@@ -122,7 +129,7 @@ impl Delta {
     /// A 16-bit field changes from `old` to `new`.
     #[inline]
     pub const fn u16(old: u16, new: u16) -> Delta {
-        Delta(fold(!old as u32 + new as u32))
+        Delta(add(!old, new))
     }
 
     /// A 32-bit field changes from `old` to `new`: an IPv4 address.
@@ -143,7 +150,7 @@ impl Delta {
     /// Both changes.
     #[inline]
     pub const fn and(self, other: Delta) -> Delta {
-        Delta(fold(self.0 as u32 + other.0 as u32))
+        Delta(add(self.0, other.0))
     }
 
     /// This change, and one hop less in the TTL, which is the high byte of its word.
@@ -167,7 +174,7 @@ impl Delta {
     /// The new value of a checksum field: RFC 1624 equation 3, `HC' = ~(~HC + ~m + m')`. For IP, TCP, ICMP.
     #[inline]
     pub const fn apply(self, field: u16) -> u16 {
-        !fold(!field as u32 + self.0 as u32)
+        !add(!field, self.0)
     }
 
     /// The new value of a UDP checksum field over IPv4: 0 ("no checksum") stays 0 (RFC 3022 section 4.1), a
