@@ -5,7 +5,6 @@
 
 use criterion::{BenchmarkId, Criterion, Throughput};
 use natgate::base::{Random, RealmId};
-use natgate::flow::sweep::IDLE_SLICE;
 use natgate::flow::table::DEFAULT_LOAD;
 use natgate::flow::{BucketTable, ClockHand, FlowKey, Hash, Hasher, Slab, SlabEntry, Tuple};
 use std::hint::black_box;
@@ -182,13 +181,16 @@ fn changes(c: &mut Criterion, flows: &mut Flows, entries: u32) {
     group.finish();
 }
 
+/// Entries of a slice.
+const SLICE: u32 = 512;
+
 fn sweep(c: &mut Criterion, flows: &Flows, entries: u32) {
     let mut group = c.benchmark_group("sweep");
-    group.throughput(Throughput::Elements(u64::from(IDLE_SLICE)));
+    group.throughput(Throughput::Elements(u64::from(SLICE)));
     let mut hand = ClockHand::default();
     group.bench_function(BenchmarkId::new("slice", entries), |b| {
         b.iter(|| {
-            let slice = hand.next_slice(flows.slab.high_water(), IDLE_SLICE);
+            let slice = hand.next_slice(flows.slab.high_water(), SLICE);
             let old = |&index: &u32| {
                 let session = flows.slab.get(index);
                 session.is_some_and(|s| s.live && s.last_seen > 5)

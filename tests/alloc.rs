@@ -23,6 +23,7 @@ use natgate::base::{PortId, WorkerId};
 use natgate::dataplane::buffer::{BURST, Buffer, Burst, Message, Sink};
 use natgate::dataplane::maintain::Slice;
 use natgate::dataplane::shard::{Shard, ShardSize};
+use natgate::nat::expiry::SweepBudget;
 use natgate::nat::policy::Policy;
 
 thread_local! {
@@ -201,7 +202,7 @@ impl Bench {
     fn pass(&mut self, millis: u64) {
         self.now = Now::at(self.now.millis + millis);
         let everything = Slice {
-            sessions: u32::MAX,
+            sweep: SweepBudget::ALL,
             neighbours: usize::MAX,
             datagrams: usize::MAX,
         };

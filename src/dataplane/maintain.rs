@@ -6,6 +6,7 @@ use crate::dataplane::buffer::{Buffer, Incoming, Sink};
 use crate::dataplane::shard::{Parked, Shard, WAITING_PER_NEIGHBOUR};
 use crate::gateway::errors::ErrorKind;
 use crate::gateway::neighbour::{Event, NeighbourId};
+use crate::nat::expiry::SweepBudget;
 use crate::nat::open::still_valid;
 use crate::nat::policy::Policy;
 use crate::wire::parse::{Network, parse};
@@ -13,8 +14,8 @@ use crate::wire::parse::{Network, parse};
 /// Bounds of one slice.
 #[derive(Clone, Copy, Debug)]
 pub struct Slice {
-    /// Sessions to look at.
-    pub sessions: u32,
+    /// Of the translation state.
+    pub sweep: SweepBudget,
     /// Neighbours to look at.
     pub neighbours: usize,
     /// Fragmented datagrams to let go.
@@ -24,7 +25,7 @@ pub struct Slice {
 impl<B: Buffer> Shard<B> {
     /// Expires sessions, datagrams and neighbours, and asks again for those that have not answered.
     pub fn maintain(&mut self, policy: &Policy, now: Now, slice: Slice, sink: &mut impl Sink<B>) {
-        self.nat.sweep(policy, now, slice.sessions, |session| {
+        self.nat.sweep(policy, now, slice.sweep, |session| {
             still_valid(policy, session)
         });
         let counters = &mut self.counters;

@@ -13,6 +13,7 @@ use crate::dataplane::counters::Counters;
 use crate::dataplane::maintain::Slice;
 use crate::dataplane::memory::{MemoryBuffer, MemorySink};
 use crate::dataplane::shard::{Shard, ShardSize};
+use crate::nat::expiry::SweepBudget;
 use crate::nat::policy::Policy;
 
 /// Where a rack's time begins, in milliseconds.
@@ -93,7 +94,7 @@ impl Rack {
     /// Runs maintenance over everything and returns what is sent in consequence.
     pub fn maintain(&mut self) -> Vec<(PortId, Vec<u8>)> {
         let everything = Slice {
-            sessions: u32::MAX,
+            sweep: SweepBudget::ALL,
             neighbours: usize::MAX,
             datagrams: usize::MAX,
         };

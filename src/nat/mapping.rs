@@ -264,6 +264,14 @@ impl Mappings {
         next != NONE
     }
 
+    /// Fetches the table lines of a session's mapping ahead of [`Mappings::leave`].
+    pub fn prefetch<A: Address>(&self, session: &Session<A>) {
+        if let Some(mapping) = Mapping::of(session) {
+            self.entries.prefetch(self.hash_inside(mapping.inside));
+            self.entries.prefetch(self.hash_outside(mapping.outside));
+        }
+    }
+
     /// Mappings alive.
     pub fn len(&self) -> usize {
         self.entries.len() / 2

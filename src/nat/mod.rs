@@ -6,6 +6,7 @@
 
 pub mod contacts;
 pub mod destination;
+pub mod expiry;
 pub mod fragments;
 pub mod icmp;
 pub mod mapping;

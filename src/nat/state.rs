@@ -10,7 +10,7 @@ use crate::flow::session::{
     State,
 };
 use crate::flow::slab::Slab;
-use crate::flow::sweep::{ClockHand, DEFAULT_TURN};
+use crate::flow::sweep::ClockHand;
 use crate::flow::table::BucketTable;
 use crate::nat::contacts::Contacts;
 use crate::nat::mapping::{Mapping, Mappings, OutsideEndpoint};
@@ -103,7 +103,7 @@ pub struct Nat {
     pub allocator: Allocator,
     /// Counts.
     pub counts: NatCounts,
-    hand: ClockHand,
+    pub(super) hand: ClockHand,
 }
 
 impl Nat {
@@ -127,7 +127,7 @@ impl Nat {
                 capacity.held_ports as usize,
             ),
             counts: NatCounts::default(),
-            hand: ClockHand::new(DEFAULT_TURN),
+            hand: ClockHand::default(),
         })
     }
 
@@ -341,46 +341,6 @@ impl Nat {
     pub fn discharge(&mut self, subscriber: SubscriberIndex) {
         self.subscribers.close_session(subscriber);
         self.subscribers.leave(subscriber);
-    }
-
-    /// Looks at the next slice of sessions and ends those that are idle too long or no longer allowed. `valid` judges a
-    /// session made under an older policy. Returns how many were ended.
-    pub fn sweep(
-        &mut self,
-        policy: &Policy,
-        now: Now,
-        budget: u32,
-        valid: impl Fn(&Session<u32>) -> bool,
-    ) -> u32 {
-        let mut ended = 0;
-        for index in self.hand.next_slice(self.sessions.high_water(), budget) {
-            let Some(session) = self.sessions.get(index).filter(|s| s.state != State::Free) else {
-                continue;
-            };
-            let cause = if policy
-                .timeouts
-                .expired(session.state, session.seen(), now.tick)
-            {
-                EndCause::Expired
-            } else if session.generation != policy.generation && !valid(session) {
-                EndCause::ConfigChanged
-            } else {
-                continue;
-            };
-            self.end(policy, SessionIndex(index), cause, now);
-            ended += 1;
-        }
-        let externals = &policy.nat.externals;
-        self.allocator
-            .release_due(externals, now.tick, budget as usize);
-        self.allocator.sweep(
-            externals,
-            &mut self.subscribers,
-            now.tick,
-            budget as usize,
-            |_| {},
-        );
-        ended
     }
 
     /// Bytes of all tables.
