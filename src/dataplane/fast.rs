@@ -17,7 +17,7 @@ use crate::dataplane::buffer::{BURST, Buffer, Burst, Incoming, Sink};
 use crate::dataplane::egress::{arrival, clamp_mss, frame, is_syn};
 use crate::dataplane::shard::Shard;
 use crate::flow::hash::Hash;
-use crate::flow::key::{Tuple, key_block};
+use crate::flow::key::{FlowKey, Tuple, key_block};
 use crate::flow::session::{Egress, FlowEntry, NONE, SessionIndex};
 use crate::gateway::interface::Interface;
 use crate::gateway::neighbour::NeighbourId;
@@ -39,6 +39,17 @@ struct Slot {
     tcp_flags: u8,
     l3: u16,
     ip_length: u16,
+    ingress: InterfaceId,
+}
+
+/// What became of a packet in the last pass.
+enum Express<B> {
+    /// Translated and sent.
+    Done,
+    /// Something about it, or its session, is out of the ordinary. Unchanged.
+    Unusual(B),
+    /// No session has it. Unchanged.
+    New(B),
 }
 
 /// The passes' results, by position in the batch. Kept with the shard, so that a batch need not clear them.
@@ -48,6 +59,8 @@ pub(super) struct Batch {
     /// Flow-table values that are probably right, or [`NONE`].
     candidates: [u32; BURST],
     slots: [Slot; BURST],
+    /// Positions of the packets that no session claimed.
+    news: [u8; BURST],
 }
 
 impl Batch {
@@ -57,6 +70,7 @@ impl Batch {
             hashes: [Hash(0); BURST],
             candidates: [NONE; BURST],
             slots: [Slot::default(); BURST],
+            news: [0; BURST],
         }
     }
 }
@@ -107,6 +121,7 @@ fn read<B: Buffer>(
     slot.tcp_flags = plain.tcp_flags;
     slot.l3 = plain.l3;
     slot.ip_length = plain.ip_length;
+    slot.ingress = interface.id;
     Some(())
 }
 
@@ -135,11 +150,49 @@ impl<B: Buffer> Shard<B> {
                 .sessions
                 .prefetch(FlowEntry(*candidate).session().0);
         }
+        let mut news = Burst::new();
         for (lane, buffer) in burst.drain(..).enumerate() {
             match self.express(policy, now, lane, buffer, sink) {
-                Ok(()) => {}
-                Err(buffer) => self.by_hand(policy, now, port, buffer, sink),
+                Express::Done => {}
+                Express::Unusual(buffer) => self.by_hand(policy, now, port, buffer, sink),
+                Express::New(buffer) => {
+                    self.batch.news[news.len()] = lane as u8;
+                    news.push(buffer);
+                }
             }
+        }
+        if !news.is_empty() {
+            self.new_flows(policy, now, port, &mut news, sink);
+        }
+    }
+
+    /// Plain packets that no session claimed, as a batch of their own: in order, so that the packets of a flow stay in
+    /// theirs. The first of a flow opens it for the others.
+    #[inline(never)]
+    fn new_flows(
+        &mut self,
+        policy: &Policy,
+        now: Now,
+        port: PortId,
+        news: &mut Burst<B>,
+        sink: &mut impl Sink<B>,
+    ) {
+        let lanes = self.batch.news[..news.len()].iter();
+        self.nat
+            .prefetch_new(lanes.map(|lane| self.batch.keys[usize::from(*lane) % BURST]));
+        for (i, buffer) in news.drain(..).enumerate() {
+            let lane = usize::from(self.batch.news[i]) % BURST;
+            let (hash, key) = (self.batch.hashes[lane], self.batch.keys[lane]);
+            let opened_meanwhile = self.nat.find_block(NONE, hash, key).is_some();
+            let parsed = parse(buffer.bytes()).ok().filter(|_| !opened_meanwhile);
+            let Some(packet) = parsed else {
+                self.by_hand(policy, now, port, buffer, sink);
+                continue;
+            };
+            let incoming = incoming(buffer, self.batch.slots[lane].ingress);
+            let realm = policy.realm_of(incoming.ingress);
+            let key = FlowKey::new(tuple_of(&packet), packet.protocol, realm);
+            self.miss(policy, now, incoming, &packet, &key, sink);
         }
     }
 
@@ -159,7 +212,7 @@ impl<B: Buffer> Shard<B> {
         }
     }
 
-    /// Last pass: the buffer comes back unchanged if anything about the packet is out of the ordinary.
+    /// Last pass.
     #[inline(always)]
     fn express(
         &mut self,
@@ -168,21 +221,21 @@ impl<B: Buffer> Shard<B> {
         lane: usize,
         mut buffer: B,
         sink: &mut impl Sink<B>,
-    ) -> Result<(), B> {
+    ) -> Express<B> {
         // The remainder changes nothing, and spares a bounds check for each array.
         let (batch, lane) = (&*self.batch, lane % BURST);
         let slot = &batch.slots[lane];
         if !slot.express {
-            return Err(buffer);
+            return Express::Unusual(buffer);
         }
         let (candidate, hash, key) = (batch.candidates[lane], batch.hashes[lane], batch.keys[lane]);
         let Some((entry, session)) = self.nat.find_block(candidate, hash, key) else {
-            return Err(buffer);
+            return Express::New(buffer);
         };
         let (index, direction) = (entry.session(), entry.direction());
         let egress = session.egress[direction.index()];
         let Some(neighbour) = self.neighbours.touch(NeighbourId(egress.0), now) else {
-            return Err(buffer);
+            return Express::Unusual(buffer);
         };
         let ordinary = session.generation == policy.generation
             && !policy
@@ -194,7 +247,7 @@ impl<B: Buffer> Shard<B> {
             && slot.ip_length <= neighbour.mtu
             && slot.tcp_flags & SYN == 0;
         if !ordinary {
-            return Err(buffer);
+            return Express::Unusual(buffer);
         }
         let (rule, port) = (session.rule, neighbour.port);
         rewrite::plain(
@@ -224,7 +277,7 @@ impl<B: Buffer> Shard<B> {
         } else {
             self.discard(buffer, DropReason::Internal, sink);
         }
-        Ok(())
+        Express::Done
     }
 
     /// Any packet, by itself: parse, find the interface, look its flow up or sort it.

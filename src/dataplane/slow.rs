@@ -135,8 +135,7 @@ impl<B: Buffer> Shard<B> {
     }
 
     /// No flow here: another worker's, a new one, or none at all.
-    #[cold]
-    fn miss(
+    pub(super) fn miss(
         &mut self,
         policy: &Policy,
         now: Now,

@@ -264,6 +264,12 @@ impl Mappings {
         next != NONE
     }
 
+    /// Fetches the table line of an inside endpoint ahead of [`Mappings::find_inside`].
+    #[inline]
+    pub fn prefetch_inside<A: Address>(&self, endpoint: InsideEndpoint<A>) {
+        self.entries.prefetch(self.hash_inside(endpoint));
+    }
+
     /// Fetches the table lines of a session's mapping ahead of [`Mappings::leave`].
     pub fn prefetch<A: Address>(&self, session: &Session<A>) {
         if let Some(mapping) = Mapping::of(session) {

@@ -25,7 +25,7 @@ use crate::nat::policy::Policy;
 use crate::nat::ports::{Behaviour, Pool, PortRanges, PortSpace, Request, Returned, Select};
 use crate::nat::rewrite::deltas;
 use crate::nat::rules::{Exemption, Facts, Via};
-use crate::nat::state::{EndCause, Nat, blank_session, remote_of};
+use crate::nat::state::{EndCause, Nat, NotEntered, blank_session, remote_of};
 use crate::nat::subscriber::SubscriberIndex;
 use crate::nat::tcp;
 use crate::wire::ICMP;
@@ -82,7 +82,7 @@ enum Source {
     },
 }
 
-/// Decides a new flow and, if it is to be forwarded, enters its session.
+/// Decides a new flow and, if it is to be forwarded, enters its session. The caller has looked the flow up in vain.
 ///
 /// # Errors
 /// The reason to drop the packet; nothing is changed then.
@@ -463,15 +463,12 @@ fn enter(nat: &mut Nat, mut session: Session<u32>) -> Result<SessionIndex, DropR
     let (addresses, transport) = deltas(&session.before, &session.after, session.protocol);
     session.address_delta = addresses.raw();
     session.transport_delta = transport.raw();
-    if !nat.is_free(&session) {
-        let portless = PortSpace::from_protocol(session.protocol).is_none();
-        return Err(if portless {
-            DropReason::NoPortConflict
-        } else {
-            DropReason::MappingConflict
-        });
-    }
-    nat.insert(session).ok_or(DropReason::TableFull)
+    let portless = PortSpace::from_protocol(session.protocol).is_none();
+    nat.insert(session).map_err(|refusal| match refusal {
+        NotEntered::Full => DropReason::TableFull,
+        NotEntered::Taken if portless => DropReason::NoPortConflict,
+        NotEntered::Taken => DropReason::MappingConflict,
+    })
 }
 
 /// Enters the session of an outside host that a mapping admits.

@@ -13,9 +13,9 @@ use crate::flow::slab::Slab;
 use crate::flow::sweep::ClockHand;
 use crate::flow::table::BucketTable;
 use crate::nat::contacts::Contacts;
-use crate::nat::mapping::{Mapping, Mappings, OutsideEndpoint};
+use crate::nat::mapping::{InsideEndpoint, Mapping, Mappings, OutsideEndpoint};
 use crate::nat::policy::Policy;
-use crate::nat::ports::{Allocator, Preference, Returned};
+use crate::nat::ports::{Allocator, PortSpace, Preference, Returned};
 use crate::nat::rss;
 use crate::nat::subscriber::{SubscriberIndex, Subscribers};
 use crate::nat::tcp;
@@ -81,6 +81,15 @@ pub struct NatCounts {
     pub ended: [u64; EndCause::ALL.len()],
     /// Mappings created since start.
     pub mappings_created: u64,
+}
+
+/// Why a session was not entered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotEntered {
+    /// The tuple of its replies belongs to another session, or is its own.
+    Taken,
+    /// No room.
+    Full,
 }
 
 /// The translation state of one worker.
@@ -171,6 +180,29 @@ impl Nat {
         })
     }
 
+    /// Fetches what new flows with these keys need first: the mappings of their sources, the sources' subscribers, and
+    /// the lines the sessions will lie in.
+    pub fn prefetch_new(&self, keys: impl Iterator<Item = u128> + Clone) {
+        for (i, key) in keys.clone().enumerate() {
+            let (address, protocol, realm) = (key as u32, (key >> 96) as u8, (key >> 104) as u8);
+            let realm = RealmId(realm);
+            self.subscribers.prefetch_index(address.into(), realm);
+            if let Some(space) = PortSpace::from_protocol(protocol) {
+                self.mappings.prefetch_inside(InsideEndpoint {
+                    address,
+                    port: (key >> 64) as u16,
+                    space,
+                    realm,
+                });
+            }
+            self.sessions.prefetch_fresh(i as u32);
+        }
+        for key in keys {
+            let realm = RealmId((key >> 104) as u8);
+            self.subscribers.prefetch_record((key as u32).into(), realm);
+        }
+    }
+
     /// [`Nat::find`] with the hash computed here; for the slow path.
     pub fn lookup(&self, key: &FlowKey<u32>) -> Option<FlowEntry> {
         self.find(self.hash(key), key)
@@ -182,37 +214,34 @@ impl Nat {
         self.sessions.get(index.0)
     }
 
-    /// Whether neither tuple of a prospective session is taken.
-    pub fn is_free(&self, session: &Session<u32>) -> bool {
-        self.lookup(&session.key(Direction::Forward)).is_none()
-            && self.lookup(&session.key(Direction::Reverse)).is_none()
-    }
-
-    /// Enters a session: slab, both tuples, its counts. `None` when the table is full; nothing is changed then.
-    pub fn insert(&mut self, session: Session<u32>) -> Option<SessionIndex> {
-        let index = SessionIndex(self.sessions.allocate(session)?);
-        let (forward, reverse) = (
-            session.key(Direction::Forward),
-            session.key(Direction::Reverse),
-        );
-        let (forward_hash, reverse_hash) = (self.hash(&forward), self.hash(&reverse));
-        let forward_entry = FlowEntry::new(index, Direction::Forward);
-        if self.table.insert(forward_hash, forward_entry.0).is_err() {
-            self.sessions.release(index.0);
-            return None;
+    /// Enters a session: slab, both tuples, its counts.
+    ///
+    /// # Errors
+    /// [`NotEntered`]; nothing is changed then. The caller has looked the forward tuple up: no session has it.
+    pub fn insert(&mut self, session: Session<u32>) -> Result<SessionIndex, NotEntered> {
+        let reverse = session.key(Direction::Reverse);
+        let reverse_hash = self.hash(&reverse);
+        let same = reverse == session.key(Direction::Forward);
+        if same || self.find(reverse_hash, &reverse).is_some() {
+            return Err(NotEntered::Taken);
         }
-        if self
-            .table
-            .insert(reverse_hash, FlowEntry::new(index, Direction::Reverse).0)
-            .is_err()
-        {
-            self.table.remove(forward_hash, forward_entry.0);
-            self.sessions.release(index.0);
-            return None;
+        let forward_hash = self.hash(&session.key(Direction::Forward));
+        let index = self.sessions.allocate(session).ok_or(NotEntered::Full)?;
+        let entry = |direction| FlowEntry::new(SessionIndex(index), direction).0;
+        let forward = self.table.insert(forward_hash, entry(Direction::Forward));
+        let both = forward.and_then(|()| {
+            let reverse = self.table.insert(reverse_hash, entry(Direction::Reverse));
+            reverse.inspect_err(|_| {
+                self.table.remove(forward_hash, entry(Direction::Forward));
+            })
+        });
+        if both.is_err() {
+            self.sessions.release(index);
+            return Err(NotEntered::Full);
         }
         self.counts.live[session.state as usize] += 1;
         self.counts.created += 1;
-        Some(index)
+        Ok(SessionIndex(index))
     }
 
     /// Records a packet in its session: state, and activity at most once a tick.

@@ -4,6 +4,7 @@
 //! ([`Subscribers::enter`] … [`Subscribers::leave`]), a leased port, or a block. Records are a fixed array; an open
 //! addressed index with linear probing finds them. Nothing grows or moves after construction.
 
+use crate::arch::prefetch_index;
 use crate::base::{DropReason, PoolId, RealmId};
 use crate::nat::ports::{BlockLink, ExternalIndex};
 
@@ -120,6 +121,19 @@ impl Subscribers {
         let slot = self.probe(address, realm);
         let number = self.index[slot];
         (number != EMPTY).then_some(SubscriberIndex(number))
+    }
+
+    /// Fetches the place in the index where [`Subscribers::enter`] begins to look.
+    #[inline]
+    pub fn prefetch_index(&self, address: u128, realm: RealmId) {
+        prefetch_index(&self.index, self.home(address, realm));
+    }
+
+    /// Fetches the record that place leads to.
+    #[inline]
+    pub fn prefetch_record(&self, address: u128, realm: RealmId) {
+        let number = self.index[self.home(address, realm)];
+        prefetch_index(&self.records, number as usize);
     }
 
     /// Finds or adds the subscriber and refers to it, until [`Subscribers::leave`].

@@ -57,6 +57,7 @@ impl<'a> Chain<'a> {
     ) -> Option<BlockIndex> {
         let (now, hold) = (self.request.now, self.request.pool.policy().hold);
         let mut usable = 0;
+        let mut only = None;
         let mut rested: Option<(Tick, BlockIndex)> = None;
         for block in self.here() {
             let last_used = blocks.last_used(block);
@@ -65,14 +66,18 @@ impl<'a> Chain<'a> {
             }
             if blocks.has_free(block, allowed, now, hold) {
                 usable += 1;
+                only = Some(block);
                 if wanted.is_some_and(|port| blocks.can_take(block, port, allowed)) {
                     return Some(block);
                 }
             }
         }
-        let (_, rested) = rested.filter(|_| usable > 0)?;
+        if usable < 2 {
+            return only;
+        }
+        let (_, rested) = rested?;
         let usable_now = |&block: &BlockIndex| blocks.has_free(block, allowed, now, hold);
-        let spared = usable > 1 && usable_now(&rested);
+        let spared = usable_now(&rested);
         let draw = random.below(usable - u32::from(spared));
         self.here()
             .filter(usable_now)

@@ -342,6 +342,9 @@ impl<'a> Allowed<'a> {
     /// Ports `port` to `port + 63`, bit set = may be handed out.
     #[inline]
     pub(super) fn bits_at(&self, port: u16) -> u64 {
+        if port <= u16::MAX - 63 && self.is_everything() {
+            return u64::MAX;
+        }
         let window = PortRange::new(port, port.saturating_add(63));
         let mut bits = 0;
         for range in self.ranges() {
