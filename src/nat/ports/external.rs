@@ -2,6 +2,7 @@
 
 use super::{BlockPorts, PortRanges, PortSpace, SinglePorts};
 use crate::base::WorkerId;
+use hashbrown::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
@@ -216,6 +217,9 @@ impl External {
 #[derive(Clone, Default)]
 pub struct Externals {
     slots: Vec<Option<Arc<External>>>,
+    by_address: HashMap<IpAddr, ExternalIndex>,
+    /// No slot below this one is free.
+    first_gap: usize,
 }
 
 /// Why an address could not be registered.
@@ -264,14 +268,18 @@ impl Externals {
         address: IpAddr,
         layout: &Layout,
     ) -> Result<ExternalIndex, InternError> {
-        let known = self.iter().find(|(_, e)| e.address() == address);
+        let known = self.by_address.get(&address).copied();
+        let known = known.and_then(|index| Some((index, self.get(index)?)));
         let place = match known.map(|(index, e)| (index, e.layout() == layout, e.is_idle())) {
             Some((index, true, _)) => return Ok(index),
             Some((_, false, false)) => return Err(InternError::LayoutChanged(address)),
             Some((index, false, true)) => index.index(),
             None => {
-                let gap = self.slots.iter().position(Option::is_none);
-                gap.unwrap_or(self.slots.len())
+                let gap = self.slots[self.first_gap..]
+                    .iter()
+                    .position(Option::is_none);
+                self.first_gap = gap.map_or(self.slots.len(), |gap| self.first_gap + gap);
+                self.first_gap
             }
         };
         if place >= usize::from(u16::MAX) {
@@ -280,16 +288,22 @@ impl Externals {
         if place == self.slots.len() {
             self.slots.push(None);
         }
+        let index = ExternalIndex(place as u16);
         self.slots[place] = Some(Arc::new(External::new(address, layout.clone())));
-        Ok(ExternalIndex(place as u16))
+        self.by_address.insert(address, index);
+        Ok(index)
     }
 
     /// Drops every idle address that `wanted` does not want. Call it only when every worker has left the snapshots
     /// that offered the address: an index must not change its meaning under a lease.
     pub fn retire(&mut self, wanted: impl Fn(ExternalIndex) -> bool) {
         for (i, slot) in self.slots.iter_mut().enumerate() {
-            if !wanted(ExternalIndex(i as u16)) && slot.as_ref().is_some_and(|e| e.is_idle()) {
-                *slot = None;
+            if wanted(ExternalIndex(i as u16)) {
+                continue;
+            }
+            if let Some(gone) = slot.take_if(|e| e.is_idle()) {
+                self.by_address.remove(&gone.address());
+                self.first_gap = self.first_gap.min(i);
             }
         }
     }
