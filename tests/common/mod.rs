@@ -7,7 +7,11 @@
 )]
 #![allow(dead_code, reason = "every test binary uses another part of it")]
 
+pub mod corpus;
+pub mod mutate;
+pub mod ns;
 pub mod pcap;
+pub mod process;
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;

@@ -123,8 +123,3 @@ pub fn fingerprint(bytes: &[u8]) -> u64 {
 pub fn signature(what: impl std::fmt::Debug) -> u64 {
     fingerprint(format!("{what:?}").as_bytes())
 }
-
-/// A random member; `None` of nothing.
-pub fn pick<'a, T>(from: &'a [T], random: &mut Random) -> Option<&'a T> {
-    from.get(random.below(from.len() as u32) as usize)
-}

@@ -18,9 +18,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
-mod corpus;
 mod engine;
-mod mutate;
 mod parsers;
 mod rack;
 mod texts;

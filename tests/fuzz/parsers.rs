@@ -8,9 +8,9 @@ use natgate::wire::parse::{
 use natgate::wire::plain::Plain;
 use natgate::wire::{arp, ipv4, nd, tcp};
 
-use crate::corpus;
-use crate::engine::{Target, fuzz, pick, signature};
-use crate::mutate::{self, l3_of, mend_ipv4, ones_sum};
+use crate::common::corpus;
+use crate::common::mutate::{self, l3_of, mend_ipv4, ones_sum, pick};
+use crate::engine::{Target, fuzz, signature};
 
 /// A target made of a function over frames.
 struct Frames(fn(&[u8]) -> u64);

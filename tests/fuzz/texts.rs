@@ -6,8 +6,8 @@ use natgate::base::Random;
 use natgate::config;
 use natgate::dataplane::device::Device;
 
-use crate::engine::{Target, fuzz, pick, signature};
-use crate::mutate::blindly;
+use crate::common::mutate::{blindly, pick};
+use crate::engine::{Target, fuzz, signature};
 
 /// Pieces of text that mean something to the readers.
 const WORDS: [&str; 24] = [
@@ -75,7 +75,7 @@ fn configurations() -> Vec<Vec<u8>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut all = vec![
         crate::common::LAB.as_bytes().to_vec(),
-        crate::rack::RULES.as_bytes().to_vec(),
+        crate::common::corpus::RULES.as_bytes().to_vec(),
     ];
     for directory in [
         "configs",

@@ -1,8 +1,8 @@
 //! Golden rows: configuration and packets in, packets and counter changes out, compared byte for byte.
 //!
 //! A row is a directory of `tests/golden`: `natgate.toml`, `in.lan.pcap` and `in.wan.pcap`, `out.lan.pcap` and
-//! `out.wan.pcap`, `counters.json` (every counter that moved, none left out). Every row runs against the core in memory;
-//! rows without pauses run once more through the real binary on pcap ports.
+//! `out.wan.pcap`, `counters.json` (every counter that moved, none left out). Every row runs against the core in memory,
+//! and again through the real binary: on pcap ports, and on tap ports with 1, 2 and 4 workers.
 //!
 //! `NATGATE_GOLDEN=write cargo test --test golden` writes the rows of `rows.rs` anew; review the difference.
 #![allow(
@@ -12,10 +12,19 @@
     reason = "a test that cannot go on fails"
 )]
 #![allow(missing_docs, reason = "a test is no interface")]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "waiting for a process needs the clock"
+)]
+
+#[cfg(feature = "dpdk")]
+mod binary;
 
 #[path = "../common/mod.rs"]
 mod common;
 mod rows;
+#[cfg(feature = "dpdk")]
+mod tap;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -34,6 +43,7 @@ const PORTS: [&str; 2] = ["lan", "wan"];
 /// A row as read from its directory.
 pub struct Row {
     pub name: String,
+    pub path: PathBuf,
     pub config: String,
     /// Time, port, frame; in order of time.
     pub input: Vec<(u64, PortId, Vec<u8>)>,
@@ -70,6 +80,7 @@ fn read_row(path: &Path) -> Row {
     };
     Row {
         name: path.file_name().unwrap().to_string_lossy().into_owned(),
+        path: path.to_path_buf(),
         config: fs::read_to_string(path.join("natgate.toml")).unwrap(),
         input,
         output: [frames(PORTS[0]), frames(PORTS[1])],
@@ -78,19 +89,23 @@ fn read_row(path: &Path) -> Row {
     }
 }
 
-/// Every counter that is not zero, by name.
-pub fn moved(counters: &Counters) -> BTreeMap<String, u64> {
-    let mut all = BTreeMap::from([
-        ("received".to_owned(), counters.received),
-        ("sent".to_owned(), counters.sent),
-        ("generated".to_owned(), counters.generated),
-        ("consumed".to_owned(), counters.consumed),
-    ]);
+/// Every counter that is not zero, by name: packets received, sent, generated, consumed, and dropped for each reason.
+pub fn moved(packets: [u64; 4], drops: impl Fn(DropReason) -> u64) -> BTreeMap<String, u64> {
+    let names = ["received", "sent", "generated", "consumed"].map(str::to_owned);
+    let mut all: BTreeMap<String, u64> = names.into_iter().zip(packets).collect();
     for reason in DropReason::ALL {
-        all.insert(format!("drops.{reason}"), counters.drops[reason.index()]);
+        all.insert(format!("drops.{reason}"), drops(*reason));
     }
     all.retain(|_, n| *n > 0);
     all
+}
+
+/// [`moved`], of a core.
+pub fn moved_in(counters: &Counters) -> BTreeMap<String, u64> {
+    let c = counters;
+    moved([c.received, c.sent, c.generated, c.consumed], |reason| {
+        c.drops[reason.index()]
+    })
 }
 
 /// Runs a row's packets through the core.
@@ -138,10 +153,10 @@ fn rows_hold_in_the_core() {
         for workers in [1, 2, 4] {
             let (output, counters) = run_core(&row.config, &row.input, workers);
             for (i, port) in PORTS.iter().enumerate() {
-                compare(&row.name, port, &row.output[i], &output[i]);
+                compare(&row, port, &row.output[i], &output[i]);
             }
             assert_eq!(
-                moved(&counters),
+                moved_in(&counters),
                 row.counters,
                 "row {}, {workers} workers: counters",
                 row.name
@@ -151,13 +166,11 @@ fn rows_hold_in_the_core() {
 }
 
 /// Compares frames; a difference is left as a pcap file beside the expectation.
-pub fn compare(row: &str, port: &str, expected: &[Vec<u8>], actual: &[Vec<u8>]) {
+pub fn compare(row: &Row, port: &str, expected: &[Vec<u8>], actual: &[Vec<u8>]) {
     if expected == actual {
         return;
     }
-    let path = directory()
-        .join(row)
-        .join(format!("out.{port}.pcap.actual"));
+    let path = row.path.join(format!("out.{port}.pcap.actual"));
     let records: Vec<Record> = actual.iter().map(|frame| (0, frame.clone())).collect();
     pcap::write(&path, &records).unwrap();
     let at = expected
@@ -166,7 +179,8 @@ pub fn compare(row: &str, port: &str, expected: &[Vec<u8>], actual: &[Vec<u8>]) 
         .position(|(e, a)| e != a)
         .unwrap_or(expected.len().min(actual.len()));
     panic!(
-        "row {row}, port {port}: {} frames expected, {} came; first difference at {at}:\n  {:02x?}\n  {:02x?}\n(all in {})",
+        "row {}, port {port}: {} frames expected, {} came; first difference at {at}:\n  {:02x?}\n  {:02x?}\n(all in {})",
+        row.name,
         expected.len(),
         actual.len(),
         expected.get(at),

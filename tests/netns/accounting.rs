@@ -25,12 +25,6 @@ pub struct Ledger {
     pub held: u64,
 }
 
-/// Whether the answer of `show status --json` says that natgate forwards.
-pub fn is_ready(answer: &[u8]) -> bool {
-    let document: Value = serde_json::from_slice(answer).unwrap_or(Value::Null);
-    document["state"] == "ready"
-}
-
 /// Reads the totals of `show status --json`.
 pub fn ledger(natgate: &Natgate) -> Ledger {
     let status = natgate.show("status");

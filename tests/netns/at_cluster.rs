@@ -216,7 +216,7 @@ fn at_0_12_sessions_survive_good_reloads_and_bad_ones_change_nothing() {
             assert_eq!(lab.ask(&held, "203.0.113.9:5000").answered(), before);
         }
         let running = lab.natgate().ask(&["show", "config"]);
-        let file = lab.natgate().config().to_path_buf();
+        let file = lab.natgate().config();
         let bad = Setup {
             natgate: "[[source-nat]]\nout = \"nowhere0\"\nvia = \"interface\"\n",
             ..Setup::MASQUERADE

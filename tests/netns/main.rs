@@ -26,8 +26,11 @@ mod accounting;
 mod kernel;
 mod lab;
 mod natgate;
+#[path = "../common/ns.rs"]
 mod ns;
 mod probe;
+#[path = "../common/process.rs"]
+mod process;
 mod raw;
 mod servers;
 

@@ -1,29 +1,21 @@
 //! natgate as the gateway: its configuration, its process, its command line.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Output};
+use std::process::Output;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::accounting;
 use crate::lab::{Gateway, Setup};
 use crate::ns::Ns;
-
-/// How long natgate may take to be ready, and to stop.
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::process::{BINARY, Process};
 
 /// A running `natgate run` in the middle namespace.
 pub struct Natgate {
     ns: Arc<Ns>,
-    child: Option<Child>,
-    config: PathBuf,
-    socket: PathBuf,
-    log: PathBuf,
+    process: Process,
+    dir: PathBuf,
     workers: usize,
 }
 
@@ -38,120 +30,58 @@ impl Natgate {
                 ns.sysctl(&[&format!("net.ipv6.conf.{device}.disable_ipv6=1")]);
             }
         }
-        let mut natgate = Natgate {
+        write_config(dir, workers, setup);
+        Natgate {
+            process: spawn(&ns, dir),
             ns,
-            child: None,
-            config: dir.join("natgate.toml"),
-            socket: dir.join("natgate.sock"),
-            log: dir.join("natgate.log"),
+            dir: dir.to_path_buf(),
             workers,
-        };
-        natgate.write_config(setup);
-        natgate.spawn();
-        natgate
+        }
     }
 
     /// The configuration file.
-    pub fn config(&self) -> &Path {
-        &self.config
+    pub fn config(&self) -> PathBuf {
+        self.dir.join(CONFIG)
     }
 
     /// Writes the configuration for `setup` without telling the process.
     pub fn write_config(&self, setup: &Setup) {
-        let text = config_text(self.workers, &self.socket, setup);
-        std::fs::write(&self.config, text).unwrap();
-    }
-
-    fn spawn(&mut self) {
-        let log = File::create(&self.log).unwrap();
-        let child = self
-            .ns
-            .command(env!("CARGO_BIN_EXE_natgate"))
-            .arg("run")
-            .arg("-c")
-            .arg(&self.config)
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .expect("natgate starts");
-        self.child = Some(child);
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let status = self.cli(&["show", "status", "--json"]);
-            if status.status.success() && accounting::is_ready(&status.stdout) {
-                return;
-            }
-            let ended = self.child.as_mut().unwrap().try_wait().unwrap();
-            assert!(
-                ended.is_none() && Instant::now() < deadline,
-                "natgate is not ready (ended: {ended:?}); its log:\n{}\nlast answer: {}{}",
-                self.log(),
-                String::from_utf8_lossy(&status.stdout),
-                String::from_utf8_lossy(&status.stderr),
-            );
-            std::thread::sleep(Duration::from_millis(25));
-        }
+        write_config(&self.dir, self.workers, setup);
     }
 
     /// Runs a client command (`show`, `clear`, `reload` …) against this instance.
     pub fn cli(&self, args: &[&str]) -> Output {
-        self.ns
-            .command(env!("CARGO_BIN_EXE_natgate"))
-            .args(args)
-            .env("NATGATE_SOCKET", &self.socket)
-            .output()
-            .expect("natgate starts")
+        self.process.cli(args)
     }
 
     /// The standard output of a client command that must succeed.
     pub fn ask(&self, args: &[&str]) -> String {
-        let output = self.cli(args);
-        assert!(
-            output.status.success(),
-            "natgate {args:?} ended with {}: {}\nlog:\n{}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr),
-            self.log()
-        );
-        String::from_utf8(output.stdout).unwrap()
+        self.process.ask(args)
     }
 
     /// The JSON document of `natgate show WHAT --json`.
     pub fn show(&self, what: &str) -> Value {
-        let mut args = vec!["show"];
-        args.extend(what.split_whitespace());
-        args.push("--json");
-        let text = self.ask(&args);
-        serde_json::from_str(&text).unwrap_or_else(|why| panic!("show {what}: {why} in {text}"))
+        self.process.show(what)
     }
+}
 
-    /// What the process has printed so far.
-    pub fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
-    }
+/// The configuration, in the lab's scratch directory.
+const CONFIG: &str = "natgate.toml";
+/// The API, beside it.
+const SOCKET: &str = "natgate.sock";
 
-    /// Sends SIGTERM and asserts an orderly end with exit code 0.
-    fn stop(&mut self) {
-        let mut child = self.child.take().expect("natgate runs");
-        // `ip netns exec` replaces itself by the program: the child is natgate.
-        kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM).unwrap();
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = child.try_wait().unwrap() {
-                assert!(
-                    status.success(),
-                    "natgate ended with {status} on SIGTERM; its log:\n{}",
-                    self.log()
-                );
-                return;
-            }
-            if Instant::now() > deadline {
-                let _ = child.kill();
-                panic!("natgate ignores SIGTERM; its log:\n{}", self.log());
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
+fn write_config(dir: &Path, workers: usize, setup: &Setup) {
+    let text = config_text(workers, &dir.join(SOCKET), setup);
+    std::fs::write(dir.join(CONFIG), text).unwrap();
+}
+
+/// Starts the binary and waits until it forwards.
+fn spawn(ns: &Ns, dir: &Path) -> Process {
+    let mut command = ns.command(BINARY);
+    command.args(["run", "-c"]).arg(dir.join(CONFIG));
+    let mut process = Process::start(command, &dir.join(SOCKET), &dir.join("natgate.log"));
+    process.wait_until_ready();
+    process
 }
 
 impl Gateway for Natgate {
@@ -165,28 +95,21 @@ impl Gateway for Natgate {
     }
 
     fn restart(&mut self) {
-        self.stop();
-        self.spawn();
+        self.process.stop();
+        self.process = spawn(&self.ns, &self.dir);
     }
 
     fn finish(&mut self) {
         accounting::assert_conservation(self);
-        self.stop();
+        let report = self.process.stop();
+        assert_eq!(
+            report["imbalance"], 0,
+            "packets are unaccounted for at the end: {report:?}"
+        );
     }
 
     fn natgate(&self) -> Option<&Natgate> {
         Some(self)
-    }
-}
-
-impl Drop for Natgate {
-    fn drop(&mut self) {
-        // Only a failing test leaves a process here; show what it had to say.
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-            eprintln!("natgate's log:\n{}", self.log());
-        }
     }
 }
 

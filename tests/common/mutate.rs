@@ -2,10 +2,13 @@
 
 use natgate::base::Random;
 
-use crate::engine::pick;
-
 /// Frames are not grown beyond this: more than any MTU, still cheap.
 const LONGEST: usize = 4096;
+
+/// A random member; `None` of nothing.
+pub fn pick<'a, T>(from: &'a [T], random: &mut Random) -> Option<&'a T> {
+    from.get(random.below(from.len() as u32) as usize)
+}
 
 /// Changes `bytes` blindly, one to four times; `from` on. `other` is spliced in now and then.
 pub fn blindly(bytes: &mut Vec<u8>, from: usize, other: &[u8], random: &mut Random) {

@@ -1,12 +1,67 @@
-//! What mutation starts from: frames of every kind the data plane knows, and the inputs of the golden rows.
+//! What mutation starts from: frames of every kind the data plane knows, and the inputs of the golden rows. The gateway
+//! they are meant for, and what may leave it.
 
 use std::path::Path;
 
 use etherparse::PacketBuilder;
+use natgate::base::PortId;
+use natgate::wire::parse::{Network, parse};
 use natgate::wire::{MacAddr, arp, nd};
 
-use crate::common::{HOST_MAC, LAN, WAN, icmp_error, pcap, ping, pong, tcp, udp, udp_ttl};
-use crate::mutate::{mend_all, put16};
+use super::mutate::{covered, mend_all, put16};
+use super::{HOST_MAC, LAN, WAN, icmp_error, pcap, ping, pong, tcp, udp, udp_ttl};
+
+/// Masquerade, a port forward, static NAT, and a tagged interface with a small MTU.
+pub const RULES: &str = r#"
+[[interface]]
+name = "lan7"
+port = "p-lan"
+vlan = 7
+mtu = 600
+clamp_mss = 536
+address = ["10.7.0.1/24"]
+[[source-nat]]
+out = "wan0"
+via = "interface"
+[[port-forward]]
+in = "wan0"
+dst = "203.0.113.1"
+proto = "tcp"
+dport = "9000-9002"
+to = "10.0.0.2:20-22"
+[[static-nat]]
+external = "203.0.113.64/28"
+internal = "10.0.0.0/28"
+interface = "wan0"
+"#;
+
+/// What a frame that leaves the lab with [`RULES`] must be; `sound` if all checksums were right when it came.
+pub fn check_sent(port: PortId, frame: &[u8], sound: bool) {
+    let parsed = parse(frame)
+        .unwrap_or_else(|reason| panic!("sent a frame to be dropped for {reason}: {frame:02x?}"));
+    assert!(port.0 < 2, "a port that exists");
+    if parsed.network != Network::Arp {
+        assert_eq!(
+            parsed.end(),
+            frame.len(),
+            "no padding is passed on: {frame:02x?}"
+        );
+        assert!(parsed.ttl > 0, "TTL 0 leaves: {frame:02x?}");
+    }
+    let tagged = port == PortId(0) && frame[12..14] == [0x81, 0];
+    let mtu = if tagged { 600 } else { 1500 };
+    assert!(
+        parsed.ip_length <= mtu,
+        "{} bytes on a link of {mtu}",
+        parsed.ip_length
+    );
+    if sound && let Some(covered) = covered(frame) {
+        assert!(
+            covered.holds(frame),
+            "a correct checksum was broken: {frame:02x?}"
+        );
+    }
+}
 
 /// All frames to start from.
 pub fn frames() -> Vec<Vec<u8>> {

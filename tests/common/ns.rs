@@ -2,6 +2,7 @@
 //!
 //! A namespace is named `natlab-PID-ROLE`, so that labs of two test processes never meet and whatever a
 //! killed process left behind is recognised and removed by the next one.
+#![allow(dead_code, reason = "every test binary uses another part of it")]
 
 use std::fs::File;
 use std::io::Write;
