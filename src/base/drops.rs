@@ -34,6 +34,7 @@ macro_rules! drop_reasons {
 
 drop_reasons! {
     FrameShort "frame_short" "The frame ends inside its Ethernet or IP header; look for a broken sender or cable.";
+    FrameLong "frame_long" "The frame is longer than the port's mtu allows for; make both ends agree, or raise port.mtu.";
     FrameType "frame_type" "The EtherType is none of IPv4, IPv6, ARP; natgate forwards nothing else.";
     UnknownVlan "unknown_vlan" "No interface is configured for this VLAN tag on this port.";
     FrameMac "frame_mac" "The frame is for another station's MAC address, or its source is a group address.";

@@ -27,6 +27,10 @@ pub trait Buffer: Sized + Send + 'static {
     fn trim_front(&mut self, count: usize) -> bool;
     /// Makes the frame `length` bytes long, cutting or growing at the end; false (and unchanged) when it does not fit.
     fn set_len(&mut self, length: usize) -> bool;
+    /// Whether all of the frame is here. False when the device spread a frame too long for a buffer over several.
+    fn is_whole(&self) -> bool {
+        true
+    }
     /// Whether the device found a wrong checksum on receive. False where it does not look.
     fn checksum_bad(&self) -> bool {
         false

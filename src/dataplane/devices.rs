@@ -354,6 +354,10 @@ impl Buffer for Mbuf {
         Mbuf::set_len(self, length)
     }
 
+    fn is_whole(&self) -> bool {
+        self.segments() == 1
+    }
+
     fn checksum_bad(&self) -> bool {
         self.ip_checksum() == Checksum::Bad || self.l4_checksum() == Checksum::Bad
     }

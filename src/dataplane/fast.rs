@@ -107,7 +107,7 @@ fn read<B: Buffer>(
     };
     // Ours by destination, and the source is no group.
     let ours = mac_word(bytes)? & 0x0001_ffff_ffff_ffff == interface.mac.word();
-    if !ours || buffer.checksum_bad() {
+    if !ours || buffer.checksum_bad() || !buffer.is_whole() {
         return None;
     }
     *key = key_block(
@@ -290,6 +290,9 @@ impl<B: Buffer> Shard<B> {
         buffer: B,
         sink: &mut impl Sink<B>,
     ) {
+        if !buffer.is_whole() {
+            return self.discard(buffer, DropReason::FrameLong, sink);
+        }
         let bytes = buffer.bytes();
         let packet = match parse(bytes) {
             Ok(packet) => packet,
