@@ -174,10 +174,11 @@ impl Nat {
             let session = self.sessions.get(entry.session().0)?;
             (session.key_block(entry.direction()) == key).then_some((entry, session))
         };
-        fits(candidate).or_else(|| {
-            let value = self.table.find(hash, |value| fits(value).is_some())?;
-            fits(value)
-        })
+        if let Some(found) = fits(candidate) {
+            return Some(found);
+        }
+        let value = self.table.find(hash, |value| fits(value).is_some())?;
+        fits(value)
     }
 
     /// Fetches what new flows with these keys need first: the mappings of their sources, the sources' subscribers, and
