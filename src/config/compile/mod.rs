@@ -1,0 +1,184 @@
+//! From what the operator wants to what packets are compared with: [`Validated`] becomes a [`Policy`].
+//!
+//! A policy is built off line, against the one in force: interfaces, pools, rules and external addresses keep their
+//! numbers while they keep their names, because sessions, mappings and counters refer to them. External addresses that the
+//! new configuration no longer has stay as long as ports on them are leased, and give out none (they drain).
+//!
+//! - `network`: interfaces, routes, neighbours, and the addresses that are answered for;
+//! - `pools`: pools and the external addresses behind them;
+//! - `rules`: translation rules, and where subscribers are;
+//! - `sets`: addresses, interfaces, ports and protocols as the matcher compares them.
+
+mod network;
+mod pools;
+mod rules;
+mod sets;
+
+use std::sync::Arc;
+
+use super::report::{Diagnostic, Report, Severity};
+use super::validated::{self, Validated};
+use crate::base::{Generation, InterfaceId, Random};
+use crate::nat::policy::{NatPolicy, Policy, RuleInfo, TimeoutSettings, Timeouts};
+use crate::nat::ports::Exhaustion;
+use crate::nat::rss::SourceSteering;
+use crate::wire::MacAddr;
+use network::stable_interface_ids;
+use pools::PoolSet;
+
+/// What the devices say about a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortFacts {
+    /// Its MAC address.
+    pub mac: MacAddr,
+    /// Whether it has a link.
+    pub up: bool,
+}
+
+/// Compiles a configuration. `ports` are the facts by [`PortId`]; `seed` determines the steering of a first policy.
+///
+/// # Errors
+/// What only shows when everything is put together: a next hop in no subnet, a port layout that cannot change while ports
+/// are in use.
+pub fn compile(
+    config: &Validated,
+    ports: &[PortFacts],
+    previous: Option<&Policy>,
+    seed: u64,
+) -> Result<Policy, Report> {
+    let mut compiler = Compiler::new(config, ports, previous);
+    let (interfaces, routes) = compiler.routes()?;
+    let proxy = compiler.proxy(&interfaces);
+    let nat = compiler.nat();
+    let tracks_contacts = compiler.tracks_contacts();
+    if !compiler.errors.is_empty() {
+        return Err(Report {
+            diagnostics: compiler.errors,
+        });
+    }
+    let timeouts = Timeouts::new(&timeouts(&config.timeouts));
+    Ok(Policy {
+        generation: Generation(previous.map_or(1, |p| p.generation.0 + 1)),
+        workers: config.system.workers,
+        steering: previous.map_or_else(
+            || SourceSteering::new(&mut Random::from_seed(seed)),
+            |p| p.steering.clone(),
+        ),
+        // Sessions outlive the last rule (E15), so tracking goes on once it was needed.
+        stateful: nat.is_stateful() || previous.is_some_and(|p| p.stateful),
+        tracks_contacts,
+        tells_exhaustion: nat
+            .pools
+            .iter()
+            .any(|p| p.policy().exhaustion == Exhaustion::Icmp),
+        static_neighbours: compiler.neighbours(),
+        interfaces,
+        routes,
+        proxy,
+        nat,
+        timeouts,
+        sessions_per_host: config.system.sessions_per_host,
+        rules: compiler.rules,
+    })
+}
+
+/// Reads and compiles a configuration text with devices at their best: every port up, MAC addresses as configured or made
+/// up. For tests, benchmarks and questions about a configuration that is not running.
+///
+/// # Errors
+/// As [`super::load`] and [`compile`].
+pub fn compile_text(name: &str, text: &str) -> Result<Arc<Policy>, Report> {
+    let loaded = super::parse_str(name, text)?;
+    compile(&loaded.validated, &[], None, 1).map(Arc::new)
+}
+
+/// [`compile_text`] against a policy in force, as a reload does.
+///
+/// # Errors
+/// As [`compile_text`].
+pub fn recompile_text(name: &str, text: &str, previous: &Policy) -> Result<Arc<Policy>, Report> {
+    let loaded = super::parse_str(name, text)?;
+    compile(&loaded.validated, &[], Some(previous), 1).map(Arc::new)
+}
+
+fn timeouts(t: &validated::Timeouts) -> TimeoutSettings {
+    TimeoutSettings {
+        udp: t.udp,
+        udp_unreplied: t.udp_unreplied,
+        tcp: t.tcp,
+        tcp_transitory: t.tcp_transitory,
+        tcp_reset: t.tcp_reset,
+        icmp: t.icmp,
+        other: t.other,
+    }
+}
+
+struct Compiler<'a> {
+    config: &'a Validated,
+    ports: &'a [PortFacts],
+    previous: Option<&'a Policy>,
+    /// Policy id of each interface of the configuration.
+    ids: Vec<InterfaceId>,
+    rules: Vec<RuleInfo>,
+    errors: Vec<Diagnostic>,
+}
+
+impl<'a> Compiler<'a> {
+    fn new(
+        config: &'a Validated,
+        ports: &'a [PortFacts],
+        previous: Option<&'a Policy>,
+    ) -> Compiler<'a> {
+        Compiler {
+            ids: stable_interface_ids(config, previous),
+            config,
+            ports,
+            previous,
+            rules: Vec::new(),
+            errors: Vec::new(),
+        }
+    }
+
+    fn id(&self, of: InterfaceId) -> InterfaceId {
+        self.ids.get(of.index()).copied().unwrap_or(of)
+    }
+
+    fn nat(&mut self) -> NatPolicy {
+        let PoolSet {
+            pools,
+            masquerade,
+            externals,
+            by_address,
+            pool_by_external,
+        } = self.pools();
+        let exempt = self.exempts();
+        let source = self.source_rules();
+        let forwards = self.forwards();
+        let statics = self.statics();
+        let inside = self.inside(&source, &statics);
+        let ever_inside = self.ever_inside(&inside);
+        NatPolicy {
+            exempt,
+            source,
+            forwards,
+            statics,
+            pools,
+            masquerade,
+            externals,
+            by_address,
+            pool_by_external,
+            inside,
+            ever_inside,
+        }
+    }
+}
+
+/// An error about an object, by where it stands.
+fn error_at(origin: &str, path: &str, message: &str) -> Diagnostic {
+    Diagnostic {
+        severity: Severity::Error,
+        place: origin.to_owned(),
+        path: path.to_owned(),
+        message: message.to_owned(),
+    }
+}

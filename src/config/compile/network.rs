@@ -1,0 +1,161 @@
+//! Interfaces, routes, neighbours, and the addresses that are answered for.
+
+use std::net::IpAddr;
+
+use super::{Compiler, PortFacts, error_at};
+use crate::base::{InterfaceId, PortId};
+use crate::config::report::Report;
+use crate::config::validated::{self, Validated};
+use crate::gateway::interface::{Interface, Interfaces, link_local};
+use crate::gateway::proxy::Proxy;
+use crate::gateway::routes::{Routes, StaticRoute};
+use crate::nat::policy::Policy;
+use crate::wire::MacAddr;
+
+impl Compiler<'_> {
+    fn interface(&self, index: usize) -> Interface {
+        let from = &self.config.interfaces[index];
+        let facts = self.facts(from.port);
+        Interface {
+            id: self.ids[index],
+            name: from.label.name.clone(),
+            port: from.port,
+            vlan: from.vlan,
+            mac: facts.mac,
+            mtu: from.mtu,
+            realm: from.realm,
+            forward: from.forward,
+            urpf_strict: from.urpf == validated::Urpf::Strict,
+            clamp_mss: from.clamp_mss,
+            up: facts.up,
+            v4: from.v4.clone(),
+            v6: from.v6.clone(),
+            link_local: link_local(facts.mac),
+        }
+    }
+
+    fn facts(&self, port: PortId) -> PortFacts {
+        // A configured address wins over the device's, also where the driver cannot set it.
+        let configured = self
+            .config
+            .ports
+            .get(port.index())
+            .and_then(|p| p.mac)
+            .map(MacAddr);
+        let facts = self.ports.get(port.index()).copied();
+        PortFacts {
+            mac: configured.or(facts.map(|f| f.mac)).unwrap_or(MacAddr([
+                2,
+                0,
+                0,
+                0,
+                0,
+                port.0 as u8,
+            ])),
+            up: facts.is_none_or(|f| f.up),
+        }
+    }
+
+    pub(super) fn routes(&mut self) -> Result<(Interfaces, Routes), Report> {
+        let interfaces =
+            Interfaces::new((0..self.config.interfaces.len()).map(|i| self.interface(i)));
+        let mut list = Vec::new();
+        let mut origins = Vec::new();
+        for route in &self.config.routes {
+            let interface = route.interface.map(|id| self.id(id));
+            let hops: Vec<Option<IpAddr>> = if route.via.is_empty() {
+                vec![None]
+            } else {
+                route.via.iter().copied().map(Some).collect()
+            };
+            for via in hops {
+                list.push(StaticRoute {
+                    realm: route.realm,
+                    prefix: route.prefix,
+                    via,
+                    interface,
+                });
+                origins.push(&route.label);
+            }
+        }
+        match Routes::build(&interfaces, &list) {
+            Ok(routes) => Ok((interfaces, routes)),
+            Err(errors) => Err(Report {
+                diagnostics: errors
+                    .iter()
+                    .map(|e| error_at(&origins[e.index].origin, "route", &e.reason.to_string()))
+                    .collect(),
+            }),
+        }
+    }
+
+    pub(super) fn neighbours(&self) -> Vec<(InterfaceId, IpAddr, MacAddr)> {
+        let list = self.config.neighbours.iter();
+        list.map(|n| (self.id(n.interface), n.address, MacAddr(n.mac)))
+            .collect()
+    }
+
+    /// Pool addresses, statically translated ones and forwarded ones are answered for where they are on link.
+    pub(super) fn proxy(&self, interfaces: &Interfaces) -> Proxy {
+        let mut ranges: Vec<(IpAddr, IpAddr)> = Vec::new();
+        for pool in self.config.pools.iter().filter(|p| p.answer_arp) {
+            ranges.extend(
+                pool.addresses
+                    .iter()
+                    .map(|a| (IpAddr::V4(*a), IpAddr::V4(*a))),
+            );
+        }
+        for rule in &self.config.static_nat {
+            ranges.push((
+                IpAddr::V4(rule.external.network()),
+                IpAddr::V4(rule.external.broadcast()),
+            ));
+        }
+        for rule in &self.config.port_forwards {
+            let single = rule
+                .dst
+                .prefixes
+                .iter()
+                .filter(|net| net.prefix_len() == net.max_prefix_len());
+            ranges.extend(single.map(|net| (net.addr(), net.addr())));
+        }
+        // Addresses on no local subnet are routed to us; nobody asks for them.
+        Proxy::build(interfaces, &ranges).0
+    }
+}
+
+/// Interfaces keep their number while they keep their name; new ones take numbers that are free.
+pub(super) fn stable_interface_ids(
+    config: &Validated,
+    previous: Option<&Policy>,
+) -> Vec<InterfaceId> {
+    let before = |name: &str| {
+        previous
+            .and_then(|p| p.interfaces.by_name(name))
+            .map(|i| i.id)
+    };
+    let mut taken: Vec<InterfaceId> = config
+        .interfaces
+        .iter()
+        .filter_map(|i| before(&i.label.name))
+        .collect();
+    // A number that only just became free still means the old interface to sessions and neighbours.
+    taken.extend(
+        previous
+            .iter()
+            .flat_map(|p| p.interfaces.iter().map(|i| i.id)),
+    );
+    let mut next = 0;
+    let mut fresh = || {
+        while taken.contains(&InterfaceId(next)) {
+            next += 1;
+        }
+        next += 1;
+        InterfaceId(next - 1)
+    };
+    config
+        .interfaces
+        .iter()
+        .map(|i| before(&i.label.name).unwrap_or_else(&mut fresh))
+        .collect()
+}
