@@ -18,7 +18,7 @@ use crate::gateway::interface::{Interface, Interfaces};
 use crate::gateway::proxy::Proxy;
 use crate::gateway::routes::Routes;
 use crate::nat::destination::Inside;
-use crate::nat::ports::{External, ExternalIndex, Externals, Pool, PortSpace};
+use crate::nat::ports::{External, ExternalIndex, Externals, Pool, Pools, PortSpace};
 use crate::nat::rss::SourceSteering;
 use crate::nat::rules::{Exempt, PortForward, SourceRule, StaticRule};
 use crate::wire::MacAddr;
@@ -146,8 +146,8 @@ pub struct NatPolicy {
     pub forwards: Vec<PortForward>,
     /// One-to-one NAT.
     pub statics: Vec<StaticRule>,
-    /// Pools by [`PoolId`]: those of the configuration, then one for each address of an interface that masquerades.
-    pub pools: Vec<Pool>,
+    /// Pools: those of the configuration in its order, then one for each address of an interface that masquerades.
+    pub pools: Pools,
     /// The pool that masquerades as a given interface address.
     pub masquerade: HashMap<u32, PoolId>,
     /// Every external address the gateway holds ports on, draining ones included.
@@ -197,7 +197,7 @@ impl NatPolicy {
 
     /// The pool with this id.
     pub fn pool(&self, id: PoolId) -> Option<&Pool> {
-        self.pools.get(id.index())
+        self.pools.get(id)
     }
 
     /// The worker that holds `port` of an external address: where packets to it belong.

@@ -14,6 +14,7 @@ mod common;
 mod clamp;
 mod hairpin;
 mod links;
+mod live;
 mod mtu;
 mod neighbours;
 mod refusals;

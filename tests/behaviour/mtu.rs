@@ -36,7 +36,7 @@ fn payload(length: usize) -> Vec<u8> {
 }
 
 /// A datagram of the client, with DF or without.
-fn datagram(length: usize, df: bool) -> Vec<u8> {
+pub fn datagram(length: usize, df: bool) -> Vec<u8> {
     let mut frame = udp(LAN, CLIENT, SERVER, &payload(length));
     mark(&mut frame, 0x4711, if df { 0x4000 } else { 0 });
     frame

@@ -18,13 +18,13 @@ use std::sync::Arc;
 
 use super::report::{Diagnostic, Report, Severity};
 use super::validated::{self, Validated};
-use crate::base::{Generation, InterfaceId, Random};
+use crate::base::{Generation, InterfaceId, PoolId, Random};
 use crate::nat::policy::{NatPolicy, Policy, RuleInfo, TimeoutSettings, Timeouts};
 use crate::nat::ports::Exhaustion;
 use crate::nat::rss::SourceSteering;
 use crate::wire::MacAddr;
 use network::stable_interface_ids;
-use pools::PoolSet;
+use pools::{PoolIds, PoolSet};
 
 /// What the devices say about a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +119,10 @@ struct Compiler<'a> {
     previous: Option<&'a Policy>,
     /// Policy id of each interface of the configuration.
     ids: Vec<InterfaceId>,
+    /// Policy id of each pool of the configuration.
+    pool_ids: Vec<PoolId>,
+    /// Ids for pools that the configuration does not name.
+    more_pool_ids: PoolIds<'a>,
     rules: Vec<RuleInfo>,
     errors: Vec<Diagnostic>,
 }
@@ -129,8 +133,11 @@ impl<'a> Compiler<'a> {
         ports: &'a [PortFacts],
         previous: Option<&'a Policy>,
     ) -> Compiler<'a> {
+        let mut pool_ids = PoolIds::new(previous);
         Compiler {
             ids: stable_interface_ids(config, previous),
+            pool_ids: pool_ids.of_config(config),
+            more_pool_ids: pool_ids,
             config,
             ports,
             previous,
@@ -141,6 +148,10 @@ impl<'a> Compiler<'a> {
 
     fn id(&self, of: InterfaceId) -> InterfaceId {
         self.ids.get(of.index()).copied().unwrap_or(of)
+    }
+
+    fn pool_id(&self, of: PoolId) -> PoolId {
+        self.pool_ids.get(of.index()).copied().unwrap_or(of)
     }
 
     fn nat(&mut self) -> NatPolicy {

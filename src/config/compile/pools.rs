@@ -10,10 +10,11 @@ use ipnet::Ipv4Net;
 use super::sets::{port_ranges, v4};
 use super::{Compiler, error_at};
 use crate::base::{PoolId, Tick};
-use crate::config::validated::{self, Dependence};
+use crate::config::validated::{self, Dependence, Validated};
+use crate::nat::policy::Policy;
 use crate::nat::ports::{
     Behaviour, BlockPolicy, Exhaustion, ExternalIndex, ExternalRef, Externals, Layout, Pairing,
-    Pool, PoolPolicy, PortMask, PortRange, PortRanges, PortSpace, Select,
+    Pool, PoolPolicy, Pools, PortMask, PortRange, PortRanges, PortSpace, Select,
 };
 use crate::wire::{TCP, UDP};
 
@@ -24,7 +25,7 @@ const HOLD_MAX: u32 = 4096;
 
 /// What pools add up to; the fields are those of [`crate::nat::policy::NatPolicy`].
 pub(super) struct PoolSet {
-    pub pools: Vec<Pool>,
+    pub pools: Pools,
     pub masquerade: HashMap<u32, PoolId>,
     pub externals: Externals,
     pub by_address: HashMap<u32, ExternalIndex>,
@@ -40,7 +41,7 @@ impl Compiler<'_> {
         let reserved = Arc::new(self.reserved());
         let mut pools: Vec<Pool> = Vec::new();
         for (at, pool) in self.config.pools.iter().enumerate() {
-            let policy = pool_policy(PoolId(at as u16), pool);
+            let policy = pool_policy(self.pool_id(PoolId(at as u16)), pool);
             let addresses = self.pool_addresses(pool);
             let layout = layout_of(pool, &policy.ports);
             let refs = self.intern(
@@ -50,7 +51,7 @@ impl Compiler<'_> {
                 &reserved,
                 &pool.label.origin,
             );
-            pools.push(Pool::new(policy, refs));
+            pools.push(self.succeeding(Pool::new(policy, refs)));
         }
         let masquerade = self.masquerade_pools(&mut externals, &mut pools, &reserved);
         let wanted: Vec<_> = pools
@@ -69,16 +70,16 @@ impl Compiler<'_> {
             .filter_map(|(index, e)| Some((v4(e.address())?, index)))
             .collect();
         let mut pool_by_external = Vec::new();
-        for (at, pool) in pools.iter().enumerate() {
+        for pool in &pools {
             for e in pool.externals() {
                 if pool_by_external.len() <= e.index.index() {
                     pool_by_external.resize(e.index.index() + 1, None);
                 }
-                pool_by_external[e.index.index()] = Some(PoolId(at as u16));
+                pool_by_external[e.index.index()] = Some(pool.policy().id);
             }
         }
         PoolSet {
-            pools,
+            pools: Pools::new(pools),
             masquerade,
             externals,
             by_address,
@@ -149,29 +150,38 @@ impl Compiler<'_> {
         for interface in &self.config.interfaces {
             for net in &interface.v4 {
                 let address = net.addr();
-                let holder = pools.iter().position(|p| {
-                    p.externals()
-                        .iter()
-                        .any(|e| e.external.address() == IpAddr::V4(address))
-                });
-                let at = holder.unwrap_or(pools.len());
-                if holder.is_none() {
-                    let refs = self.intern(
-                        externals,
-                        &[address],
-                        &Layout::Ports,
-                        reserved,
-                        &interface.label.origin,
-                    );
-                    pools.push(Pool::new(
-                        masquerade_policy(PoolId(at as u16), &interface.label.name),
-                        refs,
-                    ));
-                }
-                masquerade.insert(u32::from(address), PoolId(at as u16));
+                let holder = pools.iter().find(|pool| has(pool, address));
+                let id = match holder.map(|pool| pool.policy().id) {
+                    Some(id) => id,
+                    None => {
+                        let name = format!("interface:{}", interface.label.name);
+                        let same = |p: &Pool| p.policy().name == name && has(p, address);
+                        let policy = masquerade_policy(self.more_pool_ids.of(same), name.clone());
+                        let id = policy.id;
+                        let refs = self.intern(
+                            externals,
+                            &[address],
+                            &Layout::Ports,
+                            reserved,
+                            &interface.label.origin,
+                        );
+                        pools.push(self.succeeding(Pool::new(policy, refs)));
+                        id
+                    }
+                };
+                masquerade.insert(u32::from(address), id);
             }
         }
         masquerade
+    }
+
+    /// The pool counts on where the one with its id is.
+    fn succeeding(&self, pool: Pool) -> Pool {
+        let before = self.previous.and_then(|p| p.nat.pool(pool.policy().id));
+        match before {
+            Some(before) => pool.succeeding(before),
+            None => pool,
+        }
     }
 
     /// Ports of port forwards: allocation never hands them out.
@@ -188,6 +198,53 @@ impl Compiler<'_> {
         }
         mask
     }
+}
+
+/// Hands out pool ids. A pool keeps its id while it keeps its name, wherever it stands in the file, because pairing, block
+/// quotas and counters go by it.
+pub(super) struct PoolIds<'a> {
+    previous: Option<&'a Policy>,
+    taken: Vec<PoolId>,
+}
+
+impl<'a> PoolIds<'a> {
+    pub(super) fn new(previous: Option<&'a Policy>) -> PoolIds<'a> {
+        // An id that only just became free still means the old pool to subscribers that are paired there.
+        let before = previous
+            .iter()
+            .flat_map(|p| p.nat.pools.iter().map(|pool| pool.policy().id));
+        PoolIds {
+            taken: before.collect(),
+            previous,
+        }
+    }
+
+    /// The ids of a configuration's pools, in order.
+    pub(super) fn of_config(&mut self, config: &Validated) -> Vec<PoolId> {
+        let pools = config.pools.iter();
+        pools
+            .map(|pool| self.of(|before| before.policy().name == pool.label.name))
+            .collect()
+    }
+
+    /// The id of the pool in force that `same` recognises, or one that is free.
+    fn of(&mut self, same: impl Fn(&Pool) -> bool) -> PoolId {
+        let before = self.previous.map(|p| p.nat.pools.iter());
+        if let Some(pool) = before.into_iter().flatten().find(|pool| same(pool)) {
+            return pool.policy().id;
+        }
+        let mut free = (0..=u16::MAX).map(PoolId);
+        let id = free
+            .find(|id| !self.taken.contains(id))
+            .unwrap_or(PoolId(u16::MAX));
+        self.taken.push(id);
+        id
+    }
+}
+
+fn has(pool: &Pool, address: Ipv4Addr) -> bool {
+    let mut externals = pool.externals().iter();
+    externals.any(|e| e.external.address() == IpAddr::V4(address))
 }
 
 fn pool_policy(id: PoolId, pool: &validated::Pool) -> PoolPolicy {
@@ -218,10 +275,10 @@ fn pool_policy(id: PoolId, pool: &validated::Pool) -> PoolPolicy {
 }
 
 /// What `via = "interface"` allocates from: the defaults of a pool, on the interface's address.
-fn masquerade_policy(id: PoolId, interface: &str) -> PoolPolicy {
+fn masquerade_policy(id: PoolId, name: String) -> PoolPolicy {
     PoolPolicy {
         id,
-        name: format!("interface:{interface}"),
+        name,
         ports: PortRanges::single(1024, u16::MAX),
         low_ports: true,
         select: Select::Preserve,

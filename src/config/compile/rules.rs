@@ -69,7 +69,7 @@ impl Compiler<'_> {
             let id = self.rule("source-nat", &rule.label, text);
             let via = match rule.via {
                 validated::Via::Interface => Via::Interface,
-                validated::Via::Pool(pool) => Via::Pool(pool),
+                validated::Via::Pool(pool) => Via::Pool(self.pool_id(pool)),
                 validated::Via::None => Via::Nothing,
             };
             // A port range binds query ids only when the rule is about ICMP alone (E6).

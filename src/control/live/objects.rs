@@ -156,7 +156,7 @@ fn follows(before: IpAddr, after: IpAddr) -> bool {
 /// Lists port blocks that subscribers hold.
 pub fn blocks(out: &mut Listed<'_>, policy: &Policy, resolved: &Resolved) {
     let filter = resolved.filter();
-    for pool in &policy.nat.pools {
+    for pool in policy.nat.pools.iter() {
         if !Filter::matches_name(&filter.pool, Some(&pool.policy().name)) {
             continue;
         }

@@ -323,8 +323,12 @@ impl<'a> Listed<'a> {
                     realm: table.realm(subscriber)?,
                     sessions: table.sessions(subscriber),
                     blocks: table.block_count(subscriber),
-                    paired: (0..context.policy.nat.pools.len())
-                        .map(|pool| PoolId(pool as u16))
+                    paired: context
+                        .policy
+                        .nat
+                        .pools
+                        .iter()
+                        .map(|pool| pool.policy().id)
                         .filter(|pool| resolved.pool.is_none_or(|wanted| wanted == *pool))
                         .find_map(|pool| table.paired(subscriber, pool)),
                 };

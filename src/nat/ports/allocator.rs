@@ -131,7 +131,7 @@ impl Allocator {
         }
     }
 
-    /// Leases a port for a new mapping.
+    /// Leases a port for a new mapping, and counts it on the pool.
     ///
     /// # Errors
     /// - [`DropReason::NoAddress`]: the pool has no address that is not draining.
@@ -140,6 +140,19 @@ impl Allocator {
     /// - [`DropReason::QuotaBlocks`]: the subscriber's blocks are full and it may have no more.
     /// - [`DropReason::Internal`]: the subscriber does not exist, or pool and address layout do not fit.
     pub fn allocate(
+        &mut self,
+        externals: &Externals,
+        subscribers: &mut Subscribers,
+        request: &Request<'_>,
+        random: &mut Random,
+    ) -> Result<Lease, DropReason> {
+        let leased = self.lease(externals, subscribers, request, random);
+        let refused = leased.as_ref().err().copied();
+        request.pool.counts().count(request.space, refused);
+        leased
+    }
+
+    fn lease(
         &mut self,
         externals: &Externals,
         subscribers: &mut Subscribers,

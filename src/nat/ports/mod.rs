@@ -24,6 +24,7 @@ mod chain;
 mod external;
 mod hold;
 mod pool;
+mod pools;
 mod ranges;
 mod single;
 
@@ -34,6 +35,7 @@ pub use hold::{Held, HoldQueue};
 pub use pool::{
     Behaviour, BlockPolicy, Exhaustion, ExternalRef, Pairing, Pool, PoolPolicy, Select,
 };
+pub use pools::{PoolCounts, Pools};
 pub use ranges::{Allowed, PortMask, PortRange, PortRanges, RangesError};
 pub use single::SinglePorts;
 

@@ -1,6 +1,6 @@
 //! What a pool's configuration says about ports and addresses, as packet code reads it.
 
-use super::{External, ExternalIndex, PortMask, PortRanges};
+use super::{External, ExternalIndex, PoolCounts, PortMask, PortRanges};
 use crate::base::PoolId;
 use std::sync::Arc;
 
@@ -74,8 +74,7 @@ pub struct ExternalRef {
 /// The settings of a pool.
 #[derive(Clone, Debug)]
 pub struct PoolPolicy {
-    /// Position in the policy. Should not change across reloads while the pool keeps its name: pairing and the
-    /// quota of blocks are kept by it.
+    /// Its number, the same across reloads while the pool keeps its name: pairing and the quota of blocks are kept by it.
     pub id: PoolId,
     /// The configured name, or the interface of a masquerade.
     pub name: String,
@@ -110,6 +109,7 @@ pub struct Pool {
     active: Box<[u16]>,
     /// (index, position in `externals`) of the same, sorted, for membership.
     by_index: Box<[(ExternalIndex, u16)]>,
+    counts: Arc<PoolCounts>,
 }
 
 impl Pool {
@@ -125,7 +125,23 @@ impl Pool {
             externals: externals.into_boxed_slice(),
             active,
             by_index: by_index.into_boxed_slice(),
+            counts: Arc::default(),
         }
+    }
+
+    /// The same pool, counting on from where its predecessor in the policy in force is.
+    #[must_use]
+    pub fn succeeding(self, before: &Pool) -> Pool {
+        Pool {
+            counts: before.counts.clone(),
+            ..self
+        }
+    }
+
+    /// What it has counted.
+    #[inline]
+    pub fn counts(&self) -> &PoolCounts {
+        &self.counts
     }
 
     /// The settings.

@@ -1,0 +1,101 @@
+//! The pools of a policy, and what each has counted since it first appeared.
+
+use super::{Pool, PortSpace};
+use crate::base::{DropReason, PoolId};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// The pools of a policy in their order, found by id.
+#[derive(Default)]
+pub struct Pools {
+    list: Vec<Pool>,
+    /// Where the pool with an id is in `list`, by [`PoolId`]; ids of pools that are gone leave holes.
+    places: Vec<Option<u16>>,
+}
+
+impl Pools {
+    /// These pools; no two have the same id.
+    pub fn new(list: Vec<Pool>) -> Pools {
+        let mut places = Vec::new();
+        for (at, pool) in list.iter().enumerate() {
+            let id = pool.policy().id.index();
+            if places.len() <= id {
+                places.resize(id + 1, None);
+            }
+            places[id] = Some(at as u16);
+        }
+        Pools { list, places }
+    }
+
+    /// The pool with this id.
+    #[inline]
+    pub fn get(&self, id: PoolId) -> Option<&Pool> {
+        let place = (*self.places.get(id.index())?)?;
+        self.list.get(usize::from(place))
+    }
+
+    /// Every pool, in order.
+    pub fn iter(&self) -> std::slice::Iter<'_, Pool> {
+        self.list.iter()
+    }
+}
+
+/// Mappings a pool gave a port to, and those it could not, by port space. All workers write; on the slow path only.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct PoolCounts {
+    created: [AtomicU64; PortSpace::COUNT],
+    refused: [[AtomicU64; PoolCounts::REASONS.len()]; PortSpace::COUNT],
+}
+
+impl PoolCounts {
+    /// Why a pool refuses a mapping.
+    pub const REASONS: [DropReason; 4] = [
+        DropReason::NoAddress,
+        DropReason::NoPort,
+        DropReason::NoBlock,
+        DropReason::QuotaBlocks,
+    ];
+
+    /// Counts a mapping that got its port, or was refused it.
+    #[inline]
+    pub(super) fn count(&self, space: PortSpace, refused: Option<DropReason>) {
+        let Some(reason) = refused else {
+            self.created[space.index()].fetch_add(1, Relaxed);
+            return;
+        };
+        if let Some(at) = Self::REASONS.iter().position(|&r| r == reason) {
+            self.refused[space.index()][at].fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Mappings created.
+    pub fn created(&self, space: PortSpace) -> u64 {
+        self.created[space.index()].load(Relaxed)
+    }
+
+    /// Mappings refused, by reason.
+    pub fn refused(&self, space: PortSpace) -> impl Iterator<Item = (DropReason, u64)> + '_ {
+        let counts = self.refused[space.index()].iter();
+        Self::REASONS
+            .into_iter()
+            .zip(counts.map(|count| count.load(Relaxed)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_told_apart_by_space_and_reason() {
+        let counts = PoolCounts::default();
+        counts.count(PortSpace::Tcp, None);
+        counts.count(PortSpace::Udp, Some(DropReason::NoPort));
+        counts.count(PortSpace::Udp, Some(DropReason::NoPort));
+        counts.count(PortSpace::Udp, Some(DropReason::QuotaBlocks));
+        let of = |space| counts.refused(space).map(|(_, n)| n).collect::<Vec<_>>();
+        assert_eq!(PortSpace::ALL.map(|space| counts.created(space)), [1, 0, 0]);
+        assert_eq!(of(PortSpace::Udp), [0, 2, 0, 1]);
+        assert_eq!(of(PortSpace::Tcp), [0; 4]);
+    }
+}
