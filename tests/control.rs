@@ -10,6 +10,8 @@
 mod common;
 #[path = "control/gateway.rs"]
 mod gateway;
+#[path = "control/stream.rs"]
+mod stream;
 
 use assert_cmd::Command;
 use common::{LAB, LAN, udp};
@@ -89,7 +91,7 @@ fn wrong_usage_and_an_absent_daemon_have_exit_codes_of_their_own() {
 fn every_listing_and_document_can_be_shown() {
     let gateway = Gateway::start(2, MASQUERADE);
     gateway.open_sessions(3);
-    let kinds = "status ports interfaces routes neighbors workers pools blocks subscribers mappings sessions \
+    let kinds = "status ports queues interfaces routes neighbors workers pools blocks subscribers mappings sessions \
                  source-nat exempt static-nat port-forwards drops timeouts config counters history";
     for kind in kinds.split_whitespace() {
         gateway.ask(&format!("show {kind}"));
@@ -352,6 +354,12 @@ fn metrics_and_health_are_served_and_promtool_agrees() {
         r#"natgate_link_up{port="p-wan"} 1"#,
         r#"natgate_conservation_error_packets{worker="1"} 0"#,
         r#"natgate_pool_ports{pool="interface:wan0",proto="udp",state="in_use"} 3"#,
+        r#"natgate_mappings{pool="interface:wan0",proto="udp"} 3"#,
+        r#"natgate_mappings{pool="",proto="udp"} 0"#,
+        r#"natgate_mapping_creations_total{pool="interface:wan0",proto="udp"} 3"#,
+        r#"natgate_mapping_failures_total{pool="interface:wan0",proto="tcp",reason="no_port"} 0"#,
+        r#"natgate_queue_packets_total{port="p-lan",direction="rx",queue="0"} 3"#,
+        r#"natgate_queue_refused_total{port="p-wan",direction="tx",queue="1"} 0"#,
         "natgate_ready 1",
     ] {
         assert!(text.lines().any(|l| l == line), "{line} in {text}");
@@ -368,6 +376,91 @@ fn metrics_and_health_are_served_and_promtool_agrees() {
         }
         Err(error) => panic!("promtool is needed (apt-get install prometheus): {error}"),
     }
+}
+
+#[test]
+fn queues_are_counted_by_those_who_serve_them() {
+    let gateway = Gateway::start(2, MASQUERADE);
+    gateway.open_sessions(3);
+    let queues = gateway.json("show queues")["queues"].clone();
+    let packets = |port: &str, direction: &str| -> u64 {
+        let queues = queues.as_array().unwrap().iter();
+        let of = queues.filter(|q| q["port"] == port && q["direction"] == direction);
+        of.map(|q| q["packets"].as_u64().unwrap()).sum()
+    };
+    assert_eq!(queues.as_array().unwrap().len(), 8, "{queues}");
+    assert_eq!((packets("p-lan", "rx"), packets("p-wan", "rx")), (3, 0));
+    // Besides the three: what worker 0 announces at its start.
+    let counters = gateway.json("show counters");
+    let sent = counters["total"]["sent"].as_u64().unwrap();
+    assert_eq!(packets("p-lan", "tx") + packets("p-wan", "tx"), sent);
+    let first = gateway.json("show queues worker 0");
+    assert_eq!(first["total"], 4, "{first}");
+    assert_eq!(
+        (&first["queues"][0]["queue"], &first["queues"][0]["bursts"]),
+        (&0.into(), &queues[0]["bursts"])
+    );
+}
+
+#[test]
+fn pools_count_what_they_give_and_refuse() {
+    let tight = "[[pool]]\nname = \"p\"\naddresses = [\"203.0.113.20\"]\nports = \"2000-2001\"\n\
+                 [[source-nat]]\nout = \"wan0\"\nvia = \"pool:p\"\n";
+    let gateway = Gateway::start(1, tight);
+    gateway.open_sessions(2);
+    let refused = udp(LAN, ("10.0.0.3", 4000), ("203.0.113.9", 53), b"x");
+    gateway.send(LAN, 0, &[refused], 0);
+    wait_for("the third client is refused", || {
+        gateway.json("show drops")["drops"][0]["packets"] == 1
+    });
+    let count = |pool: &serde_json::Value| {
+        let udp = &pool["ports"][1];
+        (udp["created"].clone(), udp["refused"]["no_port"].clone())
+    };
+    let before = gateway.json("show pools pool p")["pools"][0].clone();
+    assert_eq!(count(&before), (2.into(), 1.into()), "{before}");
+    // Counts go by the name, also when the pool stands elsewhere in the file.
+    gateway.edit(|text| {
+        text.replace(
+            "[[pool]]",
+            "[[pool]]\nname = \"q\"\naddresses = [\"203.0.113.30\"]\n[[pool]]",
+        )
+    });
+    gateway.ask("reload");
+    let after = gateway.json("show pools")["pools"].clone();
+    assert_eq!(
+        (&after[0]["pool"], &after[1]["pool"]),
+        (&"q".into(), &"p".into())
+    );
+    assert_eq!(count(&after[0]), (0.into(), 0.into()));
+    assert_eq!(count(&after[1]), (2.into(), 1.into()));
+    let text = gateway.ask("show pools pool p verbose");
+    assert!(
+        text.contains("REFUSED") && text.contains("CREATED"),
+        "{text}"
+    );
+}
+
+#[test]
+fn an_interface_with_two_addresses_is_one_pool() {
+    let two = "[[interface]]\nname = \"dmz\"\nport = \"p-wan\"\nvlan = 7\n\
+               address = [\"192.0.2.1/24\", \"198.51.100.1/24\"]\n";
+    let gateway = Gateway::start(1, &format!("{MASQUERADE}{two}"));
+    gateway.open_sessions(2);
+    let pool = gateway.json("show pools pool interface:dmz");
+    assert_eq!(pool["total"], 1, "{pool}");
+    assert_eq!(
+        pool["pools"][0]["addresses"],
+        serde_json::json!(["192.0.2.1", "198.51.100.1"])
+    );
+    assert_eq!(
+        gateway.json("show mappings pool interface:wan0")["total"],
+        2
+    );
+    assert_eq!(gateway.json("show mappings pool interface:dmz")["total"], 0);
+    let (_, metrics) = gateway.http("/metrics");
+    let line = r#"natgate_mappings{pool="interface:dmz",proto="tcp"} 0"#;
+    assert_eq!(metrics.matches(line).count(), 1, "one sample a series");
 }
 
 #[test]

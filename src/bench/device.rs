@@ -9,7 +9,7 @@ use crate::bench::PORTS;
 use crate::bench::traffic::{Population, Shuffle, flow_of, write_frame};
 use crate::dataplane::buffer::{BURST, Buffer, Burst};
 use crate::dataplane::clock::Clock;
-use crate::dataplane::worker::{BufferPool, PortQueues, RxQueue, TxQueue};
+use crate::dataplane::worker::{BufferPool, Numbered, PortQueues, RxQueue, TxQueue};
 use crate::flow::key::Tuple;
 use crate::wire::{ETHERTYPE_IPV4, MacAddr, read_u16, read_u32};
 
@@ -234,14 +234,20 @@ impl Generator {
             .enumerate()
             .map(|(i, port)| PortQueues {
                 port: *port,
-                rx: vec![Box::new(Generator {
-                    state: state.clone(),
-                    inside: i == 0,
-                }) as Box<dyn RxQueue<SlotBuffer>>],
-                tx: Box::new(Checker {
-                    state: state.clone(),
-                    inside: i == 0,
-                }),
+                rx: vec![Numbered::new(
+                    0,
+                    Box::new(Generator {
+                        state: state.clone(),
+                        inside: i == 0,
+                    }) as Box<dyn RxQueue<SlotBuffer>>,
+                )],
+                tx: Numbered::new(
+                    0,
+                    Box::new(Checker {
+                        state: state.clone(),
+                        inside: i == 0,
+                    }),
+                ),
                 link: Arc::new(AtomicBool::new(true)),
             })
             .collect();

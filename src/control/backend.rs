@@ -6,7 +6,7 @@
 
 use super::api::{
     Cleared, Config, Counters, Drops, Failure, FailureKind, Filter, Item, ListEnd, Listing, Pool,
-    Port, ReloadRequest, Reloaded, Status, Timeouts, Worker,
+    PoolPorts, Port, Queue, ReloadRequest, Reloaded, Status, Timeouts, Worker,
 };
 use std::sync::{Arc, OnceLock};
 
@@ -20,10 +20,14 @@ pub struct Scrape {
     pub counters: Counters,
     /// Devices.
     pub ports: Vec<Port>,
+    /// Their queues.
+    pub queues: Vec<Queue>,
     /// Workers.
     pub workers: Vec<Worker>,
     /// Pools.
     pub pools: Vec<Pool>,
+    /// Ports on addresses that are in no pool any more and only drain, by protocol.
+    pub draining: Vec<PoolPorts>,
     /// Reloads that took effect.
     pub reloads_applied: u64,
     /// Reloads that were refused.

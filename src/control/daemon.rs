@@ -5,7 +5,7 @@
 
 use super::api::{Failure, FailureKind};
 use super::live::apply::Running;
-use super::live::ask::WorkerHandle;
+use super::live::ask::{QueueHandle, WorkerHandle};
 use super::live::counts::Baseline;
 use super::live::pulse::Pulse;
 use super::live::{Live, unix_seconds};
@@ -214,6 +214,7 @@ impl Plant {
         let seed = self.random.next_u64();
         let secret = [self.random.next_u64(), self.random.next_u64()];
         let (published, stop, clock) = (self.published.clone(), self.stop.clone(), self.clock);
+        let queues = QueueHandle::of(&devices.ports);
         let (shared, hook) = (numbers.clone(), self.on_thread.clone());
         let body = move || {
             if let Some(Err(error)) = core.map(affinity::pin_to) {
@@ -254,6 +255,7 @@ impl Plant {
                 core,
                 jobs: sender,
                 numbers,
+                queues,
             },
             thread,
         ))

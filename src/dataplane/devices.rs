@@ -8,7 +8,7 @@ use arrayvec::ArrayVec;
 use crate::base::PortId;
 use crate::dataplane::buffer::{BURST, Buffer, Burst};
 use crate::dataplane::device::{Device, PortSpec};
-use crate::dataplane::worker::{BufferPool, PortQueues, RxQueue, TxQueue};
+use crate::dataplane::worker::{BufferPool, Numbered, PortQueues, RxQueue, TxQueue};
 use crate::dpdk::{
     self, Checksum, Eal, EalOptions, Error, HugePages, Mbuf, Mempool, Port, PortConfig, ProbedPort,
 };
@@ -309,16 +309,23 @@ fn distribute(opened: &OpenedPort, config: &PortConfig, devices: &mut [Vec<PortQ
     for (worker, ports) in devices.iter_mut().enumerate() {
         let rx = (0..config.rx_queues)
             .filter(|q| usize::from(*q) % workers == worker)
-            .filter_map(|q| opened.port.take_rx(q))
-            .map(|q| Box::new(q) as Box<dyn RxQueue<Mbuf>>)
+            .filter_map(|q| {
+                let queue: Box<dyn RxQueue<Mbuf>> = Box::new(opened.port.take_rx(q)?);
+                Some(Numbered::new(q, queue))
+            })
             .collect();
+        let number = if exclusive {
+            worker
+        } else {
+            worker % shared.len().max(1)
+        };
         let queue: Option<Box<dyn TxQueue<Mbuf>>> = if exclusive {
-            tx[worker]
+            tx[number]
                 .take()
                 .map(|q| Box::new(q) as Box<dyn TxQueue<Mbuf>>)
         } else {
             shared
-                .get(worker % shared.len().max(1))
+                .get(number)
                 .cloned()
                 .map(|q| Box::new(q) as Box<dyn TxQueue<Mbuf>>)
         };
@@ -326,7 +333,7 @@ fn distribute(opened: &OpenedPort, config: &PortConfig, devices: &mut [Vec<PortQ
             ports.push(PortQueues {
                 port: opened.id,
                 rx,
-                tx: queue,
+                tx: Numbered::new(number as u16, queue),
                 link: opened.link.clone(),
             });
         }

@@ -47,14 +47,56 @@ pub trait BufferPool<B>: Send {
     fn free(&mut self, burst: &mut Burst<B>);
 }
 
+/// A queue of a device, and what is counted on it.
+pub struct Numbered<Q: ?Sized> {
+    /// Its number on the device.
+    pub number: u16,
+    /// What this worker counts.
+    pub numbers: QueueNumbers,
+    /// The queue itself.
+    pub queue: Box<Q>,
+}
+
+impl<Q: ?Sized> Numbered<Q> {
+    /// The queue with this number; nothing is counted yet.
+    pub fn new(number: u16, queue: Box<Q>) -> Numbered<Q> {
+        Numbered {
+            number,
+            numbers: QueueNumbers::default(),
+            queue,
+        }
+    }
+}
+
+/// What one worker counts on one queue. It alone writes, management reads.
+#[derive(Debug, Default)]
+pub struct QueueShared {
+    /// Bursts that were not empty.
+    pub bursts: AtomicU64,
+    /// Packets in them.
+    pub packets: AtomicU64,
+    /// Packets the device did not take at the second try either, and that were dropped.
+    pub refused: AtomicU64,
+}
+
+/// The numbers of one queue, padded against false sharing.
+pub type QueueNumbers = Arc<CachePadded<QueueShared>>;
+
+impl QueueShared {
+    fn burst(&self, packets: usize) {
+        add(&self.bursts, 1);
+        add(&self.packets, packets as u64);
+    }
+}
+
 /// One port as a worker sees it.
 pub struct PortQueues<B> {
     /// Which port.
     pub port: PortId,
     /// Receive queues this worker polls; none on devices with fewer queues than workers.
-    pub rx: Vec<Box<dyn RxQueue<B>>>,
+    pub rx: Vec<Numbered<dyn RxQueue<B>>>,
     /// Its transmit queue.
-    pub tx: Box<dyn TxQueue<B>>,
+    pub tx: Numbered<dyn TxQueue<B>>,
     /// Whether the link is up; written by the management side.
     pub link: Arc<AtomicBool>,
 }
@@ -186,13 +228,12 @@ impl<B: Buffer> Worker<B> {
             let snapshot = policy.get();
             let mut work = 0;
             if drain_until.is_none() {
-                for (port, queue) in &mut rx {
-                    let count = queue.receive(&mut burst);
+                for (port, from) in &mut rx {
+                    let count = from.queue.receive(&mut burst);
                     if count > 0 {
                         work += count;
-                        shared
-                            .bursts
-                            .store(shared.bursts.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+                        add(&shared.bursts, 1);
+                        from.numbers.burst(count);
                         shard.receive(snapshot, now, *port, &mut burst, &mut sink);
                     }
                 }
@@ -277,7 +318,12 @@ fn slice<B: Buffer>(elapsed: u64, shard: &Shard<B>) -> Slice {
     }
 }
 
-type RxSide<B> = Vec<(PortId, Box<dyn RxQueue<B>>)>;
+/// Adds to a number that nobody else writes.
+fn add(number: &AtomicU64, n: u64) {
+    number.store(number.load(Ordering::Relaxed) + n, Ordering::Relaxed);
+}
+
+type RxSide<B> = Vec<(PortId, Numbered<dyn RxQueue<B>>)>;
 
 fn split<B>(ports: Vec<PortQueues<B>>) -> (RxSide<B>, Vec<PortTx<B>>) {
     let mut rx = Vec::new();
@@ -286,7 +332,7 @@ fn split<B>(ports: Vec<PortQueues<B>>) -> (RxSide<B>, Vec<PortTx<B>>) {
         rx.extend(port.rx.into_iter().map(|queue| (port.port, queue)));
         tx.push(PortTx {
             port: port.port,
-            queue: port.tx,
+            to: port.tx,
             pending: Burst::new(),
             retried: false,
             link: port.link,
@@ -297,7 +343,7 @@ fn split<B>(ports: Vec<PortQueues<B>>) -> (RxSide<B>, Vec<PortTx<B>>) {
 
 struct PortTx<B> {
     port: PortId,
-    queue: Box<dyn TxQueue<B>>,
+    to: Numbered<dyn TxQueue<B>>,
     pending: Burst<B>,
     /// The tail in `pending` was refused in the loop before.
     retried: bool,
@@ -380,11 +426,17 @@ impl<B> WorkerSink<B> {
             port.retried = false;
             return;
         }
-        self.sent += port.queue.transmit(&mut port.pending) as u64;
+        let sent = port.to.queue.transmit(&mut port.pending);
+        if sent > 0 {
+            self.sent += sent as u64;
+            port.to.numbers.burst(sent);
+        }
         if port.pending.is_empty() {
             port.retried = false;
         } else if port.retried {
-            self.tx_full += port.pending.len() as u64;
+            let refused = port.pending.len() as u64;
+            self.tx_full += refused;
+            add(&port.to.numbers.refused, refused);
             self.pool.free(&mut port.pending);
             port.retried = false;
         } else {
@@ -402,6 +454,9 @@ impl<B> WorkerSink<B> {
         };
         if let Err(buffer) = refused {
             self.tx_full += 1;
+            if let Some(Some(port)) = self.tx.get(at) {
+                add(&port.to.numbers.refused, 1);
+            }
             self.release(buffer);
         }
     }
@@ -474,9 +529,6 @@ impl Pace {
 
     fn after(&mut self, work: usize, now: Now, clock: &Clock, shared: &WorkerShared) {
         let nanos = clock.nanos();
-        let add = |counter: &AtomicU64, n: u64| {
-            counter.store(counter.load(Ordering::Relaxed) + n, Ordering::Relaxed)
-        };
         shared.heartbeat_millis.store(now.millis, Ordering::Relaxed);
         add(&shared.loops, 1);
         if work > 0 {

@@ -4,11 +4,12 @@
 //! pools, protocols, states, reasons; never an address of a subscriber. Every value of a fixed list is always present, so that
 //! an alert can be written before the first drop.
 
-use crate::control::api::{Pool, Worker};
+use crate::control::api::{Pool, PoolPorts, Worker};
 use crate::control::backend::Scrape;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, Registry, TextEncoder};
+use std::collections::BTreeMap;
 
 /// The scrape as text in the exposition format.
 ///
@@ -117,9 +118,11 @@ fn families(scrape: &Scrape) -> Vec<MetricFamily> {
     let mut out = Families::default();
     process(&mut out, scrape);
     ports(&mut out, scrape);
+    queues(&mut out, scrape);
     packets(&mut out, scrape);
     workers(&mut out, &scrape.workers);
     sessions(&mut out, scrape);
+    mappings(&mut out, scrape);
     pools(&mut out, &scrape.pools);
     out.0
 }
@@ -221,6 +224,42 @@ fn ports(out: &mut Families, scrape: &Scrape) {
         ]
     });
     out.gauge("port_queues", "Queues of a port in use.", queues);
+}
+
+fn queues(out: &mut Families, scrape: &Scrape) {
+    // Workers that share a queue are added up.
+    let mut sums: BTreeMap<(&str, &str, u16), [u64; 3]> = BTreeMap::new();
+    for q in &scrape.queues {
+        let sum = sums.entry((&q.port, &q.direction, q.queue)).or_default();
+        for (sum, n) in sum.iter_mut().zip([q.packets, q.bursts, q.refused]) {
+            *sum += n;
+        }
+    }
+    let each = |which: usize| {
+        sums.iter().map(move |(&(port, direction, queue), sum)| {
+            let labels = vec![
+                ("port", port.to_owned()),
+                ("direction", direction.to_owned()),
+                ("queue", queue.to_string()),
+            ];
+            (labels, sum[which] as f64)
+        })
+    };
+    out.counter(
+        "queue_packets_total",
+        "Packets of a queue, as the workers count them.",
+        each(0),
+    );
+    out.counter(
+        "queue_bursts_total",
+        "Bursts received or sent; packets by bursts is how full they were.",
+        each(1),
+    );
+    out.counter(
+        "queue_refused_total",
+        "Packets dropped because the queue was full twice.",
+        each(2),
+    );
 }
 
 fn packets(out: &mut Families, scrape: &Scrape) {
@@ -364,19 +403,43 @@ fn sessions(out: &mut Families, scrape: &Scrape) {
         .map(|(cause, n)| (vec![("cause", cause.clone())], *n as f64));
     out.counter("sessions_ended_total", "Sessions ended, by cause.", ended);
     out.gauge(
-        "mappings",
-        "Live mappings of inside to outside endpoints.",
-        plain(gauges.mappings as f64),
-    );
-    out.counter(
-        "mapping_creations_total",
-        "Mappings created.",
-        plain(gauges.mappings_created as f64),
-    );
-    out.gauge(
         "subscribers",
         "Inside hosts known.",
         plain(gauges.subscribers as f64),
+    );
+}
+
+fn mappings(out: &mut Families, scrape: &Scrape) {
+    let labels = |pool: &str, ports: &PoolPorts| {
+        vec![("pool", pool.to_owned()), ("proto", ports.protocol.clone())]
+    };
+    let pooled = || {
+        let pools = scrape.pools.iter();
+        pools.flat_map(|pool| pool.ports.iter().map(|ports| (pool.pool.as_str(), ports)))
+    };
+    let draining = scrape.draining.iter().map(|ports| ("", ports));
+    let live = pooled().chain(draining);
+    out.gauge(
+        "mappings",
+        "Live mappings of inside to outside endpoints; without a pool where their address was taken out of it.",
+        live.map(|(pool, ports)| (labels(pool, ports), ports.in_use as f64)),
+    );
+    out.counter(
+        "mapping_creations_total",
+        "Mappings a pool gave a port to.",
+        pooled().map(|(pool, ports)| (labels(pool, ports), ports.created as f64)),
+    );
+    let failures = pooled().flat_map(|(pool, ports)| {
+        ports.refused.iter().map(move |(reason, n)| {
+            let mut labels = labels(pool, ports);
+            labels.push(("reason", reason.clone()));
+            (labels, *n as f64)
+        })
+    });
+    out.counter(
+        "mapping_failures_total",
+        "Mappings a pool refused a port, by reason.",
+        failures,
     );
 }
 

@@ -12,7 +12,7 @@ use natgate::control::runtime::{
 use natgate::control::service::{Management, serve_backend};
 use natgate::dataplane::buffer::{Buffer, Burst};
 use natgate::dataplane::memory::MemoryBuffer;
-use natgate::dataplane::worker::{BufferPool, PortQueues, RxQueue, TxQueue};
+use natgate::dataplane::worker::{BufferPool, Numbered, PortQueues, RxQueue, TxQueue};
 use natgate::wire::MacAddr;
 use serde_json::Value;
 use std::io::{Read, Write};
@@ -95,6 +95,11 @@ pub struct Gateway {
 
 impl Gateway {
     pub fn start(workers: u8, rules: &str) -> Gateway {
+        Gateway::with_sessions(workers, 4096, rules)
+    }
+
+    /// A gateway with room for so many sessions.
+    pub fn with_sessions(workers: u8, sessions: usize, rules: &str) -> Gateway {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("api.sock");
         let metrics = std::net::TcpListener::bind("127.0.0.1:0")
@@ -102,7 +107,7 @@ impl Gateway {
             .local_addr()
             .unwrap();
         let head = format!(
-            "[system]\nworkers = {workers}\nsessions = 4096\nmemory = \"1GiB\"\nfragments = 64\n\
+            "[system]\nworkers = {workers}\nsessions = {sessions}\nmemory = \"1GiB\"\nfragments = 64\n\
              [api]\nsocket = \"{}\"\n[metrics]\nlisten = \"{metrics}\"\n",
             socket.display()
         );
@@ -113,7 +118,7 @@ impl Gateway {
         let (outgoing, out) = unbounded();
         let plugs: Vec<_> = (0..2).map(|_| Arc::new(AtomicBool::new(true))).collect();
         let mut wires = vec![Vec::new(), Vec::new()];
-        let workers = (0..workers).map(|_| {
+        let workers = (0..workers).map(|worker| {
             let port = |id: u16, wires: &mut Vec<Vec<Sender<Vec<u8>>>>| {
                 let (wire, incoming) = unbounded();
                 wires[usize::from(id)].push(wire);
@@ -124,8 +129,11 @@ impl Gateway {
                 };
                 PortQueues {
                     port: PortId(id),
-                    rx: vec![Box::new(queue(Some(incoming))) as Box<dyn RxQueue<MemoryBuffer>>],
-                    tx: Box::new(queue(None)),
+                    rx: vec![Numbered::new(
+                        u16::from(worker),
+                        Box::new(queue(Some(incoming))) as Box<dyn RxQueue<MemoryBuffer>>,
+                    )],
+                    tx: Numbered::new(u16::from(worker), Box::new(queue(None))),
                     link: Arc::new(AtomicBool::new(true)),
                 }
             };

@@ -1,7 +1,7 @@
 //! Columns of the listings.
 
 use super::{duration, moment, percent};
-use crate::control::api::{Endpoint, Item, Listing, Pool, Rule, Session, Worker};
+use crate::control::api::{Endpoint, Item, Listing, Pool, PoolPorts, Queue, Rule, Session, Worker};
 
 /// The headings of a listing. `verbose` adds columns at the end.
 pub fn headings(listing: Listing, verbose: bool) -> Vec<&'static str> {
@@ -22,6 +22,19 @@ pub fn headings(listing: Listing, verbose: bool) -> Vec<&'static str> {
                 "ERRORS",
             ],
             &["MAC", "NO-BUFFER", "TX-ERRORS"],
+        ),
+        Listing::Queues => (
+            &[
+                "PORT",
+                "DIRECTION",
+                "QUEUE",
+                "WORKER",
+                "PACKETS",
+                "BURSTS",
+                "FILL",
+                "REFUSED",
+            ],
+            &[],
         ),
         Listing::Interfaces => (
             &[
@@ -74,8 +87,9 @@ pub fn headings(listing: Listing, verbose: bool) -> Vec<&'static str> {
                 "ICMP-USED",
                 "PORTS",
                 "USED%",
+                "REFUSED",
             ],
-            &["HOLD"],
+            &["HOLD", "PORTS-PEAK", "CREATED"],
         ),
         Listing::Blocks => (
             &["POOL", "ADDRESS", "PORTS", "SUBSCRIBER", "USED", "WORKER"],
@@ -148,6 +162,7 @@ pub fn cells(item: &Item, verbose: bool) -> Vec<String> {
                 p.tx_errors.to_string(),
             ],
         ),
+        Item::Queue(q) => (queue(q), vec![]),
         Item::Interface(i) => (
             vec![
                 i.interface.clone(),
@@ -251,6 +266,22 @@ fn worker(w: &Worker) -> (Vec<String>, Vec<String>) {
     (always, more.map(|n| n.to_string()).to_vec())
 }
 
+fn queue(q: &Queue) -> Vec<String> {
+    vec![
+        q.port.clone(),
+        q.direction.clone(),
+        q.queue.to_string(),
+        q.worker.to_string(),
+        q.packets.to_string(),
+        q.bursts.to_string(),
+        match q.bursts {
+            0 => String::new(),
+            bursts => format!("{:.1}", q.packets as f64 / bursts as f64),
+        },
+        q.refused.to_string(),
+    ]
+}
+
 fn pool(p: &Pool) -> (Vec<String>, Vec<String>) {
     let of = |protocol: &str| p.ports.iter().find(|ports| ports.protocol == protocol);
     let used = |protocol: &str| of(protocol).map_or(0, |ports| ports.in_use).to_string();
@@ -259,6 +290,7 @@ fn pool(p: &Pool) -> (Vec<String>, Vec<String>) {
         .ports
         .iter()
         .max_by(|a, b| (a.in_use * b.total).cmp(&(b.in_use * a.total)));
+    let sum = |what: fn(&PoolPorts) -> u64| p.ports.iter().map(what).sum::<u64>().to_string();
     let total = of("tcp").or(p.ports.first()).map_or(0, |ports| ports.total);
     let always = vec![
         p.pool.clone(),
@@ -276,9 +308,14 @@ fn pool(p: &Pool) -> (Vec<String>, Vec<String>) {
         fullest.map_or("-".into(), |ports| {
             percent(ports.in_use as f64, ports.total as f64)
         }),
+        sum(|ports| ports.refused.values().sum()),
     ];
-    let hold: u64 = p.ports.iter().map(|ports| ports.hold).sum();
-    (always, vec![hold.to_string()])
+    let more = vec![
+        sum(|ports| ports.hold),
+        sum(|ports| ports.high_water),
+        sum(|ports| ports.created),
+    ];
+    (always, more)
 }
 
 fn session(s: &Session) -> (Vec<String>, Vec<String>) {
@@ -339,8 +376,7 @@ mod tests {
     use super::*;
     use crate::cli::render::table;
     use crate::control::api::{
-        Block, HistoryEntry, Interface, Mapping, Neighbor, PoolPorts, Port, Route, Subscriber,
-        Translation,
+        Block, HistoryEntry, Interface, Mapping, Neighbor, Port, Route, Subscriber, Translation,
     };
 
     fn end(text: &str) -> Endpoint {
@@ -384,6 +420,7 @@ mod tests {
         };
         vec![
             (Listing::Ports, Item::Port(Port::default())),
+            (Listing::Queues, Item::Queue(Queue::default())),
             (Listing::Interfaces, Item::Interface(Interface::default())),
             (Listing::Routes, Item::Route(Route::default())),
             (Listing::Neighbors, Item::Neighbor(Neighbor::default())),
@@ -473,12 +510,14 @@ INDEX  NAME  IN   OUT   SRC         DST  PROTO  VIA        PORTS  HITS  PACKETS 
             in_use,
             hold: 1,
             high_water: 1,
+            created: 300,
+            refused: [("no_port".to_owned(), 2)].into(),
         };
         let pool = Pool {
             ports: vec![ports("tcp", 10), ports("udp", 250), ports("icmp", 0)],
             ..Pool::default()
         };
         let cells = cells(&Item::Pool(pool), true);
-        assert_eq!(cells[12..], ["25.0", "3"]);
+        assert_eq!(cells[12..], ["25.0", "6", "3", "3", "900"]);
     }
 }

@@ -93,6 +93,25 @@ pub struct Port {
     pub extended: Vec<(String, u64)>,
 }
 
+/// A queue of a device, as one worker counts it. Workers that share a transmit queue each have a line.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Queue {
+    /// The device.
+    pub port: String,
+    /// `rx`, `tx`.
+    pub direction: String,
+    /// Its number on the device.
+    pub queue: u16,
+    /// Whose it is.
+    pub worker: u8,
+    /// Packets received or sent.
+    pub packets: u64,
+    /// The bursts they came or went in.
+    pub bursts: u64,
+    /// Packets dropped because the queue was full twice.
+    pub refused: u64,
+}
+
 /// A layer-3 interface.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Interface {
@@ -196,6 +215,36 @@ pub struct PoolPorts {
     pub hold: u64,
     /// The most ports ever in use at a time, summed over the addresses.
     pub high_water: u64,
+    /// Mappings given a port since the pool appeared.
+    pub created: u64,
+    /// Mappings refused one, by reason; every reason is present.
+    pub refused: std::collections::BTreeMap<String, u64>,
+}
+
+impl PoolPorts {
+    fn add(&mut self, other: &PoolPorts) {
+        self.total += other.total;
+        self.in_use += other.in_use;
+        self.hold += other.hold;
+        self.high_water += other.high_water;
+        self.created += other.created;
+        for (reason, n) in &other.refused {
+            *self.refused.entry(reason.clone()).or_default() += n;
+        }
+    }
+}
+
+impl Pool {
+    /// Adds the addresses of another part of the same pool, and what is on them.
+    pub fn join(&mut self, other: Pool) {
+        self.addresses.extend(other.addresses);
+        self.blocks_total += other.blocks_total;
+        self.blocks_in_use += other.blocks_in_use;
+        self.blocks_high_water += other.blocks_high_water;
+        for (mine, theirs) in self.ports.iter_mut().zip(&other.ports) {
+            mine.add(theirs);
+        }
+    }
 }
 
 /// An address pool.
@@ -353,6 +402,8 @@ pub struct HistoryEntry {
 pub enum Item {
     /// Of [`Listing::Ports`].
     Port(Port),
+    /// Of [`Listing::Queues`].
+    Queue(Queue),
     /// Of [`Listing::Interfaces`].
     Interface(Interface),
     /// Of [`Listing::Routes`].
@@ -386,6 +437,7 @@ impl Item {
         use serde_json::from_value as read;
         Ok(match listing {
             Listing::Ports => Item::Port(read(value)?),
+            Listing::Queues => Item::Queue(read(value)?),
             Listing::Interfaces => Item::Interface(read(value)?),
             Listing::Routes => Item::Route(read(value)?),
             Listing::Neighbors => Item::Neighbor(read(value)?),

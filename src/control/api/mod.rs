@@ -19,7 +19,7 @@ pub mod report;
 pub use filter::Filter;
 pub use listing::{
     Block, Endpoint, HistoryEntry, Interface, Item, Line, ListEnd, Mapping, Neighbor, Pool,
-    PoolPorts, Port, Route, Rule, Session, Subscriber, Translation, Worker,
+    PoolPorts, Port, Queue, Route, Rule, Session, Subscriber, Translation, Worker,
 };
 pub use report::{
     Cleared, Config, Counters, DropLine, Drops, Gauges, PacketCounts, Rates, ReloadRequest,
@@ -82,6 +82,8 @@ kinds! {
     Listing {
         /// Devices: [`Port`].
         Ports "ports",
+        /// Queues of the devices, each as the worker that serves it counts it: [`Queue`].
+        Queues "queues",
         /// Layer-3 interfaces: [`Interface`].
         Interfaces "interfaces",
         /// Routes, connected and static: [`Route`].

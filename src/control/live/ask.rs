@@ -4,8 +4,11 @@
 //! memory that was allocated here. So a scrape never waits behind a slow reader of a listing, no worker ever waits for
 //! anybody, and a worker that does not answer is reported instead of waited for.
 
+use crate::base::PortId;
 use crate::base::time::Now;
-use crate::dataplane::worker::{Job, JobContext, Progress, WorkerNumbers};
+use crate::dataplane::worker::{
+    Job, JobContext, PortQueues, Progress, QueueNumbers, WorkerNumbers,
+};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -29,6 +32,42 @@ pub struct WorkerHandle {
     pub jobs: Sender<Job>,
     /// Numbers it keeps up to date by itself.
     pub numbers: WorkerNumbers,
+    /// Its queues.
+    pub queues: Vec<QueueHandle>,
+}
+
+/// A queue of a worker, from the management side.
+pub struct QueueHandle {
+    /// Of which port.
+    pub port: PortId,
+    /// Whether it receives.
+    pub receives: bool,
+    /// Its number on the device.
+    pub number: u16,
+    /// What the worker counts on it.
+    pub numbers: QueueNumbers,
+}
+
+impl QueueHandle {
+    /// The queues of a worker.
+    pub fn of<B>(ports: &[PortQueues<B>]) -> Vec<QueueHandle> {
+        let mut queues = Vec::new();
+        for on in ports {
+            queues.extend(on.rx.iter().map(|rx| QueueHandle {
+                port: on.port,
+                receives: true,
+                number: rx.number,
+                numbers: rx.numbers.clone(),
+            }));
+            queues.push(QueueHandle {
+                port: on.port,
+                receives: false,
+                number: on.tx.number,
+                numbers: on.tx.numbers.clone(),
+            });
+        }
+        queues
+    }
 }
 
 /// A worker did not answer in time.
@@ -181,6 +220,7 @@ mod tests {
             core: None,
             jobs,
             numbers: Arc::new(CachePadded::new(WorkerShared::default())),
+            queues: Vec::new(),
         };
         (handle, queue)
     }

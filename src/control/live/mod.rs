@@ -24,6 +24,7 @@ use super::api::{
 use super::backend::{Backend, Scrape};
 use super::runtime::PortDevice;
 use crate::base::PortId;
+use crate::config::validated::Validated;
 use crate::dataplane::clock::Clock;
 use crate::dataplane::published::Published;
 use crate::flow::session::State;
@@ -67,6 +68,12 @@ pub(super) fn unix_seconds() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs())
+}
+
+/// The configured name of a port.
+fn port_name(config: &Validated, port: PortId) -> String {
+    let port = config.ports.get(port.index());
+    port.map_or_else(String::new, |port| port.label.name.clone())
 }
 
 impl Live {
@@ -124,6 +131,11 @@ impl Live {
                 }
             });
         views.collect()
+    }
+
+    fn queue_views(&self) -> Vec<api::Queue> {
+        let loaded = lock(&self.running).loaded.clone();
+        objects::queues(&self.workers, |port| port_name(&loaded.validated, port))
     }
 
     fn worker_views(&self, snapshots: &[Snapshot]) -> Vec<Worker> {
@@ -246,6 +258,12 @@ impl Live {
                     .for_each(|entry| out.add(Item::History(entry)));
                 Vec::new()
             }
+            Listing::Queues => {
+                let queues = self.queue_views().into_iter();
+                let wanted = queues.filter(|q| filter.worker.is_none_or(|w| w == q.worker));
+                wanted.for_each(|queue| out.add(Item::Queue(queue)));
+                Vec::new()
+            }
             Listing::Ports => {
                 self.port_views(true)
                     .into_iter()
@@ -315,10 +333,7 @@ impl Backend for Live {
             Listing::Routes => objects::routes(&mut out, &policy, &resolved),
             Listing::Interfaces => {
                 let loaded = lock(&self.running).loaded.clone();
-                let name = |port: PortId| {
-                    let port = loaded.validated.ports.get(port.index());
-                    port.map_or_else(String::new, |port| port.label.name.clone())
-                };
+                let name = |port| port_name(&loaded.validated, port);
                 objects::interfaces(&mut out, &policy, &resolved, name);
             }
             Listing::Pools => {
@@ -361,11 +376,14 @@ impl Backend for Live {
     fn scrape(&self) -> Scrape {
         let (snapshots, stalled) = snapshots(&self.workers);
         let counters = counts::counters(&snapshots, stalled.clone(), &Baseline::default());
+        let policy = self.published.load();
         Scrape {
             status: self.status_of(&snapshots, &stalled, counters.total.clone()),
             ports: self.port_views(false),
+            queues: self.queue_views(),
             workers: self.worker_views(&snapshots),
-            pools: objects::pools(&self.published.load()),
+            pools: objects::pools(&policy),
+            draining: objects::draining(&policy),
             reloads_applied: self.reloads_applied.load(Ordering::Relaxed),
             reloads_refused: self.reloads_refused.load(Ordering::Relaxed),
             dpdk_version: self.dpdk_version.clone(),

@@ -1,13 +1,17 @@
 //! Listings of what the management side can read without asking a worker: interfaces, routes, pools, blocks, rules.
 
+use super::ask::{QueueHandle, WorkerHandle};
 use super::tables::{Listed, Resolved, interface_name};
 use crate::base::{PortId, RuleId};
 use crate::config::validated::{self, ForwardSource, Label, Validated, Via};
-use crate::control::api::{Block, Filter, Interface, Item, Listing, Pool, PoolPorts, Route, Rule};
+use crate::control::api::{
+    Block, Filter, Interface, Item, Listing, Pool, PoolPorts, Queue, Route, Rule,
+};
 use crate::dataplane::counters::RuleCount;
 use crate::nat::policy::Policy;
-use crate::nat::ports::{Behaviour, BlockIndex, External, PortSpace, Select};
+use crate::nat::ports::{Behaviour, BlockIndex, External, PoolCounts, PortSpace, Select};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::Ordering;
 
 /// Lists interfaces; `port_name` names the device beneath.
 pub fn interfaces(
@@ -71,9 +75,48 @@ pub fn routes(out: &mut Listed<'_>, policy: &Policy, resolved: &Resolved) {
     }
 }
 
-/// Every pool with its ports, those of masquerading interfaces included.
+/// Queues, in the order of ports, receiving ones first.
+pub fn queues(workers: &[WorkerHandle], port_name: impl Fn(PortId) -> String) -> Vec<Queue> {
+    let mut queues: Vec<_> = workers
+        .iter()
+        .flat_map(|worker| worker.queues.iter().map(|queue| (worker.worker, queue)))
+        .collect();
+    queues.sort_by_key(|(worker, q)| (q.port, !q.receives, q.number, *worker));
+    let view = |(worker, queue): (u8, &QueueHandle)| Queue {
+        port: port_name(queue.port),
+        direction: if queue.receives { "rx" } else { "tx" }.to_owned(),
+        queue: queue.number,
+        worker,
+        packets: queue.numbers.packets.load(Ordering::Relaxed),
+        bursts: queue.numbers.bursts.load(Ordering::Relaxed),
+        refused: queue.numbers.refused.load(Ordering::Relaxed),
+    };
+    queues.into_iter().map(view).collect()
+}
+
+/// Ports on addresses that are in no pool any more, by protocol.
+pub fn draining(policy: &Policy) -> Vec<PoolPorts> {
+    let nat = &policy.nat;
+    let left = || {
+        let externals = nat.externals.iter();
+        let left = externals.filter(|(index, _)| nat.pool_of(*index).is_none());
+        left.map(|(_, external)| external.as_ref())
+    };
+    let of = |space: &PortSpace| ports(left(), *space, None);
+    PortSpace::ALL.iter().map(of).collect()
+}
+
+/// Every pool with its ports, those of masquerading interfaces included. An interface that masquerades with several
+/// addresses is one pool here.
 pub fn pools(policy: &Policy) -> Vec<Pool> {
-    policy.nat.pools.iter().map(pool).collect()
+    let mut pools: Vec<Pool> = Vec::new();
+    for next in policy.nat.pools.iter().map(pool) {
+        match pools.iter_mut().find(|pool| pool.pool == next.pool) {
+            Some(known) => known.join(next),
+            None => pools.push(next),
+        }
+    }
+    pools
 }
 
 fn pool(pool: &crate::nat::ports::Pool) -> Pool {
@@ -108,14 +151,24 @@ fn pool(pool: &crate::nat::ports::Pool) -> Pool {
         blocks_high_water: peak,
         ports: PortSpace::ALL
             .iter()
-            .map(|&space| ports(externals(), space))
+            .map(|&space| ports(externals(), space, Some(pool.counts())))
             .collect(),
     }
 }
 
-fn ports<'a>(externals: impl Iterator<Item = &'a External>, space: PortSpace) -> PoolPorts {
+fn ports<'a>(
+    externals: impl Iterator<Item = &'a External>,
+    space: PortSpace,
+    counts: Option<&PoolCounts>,
+) -> PoolPorts {
     let mut sum = PoolPorts {
         protocol: space.name().to_owned(),
+        created: counts.map_or(0, |counts| counts.created(space)),
+        refused: counts
+            .into_iter()
+            .flat_map(|counts| counts.refused(space))
+            .map(|(reason, n)| (reason.name().to_owned(), n))
+            .collect(),
         ..PoolPorts::default()
     };
     for usage in externals.map(|external| external.usage(space)) {

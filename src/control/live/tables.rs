@@ -28,7 +28,8 @@ const MAX_NEIGHBOURS: usize = 65_536;
 #[derive(Clone)]
 pub struct Resolved {
     filter: Filter,
-    pool: Option<PoolId>,
+    /// Several where an interface masquerades with several addresses: one name, a pool for each.
+    pools: Option<Vec<PoolId>>,
     interface: Option<InterfaceId>,
 }
 
@@ -46,14 +47,17 @@ impl Resolved {
             )
             .hint(format!("there are: {}", known.join(", ")))
         };
-        let pool = match &filter.pool {
+        let pools = match &filter.pool {
             None => None,
             Some(name) => {
                 let known = policy.nat.pools.iter().map(|p| p.policy());
-                let found = known.clone().find(|p| p.name == *name).map(|p| p.id);
-                Some(found.ok_or_else(|| {
-                    missing("pool", name, known.map(|p| p.name.clone()).collect())
-                })?)
+                let named = known.clone().filter(|p| p.name == *name);
+                let found: Vec<PoolId> = named.map(|p| p.id).collect();
+                if found.is_empty() {
+                    let known = known.map(|p| p.name.clone()).collect();
+                    return Err(missing("pool", name, known));
+                }
+                Some(found)
             }
         };
         let interface = match &filter.interface {
@@ -75,7 +79,7 @@ impl Resolved {
         }
         Ok(Resolved {
             filter: filter.clone(),
-            pool,
+            pools,
             interface,
         })
     }
@@ -105,13 +109,16 @@ impl Resolved {
         self.filter.worker.is_none_or(|w| w == worker)
     }
 
+    fn takes_pool(&self, pool: Option<PoolId>) -> bool {
+        let wanted = self.pools.as_ref();
+        wanted.is_none_or(|wanted| pool.is_some_and(|pool| wanted.contains(&pool)))
+    }
+
     fn takes_session(&self, context: &JobContext<'_>, session: &FlowSession<u32>) -> bool {
         let filter = &self.filter;
         filter.protocol.is_none_or(|p| p == session.protocol)
             && Filter::matches_name(&filter.state, Some(session.state.name()))
-            && self
-                .pool
-                .is_none_or(|pool| pool_of_session(context.policy, session) == Some(pool))
+            && self.takes_pool(pool_of_session(context.policy, session))
             && self
                 .interface
                 .is_none_or(|i| i == session.ingress || egress(context, session) == Some(i))
@@ -281,9 +288,7 @@ impl<'a> Listed<'a> {
                 let takes = filter
                     .protocol
                     .is_none_or(|p| protocol_name(p) == inside.space.name())
-                    && resolved
-                        .pool
-                        .is_none_or(|p| pool_of(context.policy, outside.address) == Some(p))
+                    && resolved.takes_pool(pool_of(context.policy, outside.address))
                     && filter.matches_endpoint(&ends);
                 takes.then_some((mapping, first.link.back))
             },
@@ -329,14 +334,14 @@ impl<'a> Listed<'a> {
                         .pools
                         .iter()
                         .map(|pool| pool.policy().id)
-                        .filter(|pool| resolved.pool.is_none_or(|wanted| wanted == *pool))
+                        .filter(|pool| resolved.takes_pool(Some(*pool)))
                         .find_map(|pool| table.paired(subscriber, pool)),
                 };
                 let takes = resolved
                     .filter()
                     .ip
                     .is_none_or(|net| net.contains(&inside_address(row.address)))
-                    && (resolved.pool.is_none() || row.paired.is_some());
+                    && (resolved.pools.is_none() || row.paired.is_some());
                 takes.then_some(row)
             },
             |row, _, worker| {
