@@ -1,5 +1,6 @@
 //! The command line as types; help, completions and the manual page are made from them.
 
+use super::bench::BenchArgs;
 use crate::config::DEFAULT_PATH;
 use crate::control::api::{Document, Listing, filter};
 use clap::builder::PossibleValuesParser;
@@ -62,7 +63,7 @@ pub enum Command {
     #[command(subcommand)]
     Clear(ClearCommand),
     /// Measure the packet path of this machine without a network card.
-    Bench(BenchArgs),
+    Bench(Box<BenchArgs>),
     /// Print a completion script for a shell.
     #[command(hide = true)]
     Completions {
@@ -80,29 +81,6 @@ pub struct RunArgs {
     /// The configuration.
     #[arg(short, long, value_name = "FILE", default_value = DEFAULT_PATH)]
     pub config: PathBuf,
-}
-
-/// `natgate bench`.
-#[derive(Args, Debug)]
-pub struct BenchArgs {
-    /// Session counts.
-    #[arg(long, value_delimiter = ',', default_values_t = [1_000, 64_512, 1_032_192, 4_128_768])]
-    pub sessions: Vec<u32>,
-    /// Worker counts.
-    #[arg(long, value_delimiter = ',', default_values_t = [1, 2])]
-    pub workers: Vec<u8>,
-    /// Packets of each phase, per worker.
-    #[arg(long, default_value_t = 20_000_000)]
-    pub packets: u64,
-    /// Frame size in bytes, without the checksum the wire adds; 60 to 1514.
-    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u16).range(60..=1514))]
-    pub size: u16,
-    /// Rounds; medians are printed.
-    #[arg(long, default_value_t = 3)]
-    pub rounds: u32,
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// `natgate check`.

@@ -5,14 +5,14 @@
 //! `natgate: what failed: why (what to do)`.
 
 pub mod args;
+pub mod bench;
 pub mod client;
 mod output;
 pub mod render;
 mod show;
 
-use crate::bench::report::Row;
 use crate::control::api::{Cleared, Failure, FailureKind, Filter, ReloadRequest, Reloaded};
-use args::{BenchArgs, CheckArgs, ClearCommand, Cli, Command, ReloadArgs, RunArgs};
+use args::{CheckArgs, ClearCommand, Cli, Command, ReloadArgs, RunArgs};
 use clap::{CommandFactory, Parser};
 use client::{Client, ClientError};
 use output::Output;
@@ -43,7 +43,7 @@ fn dispatch(cli: &Cli) -> Result<(), ClientError> {
         Command::Reload(args) => block_on(reload(cli, args)),
         Command::Show(args) => block_on(show::show(&Client::new(cli.socket()), args)),
         Command::Clear(command) => block_on(clear(cli, command)),
-        Command::Bench(args) => Ok(bench(args)?),
+        Command::Bench(args) => Ok(bench::bench(args)?),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "natgate", &mut script);
@@ -82,32 +82,6 @@ fn describe(cli: &Cli, problem: ClientError) -> (String, u8) {
 fn run(args: &RunArgs) -> Result<(), Failure> {
     crate::telemetry::logging::start();
     crate::control::runtime::run(&args.config)
-}
-
-/// `natgate bench`.
-fn bench(args: &BenchArgs) -> Result<(), Failure> {
-    let options = crate::bench::Options {
-        sessions: args.sessions.clone(),
-        workers: args.workers.clone(),
-        frame_bytes: usize::from(args.size),
-        packets: args.packets,
-        rounds: args.rounds,
-    };
-    if !args.json {
-        println!("{}", Row::heading());
-    }
-    let print = |row: &Row| {
-        if !args.json {
-            println!("{}", row.line());
-        }
-    };
-    let failed = |why: String| Failure::new(FailureKind::Failed, "bench", why);
-    let rows = crate::bench::run(&options, print).map_err(|e| failed(e.to_string()))?;
-    if args.json {
-        let text = serde_json::to_string_pretty(&rows).map_err(|e| failed(e.to_string()))?;
-        println!("{text}");
-    }
-    Ok(())
 }
 
 /// `natgate check`.
