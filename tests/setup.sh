@@ -21,6 +21,7 @@ command -v ethtool            | ethtool
 command -v nft                | nftables
 command -v conntrack          | conntrack
 command -v tcpdump            | tcpdump
+command -v valgrind           | valgrind
 command -v ping               | iputils-ping
 command -v tracepath          | iputils-tracepath
 command -v traceroute         | traceroute
