@@ -62,9 +62,14 @@ fuzz: setup
 instructions: setup
 	$(CARGO) bench --locked --bench instructions
 
+# Structures; the packet path alone, by every procedure; natgate beside its peers (root, for huge pages and namespaces).
+# Tables, plots and figures are in benches/results afterwards.
+bench: export NATGATE_REVISION := $(shell git describe --always --dirty 2>/dev/null)
 bench: build
-	$(CARGO) bench --locked
-	target/release/natgate bench
+	$(CARGO) bench --locked --bench flow --bench ports
+	mkdir -p benches/results
+	target/release/natgate bench --all --rounds 3 --output benches/results/core.json
+	$(CARGO) bench --locked --bench peers $(AS_ROOT)
 
 install: build
 	install -Dm755 target/release/natgate $(DESTDIR)$(PREFIX)/bin/natgate
