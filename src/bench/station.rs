@@ -17,7 +17,7 @@ use crate::bench::script::{Course, Script, Templates};
 use crate::bench::traffic::{Purpose, is_generated};
 use crate::dataplane::buffer::{BURST, Buffer, Burst};
 use crate::dataplane::clock::Clock;
-use crate::dataplane::worker::{BufferPool, PortQueues, RxQueue, TxQueue};
+use crate::dataplane::worker::{BufferPool, Numbered, PortQueues, RxQueue, TxQueue};
 
 thread_local! {
     static STATION: RefCell<Option<Station>> = const { RefCell::new(None) };
@@ -40,8 +40,8 @@ pub fn results() -> Vec<Measured> {
 pub fn queues() -> Vec<PortQueues<SlotBuffer>> {
     let port = |at: u16| PortQueues {
         port: PortId(at),
-        rx: vec![Box::new(End { inside: at == 0 }) as Box<dyn RxQueue<SlotBuffer>>],
-        tx: Box::new(End { inside: at == 0 }) as Box<dyn TxQueue<SlotBuffer>>,
+        rx: vec![Numbered::new(0, Box::new(End { inside: at == 0 }))],
+        tx: Numbered::new(0, Box::new(End { inside: at == 0 })),
         link: Arc::new(AtomicBool::new(true)),
     };
     vec![port(0), port(1)]

@@ -372,7 +372,7 @@ impl<'a> Wire<'a> {
             .first()
             .and_then(|mbuf| Purpose::of(mbuf.bytes().first_chunk()?));
         if let (Some(port), Some(purpose)) = (self.ports.get_mut(side), purpose) {
-            let sent = port.tx.transmit(pending);
+            let sent = port.tx.queue.transmit(pending);
             self.measured.tallies[purpose as usize].sent += sent as u64;
         }
     }
@@ -383,7 +383,7 @@ impl<'a> Wire<'a> {
         for (side, port) in self.ports.iter_mut().enumerate() {
             let mut burst = Mbufs::new();
             for queue in &mut port.rx {
-                count += queue.receive(&mut burst);
+                count += queue.queue.receive(&mut burst);
             }
             let now = crate::arch::cycles();
             for mbuf in &burst {
