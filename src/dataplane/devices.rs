@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrayvec::ArrayVec;
+use nix::net::if_::InterfaceFlags;
 
 use crate::base::PortId;
 use crate::dataplane::buffer::{BURST, Buffer, Burst};
@@ -59,6 +60,8 @@ pub struct PortRequest {
 /// An opened port, for the management side.
 pub struct OpenedPort {
     port: Port,
+    /// The kernel's interface beneath, whose link the driver does not follow.
+    kernel_interface: Option<String>,
     /// Which.
     pub id: PortId,
     /// Its MAC address.
@@ -79,6 +82,11 @@ impl OpenedPort {
             up: true,
             ..Link::default()
         });
+        let beneath = self.kernel_interface.as_deref().and_then(kernel_link);
+        let link = Link {
+            up: link.up && beneath.unwrap_or(true),
+            ..link
+        };
         self.link.store(link.up, Ordering::Relaxed);
         link
     }
@@ -160,6 +168,7 @@ pub fn open(
             link: Arc::new(AtomicBool::new(true)),
             rx_queues: config.rx_queues,
             tx_queues: config.tx_queues,
+            kernel_interface: spec.device.kernel_interface().map(str::to_owned),
             port,
         };
         opened.poll_link();
@@ -179,6 +188,14 @@ pub fn open(
         workers,
         pool,
     })
+}
+
+/// Whether an interface of the kernel is up and has a carrier. `None` when the kernel does not say.
+fn kernel_link(name: &str) -> Option<bool> {
+    let works = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING;
+    let mut interfaces = nix::ifaddrs::getifaddrs().ok()?;
+    let on = interfaces.find(|on| on.interface_name == name)?;
+    Some(on.flags.contains(works))
 }
 
 fn spec(index: u16, request: &PortRequest, workers: u16) -> PortSpec {

@@ -1,6 +1,8 @@
 //! Packets the gateway makes itself: ICMP errors, ARP and neighbour discovery.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::Ipv6Net;
 
 use crate::base::InterfaceId;
 use crate::base::time::Now;
@@ -276,13 +278,25 @@ impl<B: Buffer> Shard<B> {
         sink.transmit(on.port, buffer);
     }
 
-    /// Tells the neighbourhood our addresses (gratuitous ARP, unsolicited neighbour advertisement): at start, and after a
-    /// change of addresses. Pool addresses answered for on a connected subnet are announced, too.
-    pub fn announce(&mut self, policy: &Policy, sink: &mut impl Sink<B>) {
+    /// Tells the neighbourhood our addresses (gratuitous ARP, unsolicited neighbour advertisement): at start all, then
+    /// those that the policy `before` did not have, or had on an interface that was down. Pool addresses answered for on a
+    /// connected subnet are announced, too.
+    pub fn announce(&mut self, policy: &Policy, before: Option<&Policy>, sink: &mut impl Sink<B>) {
         for on in policy.interfaces.iter().filter(|i| i.up) {
+            let was = before.and_then(|p| p.interfaces.get(on.id));
+            let was = was.filter(|was| was.up && was.mac == on.mac && was.vlan == on.vlan);
+            let known = |address: IpAddr| {
+                let ours = was.is_some_and(|was| match address {
+                    IpAddr::V4(v4) => was.v4.iter().any(|net| net.addr() == v4),
+                    IpAddr::V6(v6) => was.v6.iter().any(|net| net.addr() == v6),
+                });
+                let proxied = before.filter(|_| was.is_some());
+                ours || proxied.is_some_and(|p| p.proxy.answers(on.id, address))
+            };
             let own = on.v4.iter().map(|net| u32::from(net.addr()));
             let proxied = policy.proxied_on(on.id);
-            for address in own.chain(proxied) {
+            let new = |address: &u32| !known(IpAddr::V4(Ipv4Addr::from(*address)));
+            for address in own.chain(proxied).filter(new) {
                 let gratuitous = arp::Arp {
                     operation: arp::REQUEST,
                     sender_mac: on.mac,
@@ -294,7 +308,8 @@ impl<B: Buffer> Shard<B> {
                     gratuitous.write(out)
                 });
             }
-            for net in &on.v6 {
+            let new = |net: &&Ipv6Net| !known(IpAddr::V6(net.addr()));
+            for net in on.v6.iter().filter(new) {
                 let address = u128::from(net.addr());
                 let flags = nd::Flags {
                     router: true,

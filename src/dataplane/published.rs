@@ -60,16 +60,15 @@ impl<T> Reader<T> {
         }
     }
 
-    /// Takes up a newer value; true if there was one. One relaxed-cost load when there is none.
+    /// Takes up a newer value, if there is one, and returns the one before. One relaxed-cost load when there is none.
     #[inline]
-    pub fn refresh(&mut self) -> bool {
+    pub fn refresh(&mut self) -> Option<Arc<T>> {
         let version = self.published.version();
         if version == self.version {
-            return false;
+            return None;
         }
         self.version = version;
-        self.held = self.published.load();
-        true
+        Some(std::mem::replace(&mut self.held, self.published.load()))
     }
 
     /// The value as of the last refresh.
@@ -92,11 +91,15 @@ mod tests {
     fn readers_move_only_when_refreshed_and_the_old_value_survives_them() {
         let published = Published::new(Arc::new(1));
         let mut reader = Reader::new(published.clone());
-        assert!(!reader.refresh());
+        assert!(reader.refresh().is_none());
         let old = published.publish(Arc::new(2));
         assert_eq!((**reader.get(), *old), (1, 1));
         assert_eq!(Arc::strong_count(&old), 2, "the reader still holds it");
-        assert!(reader.refresh());
+        assert!(
+            reader
+                .refresh()
+                .is_some_and(|before| Arc::ptr_eq(&before, &old))
+        );
         assert_eq!((**reader.get(), Arc::strong_count(&old)), (2, 1));
     }
 }

@@ -28,6 +28,8 @@ pub struct Rack {
     /// The time they believe in.
     pub now: Now,
     sinks: Vec<MemorySink>,
+    /// What [`Rack::announce`] announced last.
+    announced: Option<Arc<Policy>>,
 }
 
 impl Rack {
@@ -58,6 +60,7 @@ impl Rack {
             policy,
             now: Now::at(START),
             sinks,
+            announced: None,
         })
     }
 
@@ -105,9 +108,10 @@ impl Rack {
         self.collect()
     }
 
-    /// Announces the gateway's addresses, as worker 0 does at start.
+    /// Announces the gateway's addresses, as worker 0 does: all of them at first, later what is new since the last time.
     pub fn announce(&mut self) -> Vec<(PortId, Vec<u8>)> {
-        self.shards[0].announce(&self.policy, &mut self.sinks[0]);
+        let before = self.announced.replace(self.policy.clone());
+        self.shards[0].announce(&self.policy, before.as_deref(), &mut self.sinks[0]);
         self.collect()
     }
 

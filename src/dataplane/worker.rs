@@ -218,12 +218,15 @@ impl<B: Buffer> Worker<B> {
         let mut drain_until = None;
         shard.policy_changed(policy.get(), clock.now(), &mut sink);
         if shard.id == WorkerId(0) {
-            shard.announce(policy.get(), &mut sink);
+            shard.announce(policy.get(), None, &mut sink);
         }
         loop {
             let now = clock.now();
-            if policy.refresh() {
+            if let Some(before) = policy.refresh() {
                 shard.policy_changed(policy.get(), now, &mut sink);
+                if shard.id == WorkerId(0) {
+                    shard.announce(policy.get(), Some(&before), &mut sink);
+                }
             }
             let snapshot = policy.get();
             let mut work = 0;

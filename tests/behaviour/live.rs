@@ -201,6 +201,57 @@ fn neighbours_mtu_and_forwarding_change_live() {
 }
 
 #[test]
+fn new_addresses_and_links_that_come_back_are_announced() {
+    use natgate::wire::arp;
+    let announced = |rack: &mut Rack| -> Vec<(PortId, String)> {
+        let sent = rack.announce();
+        balanced(rack);
+        let frames = sent.iter().filter(|(_, frame)| frame[12..14] == [8, 6]);
+        frames
+            .map(|(port, frame)| {
+                let arp = arp::Arp::read(frame, 14).unwrap();
+                assert_eq!(arp.sender_ip, arp.target_ip, "gratuitous");
+                assert_eq!(frame[..6], [0xff; 6], "to everybody");
+                (*port, std::net::Ipv4Addr::from(arp.sender_ip).to_string())
+            })
+            .collect()
+    };
+    let on = |port, addresses: &[&str]| -> Vec<(PortId, String)> {
+        addresses.iter().map(|a| (port, (*a).to_owned())).collect()
+    };
+    let text = lab_text(2, &pool(""), "");
+    let mut rack = rack(&text);
+    let mut all = on(LAN, &["10.0.0.1"]);
+    all.extend(on(WAN, &["203.0.113.1", "203.0.113.20"]));
+    assert_eq!(announced(&mut rack), all, "everything at the start");
+    reload(&mut rack, &text);
+    assert_eq!(announced(&mut rack), [], "nothing is new");
+    let more = text
+        .replace("\"203.0.113.20\"", "\"203.0.113.20-203.0.113.22\"")
+        .replace("\"10.0.0.1/24\"", "\"10.0.0.1/24\", \"10.0.0.254/24\"");
+    reload(&mut rack, &more);
+    let mut new = on(LAN, &["10.0.0.254"]);
+    new.extend(on(WAN, &["203.0.113.21", "203.0.113.22"]));
+    assert_eq!(announced(&mut rack), new);
+    // A pulled cable: the same configuration with that port down, and up again.
+    let validated = natgate::config::parse_str("test", &text).unwrap().validated;
+    let with_wan = |up: bool, before: &natgate::nat::policy::Policy| {
+        let facts = |id, up| natgate::config::compile::PortFacts {
+            mac: natgate::wire::MacAddr([2, 0, 0, 0, 1, id]),
+            up,
+        };
+        let ports = [facts(0, true), facts(1, up)];
+        let policy = natgate::config::compile::compile(&validated, &ports, Some(before), 1);
+        std::sync::Arc::new(policy.unwrap())
+    };
+    for (up, expected) in [(false, vec![]), (true, all[1..].to_vec())] {
+        let policy = with_wan(up, &rack.policy);
+        rack.reload(policy);
+        assert_eq!(announced(&mut rack), expected, "link up: {up}");
+    }
+}
+
+#[test]
 fn an_interface_gets_and_loses_addresses() {
     everywhere(|workers, at| {
         let text = with(workers, "");

@@ -1,5 +1,6 @@
 //! Reload under load, clearing, stopping, metrics: what an operator does to a running gateway.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::accounting;
@@ -45,6 +46,38 @@ fn a_reload_under_load_loses_no_packet() {
         );
         // The hosts' own queues may lose a datagram on a busy machine; natgate's counters must not.
         assert!(lost.unwrap_or(u64::MAX) * 100 <= packets.unwrap(), "{sum}");
+    });
+}
+
+#[test]
+fn a_link_that_goes_in_the_middle_of_a_flood_costs_packets_only() {
+    on_natgate(&Setup::MASQUERADE, |lab| {
+        let flood = lab
+            .inside
+            .enter(|| std::net::UdpSocket::bind("10.0.0.2:41000").unwrap());
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    for _ in 0..50 {
+                        let _ = flood.send_to(&[7; 200], "203.0.113.9:9");
+                    }
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            });
+            for _ in 0..4 {
+                // natgate learns of it up to a fifth of a second later, and sends until then.
+                for state in ["down", "up"] {
+                    std::thread::sleep(Duration::from_millis(500));
+                    lab.middle.sh(&format!("ip link set wan0 {state}"));
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        std::thread::sleep(Duration::from_millis(1500));
+        assert!(accounting::dropped(lab.natgate(), "link_down") > 0);
+        lab.expect("UDP in 10.0.0.2:40000 > 203.0.113.9:5000 => seen 203.0.113.1:40000, reply");
+        lab.expect("TCP in 10.0.0.3:0 > 203.0.113.9:5000 => seen 203.0.113.1:*, reply");
     });
 }
 
