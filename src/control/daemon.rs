@@ -8,6 +8,7 @@ use super::live::apply::Running;
 use super::live::ask::{QueueHandle, WorkerHandle};
 use super::live::counts::Baseline;
 use super::live::pulse::Pulse;
+use super::live::refusals::Refusals;
 use super::live::{Live, unix_seconds};
 use super::runtime::{Devices, ThreadHook, WorkerDevices, entropy};
 use crate::base::{Random, WorkerId};
@@ -136,6 +137,7 @@ pub fn start<B: Buffer>(
         changing: Mutex::new(()),
         baseline: Mutex::new(Baseline::default()),
         pulse: Mutex::new(Pulse::default()),
+        refusals: Mutex::new(Refusals::default()),
         reloads_applied: AtomicU64::new(0),
         reloads_refused: AtomicU64::new(0),
         dpdk_version: devices.dpdk_version,
@@ -336,6 +338,7 @@ fn housekeeping(live: Arc<Live>) -> Result<(Sender<()>, JoinHandle<()>), Failure
             live.watch_links();
             if turn.is_multiple_of(RATES_EVERY) {
                 live.renew_rates();
+                live.tell_refusals();
             }
             if watchdog > 0 && turn.is_multiple_of(watchdog) && live.workers_alive() {
                 notify::alive();

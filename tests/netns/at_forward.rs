@@ -183,6 +183,50 @@ fn at_4_6_errors_of_a_forwarded_flow_reach_the_client() {
 }
 
 #[test]
+fn at_1_15_source_rules_see_the_translated_destination() {
+    // Only a rule about the inside address matches a forwarded connection.
+    let by = |address: &str| {
+        let kernel = format!(
+            "table ip nat {{
+               chain pre {{ type nat hook prerouting priority -100
+                 iifname wan0 ip daddr 203.0.113.1 tcp dport 8022 dnat to 10.0.0.2:22
+               }}
+               chain post {{ type nat hook postrouting priority 100
+                 oifname lan0 ip daddr {address} masquerade
+               }}
+             }}"
+        );
+        let natgate = format!(
+            r#"
+                [[source-nat]]
+                out = "lan0"
+                dst = "{address}"
+                via = "interface"
+                [[port-forward]]
+                in = "wan0"
+                dst = "203.0.113.1"
+                proto = "tcp"
+                dport = "8022"
+                to = "10.0.0.2:22"
+            "#
+        );
+        // A setup lives as long as the test program.
+        Setup {
+            kernel: Some(kernel.leak()),
+            natgate: natgate.leak(),
+            ..Setup::PLAIN
+        }
+    };
+    let probe = "TCP out 203.0.113.9:0 > 203.0.113.1:8022 listener in@10.0.0.2:22";
+    same_on_both(&by("203.0.113.1"), |lab| {
+        lab.expect(&format!("{probe} => seen 203.0.113.9:*, reply"));
+    });
+    same_on_both(&by("10.0.0.2"), |lab| {
+        lab.expect(&format!("{probe} => seen 10.0.0.1:*, reply"));
+    });
+}
+
+#[test]
 fn at_4_7_masquerade_can_stay_above_the_privileged_ports() {
     let setup = Setup {
         kernel: Some(

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::accounting;
 use crate::lab::{Lab, Setup, on_natgate, same_on_both};
@@ -193,6 +193,15 @@ fn at_1_4_two_ports_serve_two_clients() {
         assert_eq!(four_clients(lab), [Reply, Reply, Timeout, Timeout]);
         if !lab.is_kernel() {
             assert_eq!(accounting::dropped(lab.natgate(), "no_port"), 2);
+            let pools = lab.natgate().show("pools pool interface:wan0");
+            assert_eq!(pools["pools"][0]["ports"][1]["refused"]["no_port"], 2);
+            // The log says it once, some seconds later at most.
+            let told = |log: &str| log.matches("pool refuses new mappings").count();
+            let late = Instant::now() + Duration::from_secs(5);
+            while told(&lab.natgate().log()) == 0 && Instant::now() < late {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            assert_eq!(told(&lab.natgate().log()), 1, "{}", lab.natgate().log());
             // Those that have a port keep it.
             lab.probe("UDP in 10.0.0.2:41000 > 203.0.113.9:5000")
                 .answered();
@@ -258,6 +267,50 @@ fn at_1_6_a_new_interface_address_ends_the_old_ones_sessions() {
         std::thread::sleep(Duration::from_millis(1000));
         let after = lab.ask(&held, "203.0.113.9:5000").answered();
         assert_eq!(after.ip().to_string(), "203.0.113.2");
+    });
+}
+
+#[test]
+fn at_1_8_a_link_that_goes_ends_what_masquerades_on_it() {
+    // E11, E12: a pool's sessions are there when the link comes back, the interface's are not.
+    let setup = Setup {
+        kernel: Some(
+            "table ip nat { chain post { type nat hook postrouting priority 100
+               oifname wan0 ip saddr 10.0.0.3 snat to 203.0.113.20
+               oifname wan0 masquerade
+             }; }",
+        ),
+        natgate: r#"
+            [[pool]]
+            name = "fixed"
+            addresses = ["203.0.113.20"]
+            [[source-nat]]
+            src = "10.0.0.3"
+            out = "wan0"
+            via = "pool:fixed"
+            [[source-nat]]
+            out = "wan0"
+            via = "interface"
+        "#,
+        kernel_extra: &["203.0.113.20/24"],
+        ..Setup::PLAIN
+    };
+    same_on_both(&setup, |lab| {
+        lab.expect("UDP in 10.0.0.2:40000 > 203.0.113.9:5000 => seen 203.0.113.1:40000, reply");
+        lab.expect("UDP in 10.0.0.3:40000 > 203.0.113.9:5000 => seen 203.0.113.20:40000, reply");
+        lab.close_listeners();
+        lab.middle.sh("ip link set wan0 down");
+        std::thread::sleep(Duration::from_millis(1000));
+        lab.middle.sh("ip link set wan0 up");
+        if lab.is_kernel() {
+            lab.middle.sh("ip route replace default via 203.0.113.9");
+        }
+        std::thread::sleep(Duration::from_millis(1000));
+        let pooled = "UDP out 203.0.113.9:5000 > 203.0.113.20:40000 listener in@10.0.0.3:40000";
+        lab.expect(&format!("{pooled} => seen 203.0.113.9:5000, reply"));
+        let masqueraded = "UDP out 203.0.113.9:5000 > 203.0.113.1:40000 listener in@10.0.0.2:40000";
+        assert!(lab.probe(masqueraded).nothing_arrived(), "forgotten");
+        lab.expect("UDP in 10.0.0.2:40001 > 203.0.113.9:5001 => seen 203.0.113.1:40001, reply");
     });
 }
 

@@ -15,6 +15,7 @@ pub mod change;
 pub mod counts;
 pub mod objects;
 pub mod pulse;
+pub mod refusals;
 pub mod tables;
 
 use super::api::{
@@ -33,6 +34,7 @@ use apply::Running;
 use ask::WorkerHandle;
 use counts::{Baseline, Snapshot, snapshots};
 use pulse::Pulse;
+use refusals::Refusals;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -53,6 +55,7 @@ pub struct Live {
     pub(super) changing: Mutex<()>,
     pub(super) baseline: Mutex<Baseline>,
     pub(super) pulse: Mutex<Pulse>,
+    pub(super) refusals: Mutex<Refusals>,
     pub(super) reloads_applied: AtomicU64,
     pub(super) reloads_refused: AtomicU64,
     pub(super) dpdk_version: String,
