@@ -371,9 +371,9 @@ impl Allocator {
                 if keep {
                     return Some(wanted);
                 }
-                single.claim_random(self.worker, allowed, random)
+                single.claim_random(self.worker, allowed, self.preference, random)
             }
-            Select::Random => single.claim_random(self.worker, allowed, random),
+            Select::Random => single.claim_random(self.worker, allowed, self.preference, random),
             Select::Sequential => {
                 let latest = &mut self.latest[space.index()];
                 let port = single.claim_sequential(self.worker, allowed, *latest)?;

@@ -68,6 +68,23 @@ pub struct Preference {
     pub workers: u8,
 }
 
+impl Preference {
+    /// The port at the same place of the nearest superblock that is steered to `worker`; `port` itself where there is none.
+    #[inline]
+    pub fn home(self, worker: WorkerId, port: u16) -> u16 {
+        let (workers, shift) = (u32::from(self.workers), u32::from(self.shift.min(16)));
+        if workers < 2 {
+            return port;
+        }
+        let (superblock, place) = (
+            u32::from(port) >> shift,
+            u32::from(port) & ((1 << shift) - 1),
+        );
+        let own = superblock - superblock % workers + u32::from(worker.0);
+        u16::try_from(own << shift | place).unwrap_or(port)
+    }
+}
+
 /// Who claims a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claim {
