@@ -53,6 +53,8 @@ mod shim {
             .env_metadata(true)
             .probe("libdpdk")
             .map_err(|_| missing())?;
+        // The bonding driver is a plugin with functions of its own, which pkg-config does not count among DPDK's libraries.
+        println!("cargo::rustc-link-lib=rte_net_bond");
         bindings()
     }
 

@@ -14,6 +14,7 @@
 
 #include <rte_dev.h>
 #include <rte_eal.h>
+#include <rte_eth_bond.h>
 #include <rte_errno.h>
 #include <rte_ethdev.h>
 #include <rte_lcore.h>
@@ -491,6 +492,14 @@ int ng_port_allmulticast(uint16_t port, int on)
     return on ? rte_eth_allmulticast_enable(port) : rte_eth_allmulticast_disable(port);
 }
 
+/* The key in force, which has the given length. */
+int ng_port_rss_key(uint16_t port, uint8_t *key, uint8_t length)
+{
+    struct rte_eth_rss_conf conf = {.rss_key = key, .rss_key_len = length};
+
+    return length == 0 ? -ENOTSUP : rte_eth_dev_rss_hash_conf_get(port, &conf);
+}
+
 int ng_port_set_reta(uint16_t port, const uint16_t *queues, uint16_t count)
 {
     struct rte_eth_rss_reta_entry64 groups[RTE_ETH_RSS_RETA_SIZE_512 / RTE_ETH_RETA_GROUP_SIZE];
@@ -505,6 +514,33 @@ int ng_port_set_reta(uint16_t port, const uint16_t *queues, uint16_t count)
         group->reta[i % RTE_ETH_RETA_GROUP_SIZE] = queues[i];
     }
     return rte_eth_dev_rss_reta_update(port, groups, count);
+}
+
+_Static_assert(NG_BOND_ACTIVE_BACKUP == BONDING_MODE_ACTIVE_BACKUP, "bond mode");
+_Static_assert(NG_BOND_BALANCE == BONDING_MODE_BALANCE, "bond mode");
+_Static_assert(NG_BOND_LACP == BONDING_MODE_8023AD, "bond mode");
+
+int ng_bond_create(const char *name, uint32_t mode, const uint16_t *members, uint16_t count)
+{
+    const int node = count > 0 ? rte_eth_dev_socket_id(members[0]) : 0;
+    int result = 0;
+    int bond = rte_eth_bond_create(name, (uint8_t)mode, (uint8_t)(node < 0 ? 0 : node));
+
+    if (bond < 0)
+        return bond;
+    for (uint16_t i = 0; i < count && result == 0; i++)
+        result = rte_eth_bond_slave_add((uint16_t)bond, members[i]);
+    if (result == 0 && mode != NG_BOND_ACTIVE_BACKUP)
+        result = rte_eth_bond_xmit_policy_set((uint16_t)bond, BALANCE_XMIT_POLICY_LAYER34);
+    if (result == 0)
+        return bond;
+    rte_eth_bond_free(name);
+    return result < -1 ? result : -EINVAL;
+}
+
+int ng_bond_set_primary(uint16_t bond, uint16_t member)
+{
+    return rte_eth_bond_primary_set(bond, member) == 0 ? 0 : -EINVAL;
 }
 
 int ng_port_link(uint16_t port, struct ng_link *out)
@@ -579,19 +615,68 @@ int ng_port_xstats(uint16_t port, struct ng_xstat *out, uint32_t capacity)
 }
 
 /*
- * DPDK's af_packet driver asks the kernel to put IP fragments together before it hands packets over
- * (PACKET_FANOUT_FLAG_DEFRAG) and offers no argument against it. A gateway must see fragments as they came:
- * whole datagrams would not fit the driver's slots. The driver calls setsockopt by name, so this definition in
- * the executable stands in front of the C library's; it takes that one flag out and passes everything on.
+ * Two faults of DPDK's af_packet driver, mended where it calls the C library: it calls setsockopt by name, so this
+ * definition in the executable stands in front of the library's.
+ *
+ * It asks the kernel to put IP fragments together before it hands packets over (PACKET_FANOUT_FLAG_DEFRAG) and offers no
+ * argument against it. A gateway must see fragments as they came: whole datagrams would not fit the driver's slots.
+ *
+ * It makes up the number of each port's fanout group from process and interface, so that two processes may come to the
+ * same one, which the kernel refuses. Here the first socket of a group gets a number from the kernel, the others join it.
  */
+#define FANOUT_GROUPS 256
+
+static struct {
+    pthread_mutex_t lock;
+    unsigned int count;
+    struct {
+        uint16_t asked;
+        uint16_t given;
+    } groups[FANOUT_GROUPS];
+} fanout = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static int set_option(int fd, int level, int option, const void *value, socklen_t length)
+{
+    return (int)syscall(SYS_setsockopt, fd, level, option, value, length);
+}
+
+/* Joins the group that stands for `asked`, or founds it. `mode` is the upper half of the option's value. */
+static int join_fanout(int fd, uint16_t asked, unsigned int mode)
+{
+    socklen_t length = sizeof(int);
+    unsigned int at = 0;
+    int value, result = -1;
+
+    pthread_mutex_lock(&fanout.lock);
+    while (at < fanout.count && fanout.groups[at].asked != asked)
+        at++;
+    if (at < fanout.count) {
+        value = (int)(mode << 16 | fanout.groups[at].given);
+        result = set_option(fd, SOL_PACKET, PACKET_FANOUT, &value, sizeof(value));
+    }
+    /* A group ends with its last socket; its number may be another's by now. */
+    if (result != 0 && at < FANOUT_GROUPS) {
+        value = (int)((mode | PACKET_FANOUT_FLAG_UNIQUEID) << 16);
+        result = set_option(fd, SOL_PACKET, PACKET_FANOUT, &value, sizeof(value));
+        if (result == 0)
+            result = getsockopt(fd, SOL_PACKET, PACKET_FANOUT, &value, &length);
+        if (result == 0) {
+            fanout.groups[at].asked = asked;
+            fanout.groups[at].given = (uint16_t)value;
+            if (at == fanout.count)
+                fanout.count++;
+        }
+    }
+    pthread_mutex_unlock(&fanout.lock);
+    return result;
+}
+
 int setsockopt(int fd, int level, int option, const void *value, socklen_t length)
 {
-	int fanout;
+    unsigned int wanted;
 
-	if (level == SOL_PACKET && option == PACKET_FANOUT && length == sizeof(fanout)) {
-		memcpy(&fanout, value, sizeof(fanout));
-		fanout &= ~(PACKET_FANOUT_FLAG_DEFRAG << 16);
-		value = &fanout;
-	}
-	return (int)syscall(SYS_setsockopt, fd, level, option, value, length);
+    if (level != SOL_PACKET || option != PACKET_FANOUT || length != sizeof(wanted))
+        return set_option(fd, level, option, value, length);
+    memcpy(&wanted, value, sizeof(wanted));
+    return join_fanout(fd, (uint16_t)wanted, wanted >> 16 & ~(unsigned int)PACKET_FANOUT_FLAG_DEFRAG);
 }

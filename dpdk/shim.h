@@ -90,7 +90,7 @@ struct ng_port_config {
     uint16_t mtu;
     uint8_t checksum; /* check received checksums where the device can */
     uint8_t rss_key_len;
-    const uint8_t *rss_key; /* NULL: no RSS key of our own */
+    const uint8_t *rss_key; /* NULL: no RSS key of our own; must stay until the port is closed */
     uint32_t rss;           /* NG_RSS_*; 0: RSS off */
     /* Results. */
     uint32_t rss_used;      /* the part of `rss` the device took */
@@ -163,7 +163,14 @@ int ng_port_set_mac(uint16_t port, const uint8_t mac[6]);
 int ng_port_add_mac(uint16_t port, const uint8_t mac[6]);
 int ng_port_promiscuous(uint16_t port, int on);
 int ng_port_allmulticast(uint16_t port, int on);
+int ng_port_rss_key(uint16_t port, uint8_t *key, uint8_t length);
 int ng_port_set_reta(uint16_t port, const uint16_t *queues, uint16_t count);
+/* A bond of ports that are not started, and its number. Modes: active backup, balance by flow, LACP and balance by flow. */
+#define NG_BOND_ACTIVE_BACKUP 1u
+#define NG_BOND_BALANCE 2u
+#define NG_BOND_LACP 4u
+int ng_bond_create(const char *name, uint32_t mode, const uint16_t *members, uint16_t count);
+int ng_bond_set_primary(uint16_t bond, uint16_t member);
 int ng_port_link(uint16_t port, struct ng_link *out);
 int ng_port_stats(uint16_t port, struct ng_stats *out);
 int ng_port_stats_reset(uint16_t port);

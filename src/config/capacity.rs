@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::validate::blocks_of;
 use super::validated::{Pairing, Pool, System, Validated};
+use crate::dataplane::provision::{PacketBuffers, PortBuffers};
 
 /// Bytes of a session with its share of the tables and its mapping.
 pub const SESSION_BYTES: u64 = 110;
@@ -13,8 +14,6 @@ pub const SUBSCRIBER_BYTES: u64 = 64;
 pub const ADDRESS_BYTES: u64 = 48 * 1024;
 /// Bytes of a tracked fragmented datagram with the fragments held for it.
 pub const FRAGMENT_BYTES: u64 = 512;
-/// Bytes around the payload in a packet buffer: its header, the headroom, the Ethernet header.
-const BUFFER_OVERHEAD: u64 = 128 + 128 + 18;
 /// What the process needs whatever the configuration.
 const BASE_BYTES: u64 = 64 << 20;
 
@@ -96,7 +95,7 @@ impl Capacity {
         let subscriber_bytes = u64::from(subscribers) * SUBSCRIBER_BYTES;
         let pool_bytes = (own + pooled) * ADDRESS_BYTES;
         let fragment_bytes = u64::from(fragments) * FRAGMENT_BYTES;
-        let buffer_bytes = buffers(config);
+        let buffer_bytes = packet_buffers(config).bytes();
         let needed_bytes = BASE_BYTES
             + session_bytes
             + subscriber_bytes
@@ -118,16 +117,15 @@ impl Capacity {
     }
 }
 
-/// Full receive and transmit rings of every queue, and a batch in each worker's hands.
-fn buffers(config: &Validated) -> u64 {
-    let of_port = |port: &super::validated::Port| {
-        let transmit = u64::from(config.system.workers);
-        let rings = (u64::from(port.queues) + transmit) * u64::from(port.descriptors);
-        // The smallest buffer drivers take is 2 KiB of payload.
-        rings * (u64::from(port.mtu).max(2048) + BUFFER_OVERHEAD)
-    };
-    let in_hand = u64::from(config.system.workers) * 1024 * (2048 + BUFFER_OVERHEAD);
-    config.ports.iter().map(of_port).sum::<u64>() + in_hand
+/// The pool of packet buffers that all ports share.
+pub fn packet_buffers(config: &Validated) -> PacketBuffers {
+    let ports = config.ports.iter().map(|port| PortBuffers {
+        device: &port.device,
+        queues: port.queues,
+        descriptors: port.descriptors,
+        mtu: port.mtu,
+    });
+    PacketBuffers::of(ports, config.system.workers)
 }
 
 fn pool_capacity(pool: &Pool, config: &Validated) -> PoolCapacity {

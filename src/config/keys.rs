@@ -134,12 +134,18 @@ pub const PORT: &[Key] = &[
     COMMENT,
     ORIGIN,
     bare("device", Kind::Text),
-    bare("bond", Kind::Later),
+    bare("bond", Kind::Inline(BOND)),
     bare("queues", Kind::Int(1, 64)),
     key("mtu", Kind::Int(576, 9600), "1500"),
     bare("mac", Kind::Text),
     key("promiscuous", Kind::Bool, "false"),
     key("descriptors", Kind::Int(64, 16384), "1024"),
+];
+
+/// `[[port]] bond`.
+pub const BOND: &[Key] = &[
+    key("mode", Kind::Text, "\"active-backup\""),
+    bare("members", Kind::List),
 ];
 
 /// `[[interface]]`.

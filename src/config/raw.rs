@@ -133,11 +133,20 @@ pub struct Port {
     #[serde(flatten)]
     pub label: Label,
     pub device: Option<String>,
+    pub bond: Option<Bond>,
     pub queues: Option<u16>,
     pub mtu: u16,
     pub mac: Option<String>,
     pub promiscuous: bool,
     pub descriptors: u16,
+}
+
+/// `[[port]] bond`.
+#[derive(Clone, Debug, Deserialize)]
+#[allow(missing_docs)]
+pub struct Bond {
+    pub mode: String,
+    pub members: Option<Many>,
 }
 
 /// `[[interface]]`.

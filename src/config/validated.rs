@@ -4,7 +4,6 @@
 //! compiler turns it into what packets are compared with. Vectors keep the order of the files; the index of an
 //! object in its vector is its identifier ([`PortId`], [`InterfaceId`], [`PoolId`], [`RealmId`]).
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +12,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 pub use super::matching::{AddressList, InterfaceMatch, Match, PortSet, PrefixSet, ProtocolSet};
 use crate::base::{InterfaceId, PoolId, PortId, RealmId, VlanId};
+pub use crate::dataplane::device::Device;
 
 /// A whole configuration without errors.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,54 +162,6 @@ pub struct Port {
     pub promiscuous: bool,
     /// Descriptors per queue, a power of two.
     pub descriptors: u16,
-}
-
-/// What a port drives, from `device = "KIND:ARGUMENT"`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Device {
-    /// A PCI network card by its address, `0000:3b:00.0`.
-    Pci(String),
-    /// A kernel interface over AF_PACKET.
-    AfPacket(String),
-    /// A kernel interface over AF_XDP.
-    AfXdp(String),
-    /// A kernel TAP interface that natgate creates.
-    Tap(String),
-    /// Shared memory between processes: the control socket's path.
-    Memif(String),
-    /// Packet capture files: input and output. Either may be empty, not both.
-    Pcap {
-        /// Packets to receive.
-        input: String,
-        /// Where sent packets go.
-        output: String,
-    },
-    /// A device that receives nothing and swallows everything.
-    Null,
-    /// Any DPDK device, by its raw device arguments.
-    Dpdk(String),
-}
-
-impl Device {
-    /// Whether the device is a PCI card, so that PCI must be scanned.
-    pub fn is_pci(&self) -> bool {
-        matches!(self, Device::Pci(_))
-    }
-}
-
-impl fmt::Display for Device {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Device::Pci(address) => write!(f, "pci:{address}"),
-            Device::AfPacket(name) => write!(f, "af_packet:{name}"),
-            Device::AfXdp(name) => write!(f, "af_xdp:{name}"),
-            Device::Tap(name) => write!(f, "tap:{name}"),
-            Device::Memif(path) => write!(f, "memif:{path}"),
-            Device::Pcap { input, output } => write!(f, "pcap:{input},{output}"),
-            Device::Null => f.write_str("null:"),
-            Device::Dpdk(arguments) => write!(f, "dpdk:{arguments}"),
-        }
-    }
 }
 
 /// `[[interface]]`: where addresses, routes and rules live.

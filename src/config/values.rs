@@ -11,7 +11,7 @@ use ipnet::{IpNet, Ipv4Subnets, Ipv6Subnets};
 use super::keys::Kind;
 use super::matching::{PortSet, ProtocolSet};
 use super::report::nearest;
-use super::validated::Device;
+use crate::dataplane::device::{Device, DeviceError};
 
 /// A TOML integer in any of its notations; `None` beyond 64 bits.
 pub(super) fn integer(number: &toml::de::DeInteger<'_>) -> Option<i64> {
@@ -262,116 +262,15 @@ pub(super) fn target(text: &str) -> Result<(Ipv4Addr, Option<(u16, u16)>), Strin
     Ok((host.parse().map_err(wrong)?, ports))
 }
 
-const DEVICES: &[&str] = &[
-    "pci",
-    "af_packet",
-    "af_xdp",
-    "tap",
-    "memif",
-    "pcap",
-    "null",
-    "dpdk",
-];
-
-/// `KIND:ARGUMENT` of a port.
+/// `KIND:ARGUMENT` of a port; a misspelt kind is recognised.
 pub(super) fn device(text: &str) -> Result<Device, String> {
-    let Some((kind, argument)) = text.split_once(':') else {
-        let hint = nearest(text, DEVICES.iter().copied()).map_or(
-            "write KIND:ARGUMENT, like pci:0000:3b:00.0 or af_packet:eth1".to_string(),
-            |best| format!("write {best}:…"),
-        );
-        return Err(format!("{text:?} is no device ({hint})"));
-    };
-    let argument = argument.to_string();
-    // Commas and spaces would end the argument within DPDK's device string.
-    let split = argument.contains([',', ' ', '\t', '\n', '"']) && !matches!(kind, "pcap" | "dpdk");
-    if split {
-        return Err(format!(
-            "{text:?} contains a comma, a space or a quote, which no {kind} device can be named with"
-        ));
-    }
-    match kind {
-        "pci" => pci(&argument).map(Device::Pci),
-        "af_packet" => kernel_name(&argument).map(Device::AfPacket),
-        "af_xdp" => kernel_name(&argument).map(Device::AfXdp),
-        "tap" => kernel_name(&argument).map(Device::Tap),
-        "memif" if argument.is_empty() => {
-            Err("memif: needs the path of its socket (memif:/run/natgate/m0.sock)".into())
-        }
-        "memif" => Ok(Device::Memif(argument)),
-        "pcap" => pcap(&argument),
-        "null" if argument.is_empty() => Ok(Device::Null),
-        "null" => Err(format!(
-            "{text:?}: a null device has no argument (write \"null:\")"
+    let kind = text.split_once(':').map_or(text, |(kind, _)| kind);
+    let known = Device::KINDS.contains(&kind);
+    match nearest(kind, Device::KINDS.iter().copied()) {
+        Some(best) if !known => Err(format!(
+            "{kind:?} is no kind of device (did you mean {best:?}?)"
         )),
-        "dpdk" if argument.is_empty() => {
-            Err("dpdk: needs device arguments (dpdk:net_ring0)".into())
-        }
-        "dpdk" => Ok(Device::Dpdk(argument)),
-        _ => Err(match nearest(kind, DEVICES.iter().copied()) {
-            Some(best) => format!("{kind:?} is no kind of device (did you mean {best:?}?)"),
-            None => format!(
-                "{kind:?} is no kind of device (known are {})",
-                DEVICES.join(", ")
-            ),
-        }),
-    }
-}
-
-/// `0000:3b:00.0`, or without the domain, which is then added.
-fn pci(text: &str) -> Result<String, String> {
-    let full = match text.matches(':').count() {
-        1 => format!("0000:{text}"),
-        _ => text.to_lowercase(),
-    };
-    let hex = |part: &str, digits: usize| {
-        part.len() == digits && part.bytes().all(|b| b.is_ascii_hexdigit())
-    };
-    let parts: Vec<&str> = full.split([':', '.']).collect();
-    let shaped = match parts.as_slice() {
-        [domain, bus, device, function] => {
-            hex(domain, 4)
-                && hex(bus, 2)
-                && hex(device, 2)
-                && hex(function, 1)
-                && full.contains('.')
-        }
-        _ => false,
-    };
-    match shaped {
-        true => Ok(full.to_lowercase()),
-        false => Err(format!(
-            "{text:?} is no PCI address (write 0000:3b:00.0, as lspci -D shows it)"
-        )),
-    }
-}
-
-/// The name of a kernel interface (at most 15 bytes, no slash or blank).
-fn kernel_name(text: &str) -> Result<String, String> {
-    let fits = (1..=15).contains(&text.len()) && !text.contains(['/', ' ', ':']);
-    match fits {
-        true => Ok(text.to_string()),
-        false => Err(format!(
-            "{text:?} is no name of a kernel interface (1–15 characters without '/', ':' or blanks)"
-        )),
-    }
-}
-
-fn pcap(text: &str) -> Result<Device, String> {
-    let (input, output) = text.split_once(',').unwrap_or((text, ""));
-    if output.contains(',') {
-        return Err(format!(
-            "{text:?} names more than two files (write pcap:IN,OUT)"
-        ));
-    }
-    match input.is_empty() && output.is_empty() {
-        true => {
-            Err("pcap: needs a file to read, to write, or both (pcap:in.pcap,out.pcap)".to_string())
-        }
-        false => Ok(Device::Pcap {
-            input: input.trim().to_string(),
-            output: output.trim().to_string(),
-        }),
+        _ => text.parse().map_err(|error: DeviceError| error.to_string()),
     }
 }
 

@@ -14,11 +14,12 @@ use super::runtime::{Devices, ThreadHook, WorkerDevices, entropy};
 use crate::base::{Random, WorkerId};
 use crate::config::Loaded;
 use crate::config::compile::{PortFacts, compile};
-use crate::config::validated::{self, System, Validated};
+use crate::config::validated::{self, Validated};
 use crate::dataplane::affinity;
 use crate::dataplane::buffer::{Buffer, Message};
 use crate::dataplane::clock::Clock;
 use crate::dataplane::counters::Counters;
+use crate::dataplane::machine;
 use crate::dataplane::published::{Published, Reader};
 use crate::dataplane::shard::{Shard, ShardSize};
 use crate::dataplane::worker::{Idle, Job, Worker, WorkerNumbers, WorkerShared};
@@ -28,6 +29,7 @@ use crate::telemetry::notify;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use crossbeam_utils::CachePadded;
 use std::any::Any;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -57,20 +59,33 @@ pub struct Placement {
 }
 
 impl Placement {
-    /// The configured cores, or all usable ones but the first, which is left to everything else. Workers beyond the cores
-    /// share them.
-    pub fn of(system: &System) -> Placement {
+    /// The configured cores, or all usable ones but the first, which is left to everything else; those on the node of the
+    /// network cards come first. Workers beyond the cores share them.
+    pub fn of(config: &Validated) -> Placement {
+        let system = &config.system;
+        let devices = config.ports.iter().map(|port| &port.device);
+        let near = machine::node_of_cards(devices).map(machine::cores_of_node);
         let mut cores = system.cores.clone();
         if cores.is_empty() {
-            let usable = affinity::usable_cores();
-            let spare = usize::from(usable.len() > usize::from(system.workers));
-            cores = usable[spare..].to_vec();
+            cores = chosen(
+                &affinity::usable_cores(),
+                usize::from(system.workers),
+                &near.unwrap_or_default(),
+            );
         }
         let count = usize::from(system.workers);
         Placement {
             cores: cores.into_iter().cycle().take(count).collect(),
         }
     }
+}
+
+/// The usable cores in the order workers take them: without the first if there are enough, the near ones before the others.
+fn chosen(usable: &[usize], workers: usize, near: &BTreeSet<usize>) -> Vec<usize> {
+    let spare = usize::from(usable.len() > workers);
+    let mut cores = usable[spare..].to_vec();
+    cores.sort_by_key(|core| !near.contains(core));
+    cores
 }
 
 /// A running gateway with its threads.
@@ -351,4 +366,18 @@ fn housekeeping(live: Arc<Live>) -> Result<(Sender<()>, JoinHandle<()>), Failure
     let thread = thread
         .map_err(|e| Failure::new(FailureKind::Failed, "start", format!("no thread: {e}")))?;
     Ok((quit, thread))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_take_the_cores_near_the_cards() {
+        let near = BTreeSet::from([4, 5, 6, 7]);
+        let all: Vec<usize> = (0..8).collect();
+        assert_eq!(chosen(&all, 2, &near), [4, 5, 6, 7, 1, 2, 3]);
+        assert_eq!(chosen(&all, 2, &BTreeSet::new()), [1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(chosen(&[0, 1], 2, &near), [0, 1], "none to spare");
+    }
 }

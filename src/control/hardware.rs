@@ -5,8 +5,11 @@ use super::runtime::{
     DeviceCounts, Devices, LinkState, PortControl, PortDevice, WorkerDevices, preview,
 };
 use crate::base::{PortId, Random};
+use crate::config::Capacity;
+use crate::config::capacity::{bytes, packet_buffers};
 use crate::config::validated::{self, Validated};
 use crate::dataplane::devices::{self, OpenedPort, PortRequest, SystemRequest};
+use crate::dataplane::machine::Memory;
 use crate::dpdk::{Eal, Mbuf};
 use crate::nat::destination::Inside;
 use crate::nat::policy::Policy;
@@ -21,17 +24,20 @@ use std::sync::Arc;
 /// One sentence with the way out.
 pub fn open(config: &Validated, seed: u64) -> Result<Devices<Mbuf>, Failure> {
     let failed = |what: &str, why: String| Failure::new(FailureKind::Failed, what.to_owned(), why);
+    enough_memory(config)?;
     let policy = preview(config).map_err(|report| failed("configuration", report.to_string()))?;
     let system = SystemRequest {
         workers: config.system.workers,
         hugepages: config.system.hugepages,
+        buffers: packet_buffers(config),
         instance: config.system.instance.clone(),
         eal_args: config.system.eal_args.clone(),
     };
-    let mut requests = Vec::new();
-    for (id, port) in (0..).map(PortId).zip(&config.ports) {
-        requests.push(request(id, port, &system, &policy)?);
-    }
+    let requests: Vec<PortRequest> = (0..)
+        .map(PortId)
+        .zip(&config.ports)
+        .map(|(id, port)| request(id, port, &policy))
+        .collect();
     let steering = SourceSteering::new(&mut Random::from_seed(seed));
     let opened = devices::open(&system, &requests, &steering)
         .map_err(|e| failed("devices", e.to_string()))?;
@@ -57,23 +63,30 @@ pub fn open(config: &Validated, seed: u64) -> Result<Devices<Mbuf>, Failure> {
     })
 }
 
-fn request(
-    id: PortId,
-    port: &validated::Port,
-    system: &SystemRequest,
-    policy: &Policy,
-) -> Result<PortRequest, Failure> {
-    let text = port.device.to_string();
-    let device = text
-        .parse()
-        .map_err(|e: crate::dataplane::device::DeviceError| {
-            Failure::new(
-                FailureKind::Failed,
-                format!("port {}", port.label.name),
-                e.to_string(),
-            )
-        })?;
-    let one_a_worker = port.device.is_pci() && port.queues == u16::from(system.workers);
+/// Refuses what would not fit into the machine: the kernel promises more memory than it has, and ends the process that
+/// asks for it.
+fn enough_memory(config: &Validated) -> Result<(), Failure> {
+    let capacity = Capacity::of(config);
+    let memory = Memory::read();
+    let huge = match config.system.hugepages {
+        true => memory.huge.free_bytes.min(capacity.buffer_bytes),
+        false => 0,
+    };
+    let there = memory.available_bytes + huge;
+    if capacity.needed_bytes <= there {
+        return Ok(());
+    }
+    let why = format!(
+        "the configuration needs {}, and the machine has {} to give",
+        bytes(capacity.needed_bytes),
+        bytes(there)
+    );
+    Err(Failure::new(FailureKind::Failed, "memory", why).hint(
+        "lower system.sessions, the ports' descriptors or their queues; `natgate check` prints the arithmetic",
+    ))
+}
+
+fn request(id: PortId, port: &validated::Port, policy: &Policy) -> PortRequest {
     let mut interfaces = policy
         .interfaces
         .iter()
@@ -85,16 +98,16 @@ fn request(
             .get(id)
             .is_some_and(|inside| *inside != Inside::Never)
     };
-    Ok(PortRequest {
+    PortRequest {
         name: port.label.name.clone(),
-        device,
-        queues: (!one_a_worker).then_some(port.queues),
+        device: port.device.clone(),
+        queues: port.queues,
         mtu: port.mtu,
         mac: port.mac.map(MacAddr),
         promiscuous: port.promiscuous,
         descriptors: port.descriptors,
         inside: interfaces.any(|interface| inside(interface.id.index())),
-    })
+    }
 }
 
 fn device(port: OpenedPort) -> PortDevice {

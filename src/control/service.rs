@@ -58,7 +58,7 @@ fn live<B: Buffer>(
     slot: &Slot,
     signals: &mut SignalsInfo,
 ) -> Result<Daemon, Failure> {
-    let placement = Placement::of(&loaded.validated.system);
+    let placement = Placement::of(&loaded.validated);
     let seed = entropy()?.next_u64();
     let devices = open(&loaded.validated, seed)?;
     let daemon = daemon::start(devices, loaded, file, &placement, seed)?;

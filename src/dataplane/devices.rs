@@ -9,27 +9,28 @@ use nix::net::if_::InterfaceFlags;
 use crate::base::PortId;
 use crate::dataplane::buffer::{BURST, Buffer, Burst};
 use crate::dataplane::device::{Device, PortSpec};
+use crate::dataplane::machine::{self, Memory};
+use crate::dataplane::provision::{CACHE, PacketBuffers};
 use crate::dataplane::worker::{BufferPool, Numbered, PortQueues, RxQueue, TxQueue};
 use crate::dpdk::{
-    self, Checksum, Eal, EalOptions, Error, HugePages, Mbuf, Mempool, Port, PortConfig, ProbedPort,
+    self, Checksum, Eal, EalOptions, Error, Mbuf, Mempool, Port, PortConfig, ProbedPort,
 };
 use crate::dpdk::{Link, PortStats, RssConfig, RssFields};
 use crate::nat::rss::{self, SourceSteering};
 use crate::wire::MacAddr;
 
-/// Buffers each worker's cache may keep.
-const CACHE: u32 = 256;
-
-/// Buffers a worker may hold between bursts: waiting for neighbours or fragments, in rings, in flight.
-const HELD_PER_WORKER: u32 = 4096;
+/// What DPDK wants beside the packet buffers: rings, device memory.
+const EAL_BYTES: u64 = 64 << 20;
 
 /// What the process as a whole asks of DPDK.
 #[derive(Clone, Debug)]
 pub struct SystemRequest {
     /// Workers.
     pub workers: u8,
-    /// Use huge pages when there are any.
+    /// Use huge pages when there are enough.
     pub hugepages: bool,
+    /// The packet buffers of all ports.
+    pub buffers: PacketBuffers,
     /// Distinguishes processes on one machine.
     pub instance: String,
     /// Further EAL arguments.
@@ -43,8 +44,8 @@ pub struct PortRequest {
     pub name: String,
     /// Its device.
     pub device: Device,
-    /// Queues wanted; `None` is one for each worker where the device can.
-    pub queues: Option<u16>,
+    /// Receive queues.
+    pub queues: u16,
     /// Largest IP packet, bytes.
     pub mtu: u16,
     /// MAC address to set.
@@ -77,6 +78,9 @@ pub struct OpenedPort {
 impl OpenedPort {
     /// State of the link, which is also published to the workers.
     pub fn poll_link(&self) -> Link {
+        if let Err(error) = self.port.fail_over() {
+            tracing::error!("{error}");
+        }
         // A driver that does not know is taken at its best.
         let link = self.port.link().unwrap_or(Link {
             up: true,
@@ -140,28 +144,23 @@ pub fn open(
     let specs: Vec<PortSpec> = requests
         .iter()
         .enumerate()
-        .map(|(i, r)| spec(i as u16, r, workers))
+        .map(|(i, r)| spec(i as u16, r))
         .collect();
-    let room = specs
-        .iter()
-        .map(|s| s.device.frame_room(s.mtu))
-        .max()
-        .unwrap_or(2048);
-    let count = buffers_needed(requests, &specs, workers);
-    let eal = Eal::init(&eal_options(system, &specs, count, room))?;
-    let pool = Mempool::create(&eal, "natgate", count, room, CACHE, None)?;
+    for spec in &specs {
+        // Before DPDK looks at them: it says less, or nothing.
+        dpdk::check_device(spec)?;
+    }
+    let eal = Eal::init(&eal_options(system, &specs))?;
+    let pool = pool(&eal, system.buffers, &specs)?;
     let mut ports = Vec::new();
     let mut devices: Vec<Vec<PortQueues<Mbuf>>> = (0..workers).map(|_| Vec::new()).collect();
     for (i, (request, spec)) in requests.iter().zip(&specs).enumerate() {
         let probed = ProbedPort::probe(&eal, spec)?;
-        let config = port_config(request, spec, &probed, workers, steering)?;
+        let config = port_config(request, spec, &probed, workers, steering);
         let mut port = probed.configure(&config, std::slice::from_ref(&pool))?;
         port.start()?;
-        if let Some(mac) = request.mac {
-            // Where the driver cannot, promiscuous reception and our own check of the address stand in for it.
-            let _ = port.set_mac(mac.0);
-        }
-        let mac = request.mac.map_or_else(|| port.mac().map(MacAddr), Ok)?;
+        let mac = address(spec, &port, request.mac)?;
+        announce(spec, &port, mac);
         let opened = OpenedPort {
             id: PortId(i as u16),
             mac,
@@ -198,54 +197,115 @@ fn kernel_link(name: &str) -> Option<bool> {
     Some(on.flags.contains(works))
 }
 
-fn spec(index: u16, request: &PortRequest, workers: u16) -> PortSpec {
-    let queues = request
-        .queues
-        .unwrap_or(workers)
-        .min(request.device.max_queues())
-        .max(1);
+/// The port's MAC address: the wanted one, or its own. A driver that cannot change it must receive everything instead; the
+/// packet path looks at the address anyway.
+fn address(spec: &PortSpec, port: &Port, wanted: Option<MacAddr>) -> Result<MacAddr, Error> {
+    let own = port.mac().map(MacAddr)?;
+    match (&spec.device, wanted) {
+        // The driver's address is that of the kernel's end: on a bridge or a host there must be two.
+        (Device::Tap { .. }, wanted) => Ok(wanted.unwrap_or(opposite(own))),
+        (_, None) => Ok(own),
+        (_, Some(mac)) => {
+            if port.set_mac(mac.0).is_err() {
+                port.receive_everything()?;
+            }
+            Ok(mac)
+        }
+    }
+}
+
+/// Another address of the same kind.
+fn opposite(MacAddr(mut bytes): MacAddr) -> MacAddr {
+    bytes[5] ^= 1;
+    MacAddr(bytes)
+}
+
+/// Logs what became of a port.
+fn announce(spec: &PortSpec, port: &Port, mac: MacAddr) {
+    let (info, config, granted) = (port.info(), port.config(), port.granted());
+    let spread = match (config.rx_queues, granted.rss_key && granted.reta) {
+        (1, _) => "one queue",
+        (_, true) => "to the worker of each subscriber",
+        (_, false) => "as the device does; strays are handed over",
+    };
+    tracing::info!(
+        port = spec.name,
+        device = %spec.device,
+        driver = info.driver,
+        %mac,
+        mtu = config.mtu,
+        rx_queues = config.rx_queues,
+        tx_queues = config.tx_queues,
+        spread,
+        checks_checksums = granted.ip_checksum && granted.l4_checksum,
+        numa_node = info.numa_node,
+        "port is open"
+    );
+}
+
+fn spec(index: u16, request: &PortRequest) -> PortSpec {
     PortSpec {
         name: request.name.clone(),
         index,
         device: request.device.clone(),
-        queues,
+        queues: request.queues,
         mtu: request.mtu,
     }
 }
 
-/// Every descriptor can hold a buffer, and so can every cache and every worker's hands.
-fn buffers_needed(requests: &[PortRequest], specs: &[PortSpec], workers: u16) -> u32 {
-    let rings: u32 = requests
-        .iter()
-        .zip(specs)
-        .map(|(r, s)| u32::from(r.descriptors) * (u32::from(s.queues) + u32::from(workers)))
-        .sum();
-    let hands = u32::from(workers) * (HELD_PER_WORKER + CACHE * 2 + 4 * BURST as u32);
-    (rings + hands).next_power_of_two() - 1
+/// The buffers of all ports, on the node of the cards where that node has the memory.
+fn pool(eal: &Eal, buffers: PacketBuffers, specs: &[PortSpec]) -> Result<Mempool, Error> {
+    let PacketBuffers { count, room } = buffers;
+    let create = |node| Mempool::create(eal, "natgate", count, room, CACHE, node);
+    // Without huge pages DPDK knows of no nodes; the kernel then places each page near the worker that uses it first.
+    let near = machine::node_of_cards(specs.iter().map(|spec| &spec.device));
+    let Some(node) = near.filter(|_| eal.huge()) else {
+        return create(None);
+    };
+    create(Some(node)).or_else(|error| {
+        tracing::warn!(
+            node,
+            "packet buffers are not on the cards' NUMA node: {error}"
+        );
+        create(None)
+    })
 }
 
-fn eal_options(system: &SystemRequest, specs: &[PortSpec], buffers: u32, room: u16) -> EalOptions {
-    let needed = Mempool::footprint(buffers, room);
-    let pages = HugePages::read();
-    let huge = system.hugepages && pages.free_bytes() >= needed;
-    if system.hugepages && !huge {
-        tracing::warn!(
-            "no huge pages: packet buffers live in ordinary memory, at about half the speed (to change: sysctl -w vm.nr_hugepages={})",
-            pages.needed(needed)
-        );
-    }
+fn eal_options(system: &SystemRequest, specs: &[PortSpec]) -> EalOptions {
+    let bytes = system.buffers.bytes() + EAL_BYTES;
     let mut options = EalOptions::new(&system.instance);
-    options.huge = huge;
-    options.in_memory = !specs.iter().any(|s| s.device.shares_memory());
-    let bytes = Mempool::footprint(buffers, room) + (64 << 20);
+    options.huge = system.hugepages && huge_pages_suffice(bytes);
     options.memory_mb = bytes.div_ceil(1 << 20) as u32;
     options.pci = specs
         .iter()
-        .filter(|s| s.device.pci().is_some())
-        .map(|s| s.attachment().devargs)
+        .flat_map(|spec| match spec.members() {
+            members if members.is_empty() => vec![spec.clone()],
+            members => members,
+        })
+        .map(|spec| spec.attachment())
+        .filter(|attachment| attachment.pci)
+        .map(|attachment| attachment.devargs)
         .collect();
     options.extra = system.eal_args.clone();
     options
+}
+
+/// Whether `bytes` of packet buffers fit into unused huge pages; logs what was found.
+fn huge_pages_suffice(bytes: u64) -> bool {
+    let pages = Memory::read().huge;
+    let (free_mib, needed_mib) = (pages.free_bytes >> 20, bytes.div_ceil(1 << 20));
+    let enough = pages.free_bytes >= bytes;
+    if enough {
+        tracing::info!(free_mib, needed_mib, "packet buffers live in huge pages");
+    } else {
+        tracing::warn!(
+            free_mib,
+            needed_mib,
+            "too few huge pages: packet buffers live in ordinary memory, at about half the speed (to change: sysctl -w vm.nr_hugepages={})",
+            pages.total + pages.needed(bytes - pages.free_bytes)
+        );
+    }
+    enough
 }
 
 fn port_config(
@@ -254,21 +314,15 @@ fn port_config(
     probed: &ProbedPort,
     workers: u16,
     steering: &SourceSteering,
-) -> Result<PortConfig, Error> {
+) -> PortConfig {
     let info = probed.info();
-    if request.device.pci().is_some() && request.queues.is_none() && info.max_rx_queues < workers {
-        return Err(Error::Device(format!(
-            "port {}: the card has {} receive queues for {workers} workers (set system.workers = {}, or port.queues = {} to let the others take handed-over packets only)",
-            spec.name, info.max_rx_queues, info.max_rx_queues, info.max_rx_queues
-        )));
-    }
-    let rx_queues = spec.queues.min(info.max_rx_queues).max(1);
-    // A tap has as many queues one way as the other.
+    let rx_queues = spec.queues;
+    // A tap has as many queues one way as the other, and a memif as many as its peer.
     let own_tx = match spec.device {
-        Device::Tap { .. } => rx_queues,
+        Device::Tap { .. } | Device::Memif { .. } => rx_queues,
         _ => workers,
     };
-    Ok(PortConfig {
+    PortConfig {
         rx_queues,
         tx_queues: own_tx
             .min(info.max_tx_queues)
@@ -277,11 +331,13 @@ fn port_config(
         rx_descriptors: request.descriptors,
         tx_descriptors: request.descriptors,
         mtu: request.mtu,
-        promiscuous: request.promiscuous,
+        // A bond's driver drops broadcasts whose members cannot be told to receive multicast, and not every member filters
+        // for the bond's address.
+        promiscuous: request.promiscuous || matches!(spec.device, Device::Bond { .. }),
         rss: (rx_queues > 1 && info.reta_size > 0)
             .then(|| rss_config(request, info, rx_queues, steering)),
         checksum_offload: true,
-    })
+    }
 }
 
 /// Makes the card agree with the owner of a packet where it can; what it sends elsewhere is handed over.

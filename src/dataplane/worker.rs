@@ -271,6 +271,7 @@ impl<B: Buffer> Worker<B> {
             let elapsed = now.millis - maintained;
             if elapsed > 0 {
                 maintained = now.millis;
+                sink.keep_alive();
                 let slice = slice(elapsed, &shard);
                 shard.maintain(snapshot, now, slice, &mut sink);
             }
@@ -413,6 +414,14 @@ impl<B> WorkerSink<B> {
         }
         if !self.free.is_empty() {
             self.pool.free(&mut self.free);
+        }
+    }
+
+    /// Calls every queue, also without packets: a bond takes part in LACP only while its queues are called.
+    fn keep_alive(&mut self) {
+        let mut nothing = Burst::new();
+        for port in self.tx.iter_mut().flatten() {
+            port.to.queue.transmit(&mut nothing);
         }
     }
 

@@ -24,11 +24,8 @@ pub struct EalOptions {
     /// Memory for packet buffers in MiB. Without huge pages this is all there is; with them it is reserved at start
     /// and grows. 0 leaves it to DPDK.
     pub memory_mb: u32,
-    /// Use huge pages.
+    /// Use huge pages: anonymous ones, which need no mount and leave nothing behind.
     pub huge: bool,
-    /// With huge pages: anonymous ones, which need no mount and leave nothing behind. Not for devices whose peer maps
-    /// the memory (memif without copies).
-    pub in_memory: bool,
     /// CPUs for DPDK's own helper threads (link interrupts): the management CPUs. Empty: wherever this thread may run.
     pub control_cpus: Vec<usize>,
     /// Device arguments of PCI devices. Empty: the PCI bus is not looked at.
@@ -46,7 +43,6 @@ impl EalOptions {
             file_prefix: file_prefix.to_string(),
             memory_mb: 256,
             huge: false,
-            in_memory: true,
             control_cpus: Vec::new(),
             pci: Vec::new(),
             vdevs: Vec::new(),
@@ -76,11 +72,10 @@ impl EalOptions {
         if self.memory_mb > 0 {
             arguments.extend(["-m".into(), self.memory_mb.to_string()]);
         }
-        match (self.huge, self.in_memory) {
-            // DPDK refuses --in-memory together with --no-huge.
-            (false, _) => arguments.extend(["--no-huge".into(), "--no-shconf".into()]),
-            (true, true) => arguments.push("--in-memory".into()),
-            (true, false) => arguments.push("--huge-unlink=always".into()),
+        // DPDK refuses --in-memory together with --no-huge.
+        match self.huge {
+            false => arguments.extend(["--no-huge".into(), "--no-shconf".into()]),
+            true => arguments.push("--in-memory".into()),
         }
         if self.pci.is_empty() {
             arguments.push("--no-pci".into());
@@ -154,11 +149,9 @@ impl Eal {
         // Threads started from here on inherit the CPU set.
         let restored = sched_setaffinity(Pid::from_raw(0), &before);
         started?;
-        if !options.huge || options.in_memory {
-            // DPDK makes a directory although it keeps nothing in it in these modes. Best gone at once: then a killed
-            // process leaves nothing behind. One that is not empty is not ours to remove.
-            let _ = std::fs::remove_dir(runtime_dir(&options.file_prefix));
-        }
+        // DPDK makes a directory although it keeps nothing in it in these modes. Best gone at once: then a killed process
+        // leaves nothing behind. One that is not empty is not ours to remove.
+        let _ = std::fs::remove_dir(runtime_dir(&options.file_prefix));
         let eal = Eal {
             inner: Arc::new(Inner { huge: options.huge }),
         };
@@ -239,75 +232,9 @@ impl Drop for ThreadRegistration {
     }
 }
 
-/// The machine's huge pages of the default size.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HugePages {
-    /// Size of one in KiB.
-    pub size_kib: u64,
-    /// How many there are.
-    pub total: u64,
-    /// How many are unused.
-    pub free: u64,
-}
-
-impl HugePages {
-    /// Reads `/proc/meminfo`; all zero when it cannot be read.
-    pub fn read() -> HugePages {
-        HugePages::parse(&std::fs::read_to_string("/proc/meminfo").unwrap_or_default())
-    }
-
-    fn parse(meminfo: &str) -> HugePages {
-        let value = |key: &str| {
-            meminfo
-                .lines()
-                .find_map(|line| {
-                    line.strip_prefix(key)?
-                        .strip_prefix(':')?
-                        .split_whitespace()
-                        .next()?
-                        .parse()
-                        .ok()
-                })
-                .unwrap_or(0)
-        };
-        HugePages {
-            size_kib: value("Hugepagesize"),
-            total: value("HugePages_Total"),
-            free: value("HugePages_Free"),
-        }
-    }
-
-    /// Bytes in unused huge pages.
-    pub fn free_bytes(&self) -> u64 {
-        self.free * self.size_kib * 1024
-    }
-
-    /// Pages that `bytes` need.
-    pub fn needed(&self, bytes: u64) -> u64 {
-        bytes.div_ceil(self.size_kib.max(1) * 1024)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn huge_pages_are_read_from_meminfo() {
-        let text = "MemTotal: 1 kB\nHugePages_Total:     512\nHugePages_Free:      500\nHugepagesize:       2048 kB\n";
-        let pages = HugePages::parse(text);
-        assert_eq!(
-            pages,
-            HugePages {
-                size_kib: 2048,
-                total: 512,
-                free: 500
-            }
-        );
-        assert_eq!(pages.free_bytes(), 500 << 21);
-        assert_eq!(pages.needed((2 << 20) + 1), 2);
-        assert_eq!(HugePages::parse(""), HugePages::default());
-    }
 
     #[test]
     fn arguments_fit_the_memory_and_the_devices() {
@@ -333,7 +260,5 @@ mod tests {
             card.contains("--lcores=0@(2)") && !card.contains("--no-pci"),
             "{card}"
         );
-        options.in_memory = false;
-        assert!(!options.arguments(&[0]).join(" ").contains("--in-memory"));
     }
 }

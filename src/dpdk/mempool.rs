@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
-use super::eal::{Eal, HugePages};
+use crate::dataplane::machine::Memory;
+use crate::dataplane::provision::PacketBuffers;
+
+use super::eal::Eal;
 use super::error::{Error, refused};
 use super::ffi;
 use super::mbuf::Mbuf;
@@ -85,16 +88,6 @@ impl Mempool {
         })
     }
 
-    /// Bytes of memory a pool takes, rounded up: what to give the EAL.
-    pub fn footprint(count: u32, frame_room: u16) -> u64 {
-        let header = 64 + size_of::<ffi::ng_mbuf>() as u64 + u64::from(ffi::NG_HEADROOM);
-        // DPDK pads objects so that their beginnings spread over the memory channels.
-        let object = (header + u64::from(frame_room)).next_multiple_of(64) + 64;
-        // No object crosses a huge page; the ring behind the pool has a slot for each.
-        let object = object + object / 32 + 16;
-        u64::from(count) * object + (2 << 20)
-    }
-
     /// Buffers not in use, those in threads' caches included. Slow and, while packets move, approximate.
     pub fn available(&self) -> u32 {
         self.inner.available()
@@ -162,17 +155,21 @@ impl Drop for Inner {
 
 /// The sentence for a pool that did not fit into memory.
 fn too_little_memory(count: u32, frame_room: u16) -> Error {
-    let pages = HugePages::read();
-    let bytes = Mempool::footprint(count, frame_room);
+    let pages = Memory::read().huge;
+    let bytes = PacketBuffers {
+        count,
+        room: frame_room,
+    }
+    .bytes();
     let mib = bytes.div_ceil(1 << 20);
     let advice = if pages.size_kib == 0 {
         "give DPDK more memory, or take fewer buffers".to_string()
     } else {
         format!(
-            "use huge pages: `sysctl vm.nr_hugepages={}`, now {} of which {} are free",
+            "use huge pages: `sysctl vm.nr_hugepages={}`, now {} with {} MiB free",
             pages.total + pages.needed(bytes),
             pages.total,
-            pages.free
+            pages.free_bytes >> 20
         )
     };
     Error::Memory(format!(

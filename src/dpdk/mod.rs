@@ -14,6 +14,7 @@
 //! Per packet there is no call into C: bursts and bulk frees are one call, fields are read in place.
 #![allow(unsafe_code)]
 
+mod attach;
 mod eal;
 mod error;
 mod ffi;
@@ -25,7 +26,8 @@ mod port_config;
 mod port_info;
 mod queue;
 
-pub use eal::{Eal, EalOptions, HugePages, ThreadRegistration};
+pub use attach::check_device;
+pub use eal::{Eal, EalOptions, ThreadRegistration};
 pub use error::{Error, take_log};
 pub use mbuf::{Checksum, META_BYTES, Mbuf};
 pub use mempool::{MAX_CACHE, Mempool};

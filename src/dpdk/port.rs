@@ -4,18 +4,19 @@
 //! [`Port::start`] lets packets flow; [`Port::take_rx`] and [`Port::take_tx`] hand out each queue once. A queue handle
 //! keeps its port alive; when all are gone the port stops and closes.
 
-use std::ffi::CString;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::dataplane::device::{Device, PortSpec};
+use crate::dataplane::device::{BondMode, Device, PortSpec};
 
+use super::attach::{
+    Attached, attach, bond, check_device, interface_carrier, interface_mtu, label,
+};
 use super::eal::Eal;
 use super::error::{Error, attempt};
 use super::ffi;
 use super::mempool::Mempool;
-use super::pci;
-use super::port_config::{Granted, PortConfig, RssFields};
+use super::port_config::{Granted, PortConfig, RssConfig, RssFields};
 use super::port_info::{self, Link, PortInfo, PortStats};
 use super::queue::{RxQueue, TxQueue};
 
@@ -25,9 +26,9 @@ pub struct ProbedPort {
     /// What messages call it.
     label: String,
     info: PortInfo,
-    /// The kernel interface that carries the packets and has the say about their size.
-    interface: Option<String>,
+    device: Device,
     attached: Attached,
+    members: Vec<Attached>,
     eal: Eal,
 }
 
@@ -35,43 +36,25 @@ impl ProbedPort {
     /// Makes the device of `spec` known to DPDK and asks what it can do.
     ///
     /// # Errors
-    /// [`Error::Device`] when it is missing or in the wrong hands, [`Error::Dpdk`] when DPDK refuses it.
+    /// [`Error::Dpdk`] when DPDK refuses it; [`check_device`] knows the usual reasons better.
     pub fn probe(eal: &Eal, spec: &PortSpec) -> Result<ProbedPort, Error> {
-        let label = format!("{} ({})", spec.name, spec.device);
-        precheck(&label, &spec.device)?;
-        let attachment = spec.attachment();
-        let nul = |_| Error::Device(format!("port {label}: the device contains a NUL byte"));
-        let name = CString::new(attachment.name).map_err(nul)?;
-        let devargs = CString::new(attachment.devargs).map_err(nul)?;
-        let mut detach = None;
-        if find(&name).is_none() {
-            attempt(
-                || format!("port {label}: DPDK cannot open it"),
-                // SAFETY: the environment is initialised; the string outlives the call, which copies it.
-                || unsafe { ffi::ng_device_attach(devargs.as_ptr()) },
-            )?;
-            detach = (!attachment.pci).then(|| name.clone());
-        }
-        let Some(id) = find(&name) else {
-            return Err(Error::Device(format!(
-                "port {label}: DPDK opened the device but shows no port for it"
-            )));
+        let label = label(spec);
+        let members: Vec<Attached> = spec
+            .members()
+            .iter()
+            .map(|member| attach(&label, member))
+            .collect::<Result<_, _>>()?;
+        let attached = match &spec.device {
+            Device::Bond { mode, .. } => bond(&label, spec, *mode, &members)?,
+            _ => attach(&label, spec)?,
         };
-        let attached = Attached::claim(id, detach).ok_or_else(|| {
-            Error::Device(format!(
-                "port {label}: another port has this device already"
-            ))
-        })?;
-        let info = port_info::read(id, &label)?;
-        let interface = match &spec.device {
-            Device::AfPacket { interface } => Some(interface.clone()),
-            _ => None,
-        };
+        let info = port_info::read(attached.id, &label)?;
         Ok(ProbedPort {
             label,
             info,
-            interface,
+            device: spec.device.clone(),
             attached,
+            members,
             eal: eal.clone(),
         })
     }
@@ -90,14 +73,15 @@ impl ProbedPort {
         let ProbedPort {
             label,
             info,
-            interface,
+            device,
             attached,
+            members,
             eal,
         } = self;
         let mut inner = PortInner {
             id: attached.id,
             label,
-            interface,
+            device,
             config: config.clone(),
             granted: Granted::default(),
             started: false,
@@ -105,6 +89,8 @@ impl ProbedPort {
             tx_taken: flags(config.tx_queues),
             control: Mutex::new(()),
             _attached: attached,
+            members,
+            primary: AtomicUsize::new(0),
             pools: pools.to_vec(),
             _eal: eal,
         };
@@ -117,91 +103,15 @@ impl ProbedPort {
     }
 }
 
-/// What can be found out in better words than DPDK's before it is asked.
-fn precheck(label: &str, device: &Device) -> Result<(), Error> {
-    let missing = |what: String| Err(Error::Device(format!("port {label}: {what}")));
-    if let Some(address) = device.pci() {
-        return pci::check(address)
-            .map_err(|error| Error::Device(format!("port {label}: {error}")));
-    }
-    if let Some(interface) = device.kernel_interface()
-        && !std::path::Path::new("/sys/class/net")
-            .join(interface)
-            .exists()
-    {
-        return missing(format!(
-            "there is no network interface {interface} (`ip link` lists those there are)"
-        ));
-    }
-    match device {
-        Device::Pcap {
-            input: Some(file), ..
-        } => match std::fs::File::open(file) {
-            Ok(_) => Ok(()),
-            Err(error) => missing(format!("cannot read {file}: {error}")),
-        },
-        Device::Tap { .. } if !std::path::Path::new("/dev/net/tun").exists() => missing(
-            "/dev/net/tun is missing (`modprobe tun`; in a container, pass the device in)".into(),
-        ),
-        _ => Ok(()),
-    }
-}
-
-/// What the kernel says an interface's MTU is.
-fn interface_mtu(interface: &str) -> Option<u16> {
-    let text = std::fs::read_to_string(format!("/sys/class/net/{interface}/mtu")).ok()?;
-    let mtu: u32 = text.trim().parse().ok()?;
-    Some(u16::try_from(mtu).unwrap_or(u16::MAX))
-}
-
-fn find(name: &CString) -> Option<u16> {
-    let mut id = 0;
-    // SAFETY: called with the environment initialised; both pointers are valid for the call.
-    (unsafe { ffi::ng_port_by_name(name.as_ptr(), &mut id) } == 0).then_some(id)
-}
-
 fn flags(count: u16) -> Box<[AtomicBool]> {
     (0..count).map(|_| AtomicBool::new(false)).collect()
-}
-
-/// Which port numbers have an owner in this process. DPDK would give the same one out twice, and two owners would be
-/// two threads in one queue.
-static CLAIMED: [AtomicBool; 256] = [const { AtomicBool::new(false) }; 256];
-
-/// A device DPDK knows, owned; closed in the end.
-#[derive(Debug)]
-struct Attached {
-    id: u16,
-    /// The virtual device to detach in the end.
-    detach: Option<CString>,
-}
-
-impl Attached {
-    fn claim(id: u16, detach: Option<CString>) -> Option<Attached> {
-        let taken = CLAIMED.get(usize::from(id))?;
-        (!taken.swap(true, Ordering::AcqRel)).then_some(Attached { id, detach })
-    }
-}
-
-impl Drop for Attached {
-    fn drop(&mut self) {
-        // SAFETY: we are the port's only owner, so nobody receives or sends here; an owner that started it has stopped
-        // it. The name outlives the call.
-        unsafe {
-            ffi::ng_port_close(self.id);
-            if let Some(name) = &self.detach {
-                ffi::ng_virtual_device_detach(name.as_ptr());
-            }
-        }
-        CLAIMED[usize::from(self.id)].store(false, Ordering::Release);
-    }
 }
 
 #[derive(Debug)]
 pub(super) struct PortInner {
     id: u16,
     label: String,
-    interface: Option<String>,
+    device: Device,
     config: PortConfig,
     granted: Granted,
     started: bool,
@@ -209,8 +119,11 @@ pub(super) struct PortInner {
     tx_taken: Box<[AtomicBool]>,
     /// DPDK does not promise that two threads may change one port at a time.
     control: Mutex<()>,
-    // Dropped in this order: the device before the buffers it holds, the environment last.
+    /// The member of an active-backup bond that carries the packets.
+    primary: AtomicUsize,
+    // Dropped in this order: a bond before its members, devices before the buffers they hold, the environment last.
     _attached: Attached,
+    members: Vec<Attached>,
     pools: Vec<Mempool>,
     _eal: Eal,
 }
@@ -228,7 +141,7 @@ impl PortInner {
         ] {
             if want > have {
                 return wrong(format!(
-                    "the device has {have} {way} queues and {want} are wanted (use at most {have} workers, or a device with more)"
+                    "the device has {have} {way} queues and {want} are wanted (set queues = {have} for the port: workers without a queue are handed their packets)"
                 ));
             }
         }
@@ -238,10 +151,11 @@ impl PortInner {
                 config.mtu, info.min_mtu, info.max_mtu
             ));
         }
-        if let Some(interface) = &self.interface
-            && let Some(kernel) = interface_mtu(interface)
-            && kernel < config.mtu
-        {
+        let small = self
+            .sized_by_kernel()
+            .filter_map(|interface| Some((interface, interface_mtu(interface)?)))
+            .find(|(_, kernel)| *kernel < config.mtu);
+        if let Some((interface, kernel)) = small {
             return wrong(format!(
                 "{interface} has an MTU of {kernel}, {} is wanted (set mtu = {kernel} for the port, or `ip link set {interface} mtu {}`)",
                 config.mtu, config.mtu
@@ -263,7 +177,9 @@ impl PortInner {
 
     fn set_up(&mut self, info: &PortInfo) -> Result<(), Error> {
         let (id, label, config) = (self.id, &self.label, &self.config);
-        let rss = config.rss.clone().unwrap_or_default();
+        // Borrowed for as long as the port lives: drivers keep the pointer to the key and read it when the port starts.
+        let none = RssConfig::default();
+        let rss = config.rss.as_ref().unwrap_or(&none);
         let mut wanted = ffi::ng_port_config {
             rx_queues: config.rx_queues,
             tx_queues: config.tx_queues,
@@ -280,7 +196,8 @@ impl PortInner {
         };
         attempt(
             || format!("port {label}: cannot configure {} queues", config.rx_queues),
-            // SAFETY: the port exists and is stopped; `wanted` and the key it points to outlive the call.
+            // SAFETY: the port exists and is stopped; `wanted` outlives the call, and the key it points to, which nobody
+            // changes, outlives the port.
             || unsafe { ffi::ng_port_configure(id, &mut wanted) },
         )?;
         self.granted.rss = RssFields::from_bits(wanted.rss_used);
@@ -311,7 +228,9 @@ impl PortInner {
                 || unsafe { ffi::ng_tx_queue_setup(id, queue, tx) },
             )?;
         }
-        if self.interface.is_none() {
+        // A bond's members get their MTU when it starts, and cannot be given one before.
+        let bonded = matches!(self.device, Device::Bond { .. });
+        if !bonded && self.sized_by_kernel().next().is_none() {
             optional(
                 || format!("port {label}: cannot set the MTU to {}", config.mtu),
                 // SAFETY: the port exists and is stopped.
@@ -321,13 +240,29 @@ impl PortInner {
         Ok(())
     }
 
+    /// The kernel interfaces that have the say about the size of packets.
+    fn sized_by_kernel(&self) -> impl Iterator<Item = &str> {
+        self.device.parts().iter().filter_map(|part| match part {
+            Device::AfPacket { interface } => Some(interface.as_str()),
+            _ => None,
+        })
+    }
+
     /// The MTU to tell the driver. The af_packet driver claims a limit of 1500, but the kernel and the size of the ring's
     /// slots are what really bounds it.
     fn driver_mtu(&self) -> u16 {
-        match self.interface {
+        match self.sized_by_kernel().next() {
             Some(_) => self.config.mtu.min(1500),
             None => self.config.mtu,
         }
+    }
+
+    /// The carriers of all kernel interfaces behind the port, in order; none when it has other devices, too.
+    fn carriers(&self) -> Option<Vec<bool>> {
+        let parts = self.device.parts().iter();
+        parts
+            .map(|part| part.kernel_interface().map(interface_carrier))
+            .collect()
     }
 
     fn start(&mut self) -> Result<(), Error> {
@@ -357,7 +292,20 @@ impl PortInner {
         {
             self.granted.reta = self.set_reta(&rss.reta)?;
         }
+        self.granted.rss_key &= self.key_in_force()?;
         Ok(())
+    }
+
+    /// Whether the device hashes with the wanted key, as far as it tells.
+    fn key_in_force(&self) -> Result<bool, Error> {
+        let wanted = self.config.rss.as_ref().map_or(&[][..], |rss| &rss.key);
+        let mut key = vec![0; wanted.len()];
+        let told = optional(
+            || format!("port {}: cannot read the RSS key", self.label),
+            // SAFETY: the port is started; the shim writes the given number of bytes at most.
+            || unsafe { ffi::ng_port_rss_key(self.id, key.as_mut_ptr(), key.len() as u8) },
+        )?;
+        Ok(!told || key == wanted)
     }
 
     /// False when the device has no such table.
@@ -429,16 +377,17 @@ pub struct Port {
 }
 
 impl Port {
-    /// [`ProbedPort::probe`], [`ProbedPort::configure`] and [`Port::start`] in one.
+    /// [`check_device`], [`ProbedPort::probe`], [`ProbedPort::configure`] and [`Port::start`] in one.
     ///
     /// # Errors
-    /// Those of the three.
+    /// Those of the four.
     pub fn open(
         eal: &Eal,
         spec: &PortSpec,
         config: &PortConfig,
         pools: &[Mempool],
     ) -> Result<Port, Error> {
+        check_device(spec)?;
         let mut port = ProbedPort::probe(eal, spec)?.configure(config, pools)?;
         port.start()?;
         Ok(port)
@@ -504,7 +453,7 @@ impl Port {
 
     /// Largest IP packet in bytes, as the device has it.
     pub fn mtu(&self) -> Result<u16, Error> {
-        if let Some(mtu) = self.inner.interface.as_deref().and_then(interface_mtu) {
+        if let Some(mtu) = self.inner.sized_by_kernel().filter_map(interface_mtu).min() {
             return Ok(mtu);
         }
         let mut mtu = 0;
@@ -533,6 +482,22 @@ impl Port {
         })
     }
 
+    /// Receives frames for every station from now on. A device that cannot choose does so anyway.
+    pub fn receive_everything(&self) -> Result<(), Error> {
+        let _one_at_a_time = self.inner.control();
+        let what = || {
+            format!(
+                "port {}: cannot receive frames for others",
+                self.inner.label
+            )
+        };
+        // SAFETY: the port exists.
+        optional(what, || unsafe {
+            ffi::ng_port_promiscuous(self.inner.id, 1)
+        })
+        .map(drop)
+    }
+
     /// Receives frames for a further MAC address.
     pub fn add_mac(&self, mac: [u8; 6]) -> Result<(), Error> {
         // SAFETY: the port exists; the shim reads the six bytes.
@@ -550,7 +515,41 @@ impl Port {
     /// State of the link, without waiting for it.
     pub fn link(&self) -> Result<Link, Error> {
         let _one_at_a_time = self.inner.control();
-        port_info::link(self.inner.id, &self.inner.label)
+        let link = port_info::link(self.inner.id, &self.inner.label)?;
+        // The drivers of kernel interfaces believe their link up, whatever becomes of it.
+        let carriers = self.inner.carriers();
+        Ok(Link {
+            up: carriers.map_or(link.up, |carriers| carriers.contains(&true)),
+            ..link
+        })
+    }
+
+    /// Moves an active-backup bond of kernel interfaces to a member with a carrier when the present one has lost its own;
+    /// the bonding driver sees to all others by itself.
+    pub fn fail_over(&self) -> Result<(), Error> {
+        let inner = &self.inner;
+        let backed_up = matches!(
+            inner.device,
+            Device::Bond {
+                mode: BondMode::ActiveBackup,
+                ..
+            }
+        );
+        let Some(carriers) = inner.carriers().filter(|_| backed_up) else {
+            return Ok(());
+        };
+        let present = inner.primary.load(Ordering::Relaxed);
+        let next = carriers.iter().position(|&up| up).unwrap_or(present);
+        if carriers[present] || next == present {
+            return Ok(());
+        }
+        let member = inner.members[next].id;
+        // SAFETY: both ports exist; the driver allows the change while packets flow.
+        self.ask("change to another member", |id| unsafe {
+            ffi::ng_bond_set_primary(id, member)
+        })?;
+        inner.primary.store(next, Ordering::Relaxed);
+        Ok(())
     }
 
     /// The common counters since the start or the last reset.

@@ -1,5 +1,6 @@
 //! Packet buffers and the pools they come from.
 
+use natgate::dataplane::provision::PacketBuffers;
 use natgate::dpdk::{BURST, Checksum, EalOptions, Error, Mbuf, Mempool};
 
 use crate::{Burst, eal, pool};
@@ -106,7 +107,7 @@ fn the_footprint_is_an_upper_bound() {
     let budget = u64::from(EalOptions::new("").memory_mb - 16) << 20;
     for (n, room) in [512u16, 2048, 9216].into_iter().enumerate() {
         let mut count = 1 << 20;
-        while Mempool::footprint(count, room) > budget {
+        while (PacketBuffers { count, room }).bytes() > budget {
             count -= 1024;
         }
         let made = Mempool::create(&eal, &format!("fits{n}"), count, room, 0, None);

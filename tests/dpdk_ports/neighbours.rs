@@ -88,6 +88,10 @@ fn kernel_ports_carry_full_frames_and_keep_vlan_tags() {
             "mtu {mtu}: {:?}",
             received.iter().map(Vec::len).collect::<Vec<_>>()
         );
+        assert!(left.link().unwrap().up);
+        // A cable whose other end is switched off, as the kernel sees it.
+        assert!(ip("link set ngtest1 down"));
+        assert!(!left.link().unwrap().up && !right.link().unwrap().up);
         drop((left, right, tx, rx));
         let wide = PortConfig {
             mtu: mtu + 1,

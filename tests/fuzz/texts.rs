@@ -127,7 +127,7 @@ fn devices() {
         "af_packet:eth1",
         "af_xdp:ens3f0",
         "tap:nat0",
-        "memif:/run/m.sock,id=7,role=client,queues=2",
+        "memif:/run/m.sock,id=7,role=client",
         "pcap:a.pcap,b.pcap",
         "null:size=128,rx=no",
         "dpdk:net_ring0,x=1",

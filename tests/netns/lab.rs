@@ -16,6 +16,10 @@ pub struct Setup {
     pub kernel: Option<&'static str>,
     /// TOML appended to the lab's base configuration.
     pub natgate: &'static str,
+    /// TOML of natgate's ports `p-lan` and `p-wan`; `MTU` and `DIR` stand for the MTU of the wire and the scratch directory.
+    pub ports: &'static str,
+    /// Commands of `ip` that make more links in the middle namespace before natgate starts.
+    pub links: &'static str,
     /// Addresses of `wan0`, the primary one first.
     pub wan: &'static [&'static str],
     /// Addresses the kernel must hold on `wan0` to answer ARP for them; natgate answers for its pools.
@@ -31,6 +35,16 @@ impl Setup {
     pub const PLAIN: Setup = Setup {
         kernel: Some(""),
         natgate: "",
+        ports: r#"
+            [[port]]
+            name = "p-lan"
+            device = "af_packet:lan0"
+            [[port]]
+            name = "p-wan"
+            device = "af_packet:wan0"
+            mtu = MTU
+        "#,
+        links: "",
         wan: &["203.0.113.1/24", "2001:db8::1/64"],
         kernel_extra: &[],
         wan_mtu: 1500,
@@ -207,6 +221,11 @@ pub fn on_natgate(setup: &Setup, test: impl Fn(&mut Lab)) {
     run_on(&WORKERS.map(Kind::Natgate), setup, &test);
 }
 
+/// Runs a test through natgate with this many workers: where queues are shared out among them.
+pub fn on_workers(workers: usize, setup: &Setup, test: impl Fn(&mut Lab)) {
+    run_on(&[Kind::Natgate(workers)], setup, &test);
+}
+
 /// Runs a test through the kernel and natgate with two workers: for long transfers, where a third and
 /// fourth run would cost minutes and tell nothing new.
 pub fn once_on_each(setup: &Setup, test: impl Fn(&mut Lab)) {
@@ -288,6 +307,7 @@ fn build_network(inside: &Ns, middle: &Ns, outside: &Ns, setup: &Setup) {
                     addr add 192.0.2.9/24 dev eth1");
         middle.ip("link set wan1 up");
     }
+    middle.ip(setup.links);
     inside.ip("route add default via 10.0.0.1
                route add default via fd00:1::1");
     // Untranslated packets must be seen and answered too.

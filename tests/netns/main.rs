@@ -28,16 +28,20 @@ mod lab;
 mod natgate;
 #[path = "../common/ns.rs"]
 mod ns;
+#[path = "../common/pcap.rs"]
+mod pcap;
 mod probe;
 #[path = "../common/process.rs"]
 mod process;
 mod raw;
 mod servers;
 
+mod at_bonds;
 mod at_cluster;
 mod at_exempt;
 mod at_forward;
 mod at_gateway;
+mod at_ports;
 mod at_reload;
 mod at_snat;
 mod programs;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -11,18 +12,31 @@ use crate::lab::{Gateway, Setup};
 use crate::ns::Ns;
 use crate::process::{BINARY, Process};
 
+/// How long a link may take to come up.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 /// A running `natgate run` in the middle namespace.
 pub struct Natgate {
     ns: Arc<Ns>,
     process: Process,
-    dir: PathBuf,
+    files: Files,
     workers: usize,
+}
+
+/// An instance's name, and where its files are: `NAME.toml`, `NAME.sock`, `NAME.log`.
+struct Files {
+    name: &'static str,
+    dir: PathBuf,
 }
 
 impl Natgate {
     /// Writes the configuration, starts the binary and waits until it is ready.
     pub fn start(ns: Arc<Ns>, dir: &Path, workers: usize, setup: &Setup) -> Natgate {
-        ns.sysctl(&["net.ipv4.ip_forward=0"]);
+        ns.sysctl(&[
+            "net.ipv4.ip_forward=0",
+            // Interfaces that natgate or a test makes here must not speak of themselves.
+            "net.ipv6.conf.default.disable_ipv6=1",
+        ]);
         for device in ["lan0", "wan0", "wan1"] {
             if device != "wan1" || setup.second_uplink {
                 // The kernel must not answer on the device that natgate drives.
@@ -30,23 +44,61 @@ impl Natgate {
                 ns.sysctl(&[&format!("net.ipv6.conf.{device}.disable_ipv6=1")]);
             }
         }
-        write_config(dir, workers, setup);
-        Natgate {
-            process: spawn(&ns, dir),
-            ns,
+        Natgate::run("natgate", ns, dir, workers, &network(setup))
+    }
+
+    /// Starts a second natgate beside the lab's own: `network` is its configuration below `[metrics]`, where `DIR` stands
+    /// for `dir`.
+    pub fn beside(ns: Arc<Ns>, dir: &Path, workers: usize, network: &str) -> Natgate {
+        Natgate::run("second", ns, dir, workers, network)
+    }
+
+    fn run(name: &'static str, ns: Arc<Ns>, dir: &Path, workers: usize, network: &str) -> Natgate {
+        let files = Files {
+            name,
             dir: dir.to_path_buf(),
+        };
+        files.write_config(workers, network);
+        Natgate {
+            process: files.spawn(&ns),
+            ns,
+            files,
             workers,
         }
     }
 
     /// The configuration file.
     pub fn config(&self) -> PathBuf {
-        self.dir.join(CONFIG)
+        self.files.path("toml")
     }
 
     /// Writes the configuration for `setup` without telling the process.
     pub fn write_config(&self, setup: &Setup) {
-        write_config(&self.dir, self.workers, setup);
+        self.files.write_config(self.workers, &network(setup));
+    }
+
+    /// What the process has printed so far.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// Waits until an interface works, for routes lead through it from then on: memif peers and bonds need a moment.
+    pub fn wait_for_interface(&self, name: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        let up = |document: Value| {
+            let interfaces = document["interfaces"].as_array().expect("a list").clone();
+            interfaces
+                .iter()
+                .any(|interface| interface["interface"] == name && interface["up"] == true)
+        };
+        while !up(self.show("interfaces")) {
+            assert!(
+                Instant::now() < deadline,
+                "{name} does not come up; log:\n{}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(25));
+        }
     }
 
     /// Runs a client command (`show`, `clear`, `reload` …) against this instance.
@@ -65,23 +117,46 @@ impl Natgate {
     }
 }
 
-/// The configuration, in the lab's scratch directory.
-const CONFIG: &str = "natgate.toml";
-/// The API, beside it.
-const SOCKET: &str = "natgate.sock";
+impl Files {
+    fn path(&self, extension: &str) -> PathBuf {
+        self.dir.join(format!("{}.{extension}", self.name))
+    }
 
-fn write_config(dir: &Path, workers: usize, setup: &Setup) {
-    let text = config_text(workers, &dir.join(SOCKET), setup);
-    std::fs::write(dir.join(CONFIG), text).unwrap();
-}
+    /// Writes the whole configuration with this network.
+    fn write_config(&self, workers: usize, network: &str) {
+        let (name, process) = (self.name, std::process::id());
+        // One listener for metrics in the namespace: the lab's own instance has it.
+        let metrics = match name {
+            "natgate" => "127.0.0.1:9464",
+            _ => "",
+        };
+        let text = format!(
+            r#"schema = 1
+[system]
+hugepages = false
+workers = {workers}
+memory = "256MiB"
+sessions = 65536
+instance = "{name}-{process}"
+[api]
+socket = "{}"
+[metrics]
+listen = "{metrics}"
+{}"#,
+            self.path("sock").display(),
+            network.replace("DIR", &self.dir.display().to_string())
+        );
+        std::fs::write(self.path("toml"), text).unwrap();
+    }
 
-/// Starts the binary and waits until it forwards.
-fn spawn(ns: &Ns, dir: &Path) -> Process {
-    let mut command = ns.command(BINARY);
-    command.args(["run", "-c"]).arg(dir.join(CONFIG));
-    let mut process = Process::start(command, &dir.join(SOCKET), &dir.join("natgate.log"));
-    process.wait_until_ready();
-    process
+    /// Starts the binary and waits until it forwards.
+    fn spawn(&self, ns: &Ns) -> Process {
+        let mut command = ns.command(BINARY);
+        command.args(["run", "-c"]).arg(self.path("toml"));
+        let mut process = Process::start(command, &self.path("sock"), &self.path("log"));
+        process.wait_until_ready();
+        process
+    }
 }
 
 impl Gateway for Natgate {
@@ -96,7 +171,7 @@ impl Gateway for Natgate {
 
     fn restart(&mut self) {
         self.process.stop();
-        self.process = spawn(&self.ns, &self.dir);
+        self.process = self.files.spawn(&self.ns);
     }
 
     fn finish(&mut self) {
@@ -113,36 +188,16 @@ impl Gateway for Natgate {
     }
 }
 
-/// The lab's base configuration followed by the test's own part.
-fn config_text(workers: usize, socket: &Path, setup: &Setup) -> String {
-    let wan = format!("{:?}", setup.wan);
-    let socket = socket.display();
-    let mtu = setup.wan_mtu;
-    let instance = format!("natlab-{}", std::process::id());
+/// The lab's network followed by the test's own part.
+fn network(setup: &Setup) -> String {
+    let ports = setup.ports.replace("MTU", &setup.wan_mtu.to_string());
     let second = if setup.second_uplink {
         SECOND_UPLINK
     } else {
         ""
     };
     format!(
-        r#"schema = 1
-[system]
-hugepages = false
-workers = {workers}
-memory = "256MiB"
-sessions = 65536
-instance = "{instance}"
-[api]
-socket = "{socket}"
-[metrics]
-listen = "127.0.0.1:9464"
-[[port]]
-name = "p-lan"
-device = "af_packet:lan0"
-[[port]]
-name = "p-wan"
-device = "af_packet:wan0"
-mtu = {mtu}
+        r#"{ports}
 [[interface]]
 name = "lan0"
 port = "p-lan"
@@ -150,7 +205,7 @@ address = ["10.0.0.1/24", "fd00:1::1/64"]
 [[interface]]
 name = "wan0"
 port = "p-wan"
-address = {wan}
+address = {:?}
 {second}
 [[route]]
 prefix = "0.0.0.0/0"
@@ -161,7 +216,7 @@ prefix = "::/0"
 via = "2001:db8::9"
 interface = "wan0"
 {}"#,
-        setup.natgate
+        setup.wan, setup.natgate
     )
 }
 

@@ -12,6 +12,7 @@ use super::super::values;
 use super::operands::{Names, element_path};
 use super::{checked, choice, label, required};
 use crate::base::{InterfaceId, PortId, RealmId, VlanId};
+use crate::dataplane::device::{BondMode, MOST_MEMBERS};
 
 /// Most ports and interfaces: what their identifiers and per-interface counters are laid out for.
 const MOST_PORTS: usize = 64;
@@ -33,34 +34,28 @@ pub(super) fn ports(raw: &[raw::Port], system: &System, findings: &mut Findings)
     }
     let one = |(index, port): (usize, &raw::Port)| {
         let path = format!("port[{index}]");
-        let at = format!("{path}.device");
-        let device = required(
-            &at,
-            port.device.as_deref(),
-            "write pci:0000:3b:00.0, af_packet:eth1, …",
-            findings,
-        )
-        .and_then(|text| checked(&at, values::device(text), findings))
-        .unwrap_or(Device::Null);
-        if device != Device::Null
-            && let Some(first) = devices.insert(device.to_string(), findings.place(&path))
-        {
-            findings.error(
-                &at,
-                format!("{device} is driven by the port at {first} already (one port per device)"),
-            );
+        let at = match port.bond {
+            Some(_) => format!("{path}.bond.members"),
+            None => format!("{path}.device"),
+        };
+        let device = device(&path, port, findings).unwrap_or(Device::IDLE);
+        for part in device.parts() {
+            let alone = !matches!(part, Device::Null { .. });
+            if alone && let Some(first) = devices.insert(part.to_string(), findings.place(&path)) {
+                findings.error(
+                    &at,
+                    format!(
+                        "{part} is driven by the port at {first} already (one port per device)"
+                    ),
+                );
+            }
         }
-        let queues = port.queues.unwrap_or(match device {
-            Device::Pci(_) => u16::from(system.workers),
-            _ => 1,
+        let cards = device.parts().iter().any(|part| part.pci().is_some());
+        let queues = port.queues.unwrap_or(match cards {
+            true => u16::from(system.workers),
+            false => 1,
         });
-        if queues > u16::from(system.workers) {
-            let message = format!(
-                "{queues} queues with workers = {} (at most one queue per worker)",
-                system.workers
-            );
-            findings.error(&format!("{path}.queues"), message);
-        }
+        check_queues(&path, queues, &device, system, findings);
         if !port.descriptors.is_power_of_two() {
             let near = port.descriptors.next_power_of_two();
             let message = format!("{} is no power of two (write {near})", port.descriptors);
@@ -81,6 +76,71 @@ pub(super) fn ports(raw: &[raw::Port], system: &System, findings: &mut Findings)
         }
     };
     raw.iter().enumerate().map(one).collect()
+}
+
+/// What a port drives: one device, or several bonded.
+fn device(path: &str, port: &raw::Port, findings: &mut Findings) -> Option<Device> {
+    let at = format!("{path}.device");
+    let Some(bond) = &port.bond else {
+        let what = "write pci:0000:3b:00.0, af_packet:eth1, …";
+        let text = required(&at, port.device.as_deref(), what, findings)?;
+        return checked(&at, values::device(text), findings);
+    };
+    if port.device.is_some() {
+        findings.error(
+            &at,
+            "stands beside bond (a port has a device, or a bond of several)",
+        );
+    }
+    let at = format!("{path}.bond");
+    let mode = choice(&format!("{at}.mode"), &bond.mode, &BondMode::ALL, findings)?;
+    let written = bond.members.as_ref().map_or(&[][..], |members| &members.0);
+    let at = format!("{at}.members");
+    if !(1..=MOST_MEMBERS).contains(&written.len()) {
+        findings.error(
+            &at,
+            format!(
+                "{} members (write 1 to {MOST_MEMBERS} devices, like members = [\"pci:0000:3b:00.0\", \"pci:0000:3b:00.1\"])",
+                written.len()
+            ),
+        );
+        return None;
+    }
+    let members: Vec<Device> = written
+        .iter()
+        .filter_map(|text| checked(&at, values::device(text), findings))
+        .collect();
+    let silent = members.iter().find(|m| m.kernel_interface().is_some());
+    if let Some(member) = silent.filter(|_| mode != BondMode::ActiveBackup) {
+        findings.warn(
+            &at,
+            format!("nothing tells {mode} when {member} loses its link: lacp leaves it out after 90 s, balance never (write mode = \"active-backup\", or use cards)"),
+        );
+    }
+    Some(Device::Bond { mode, members })
+}
+
+fn check_queues(
+    path: &str,
+    queues: u16,
+    device: &Device,
+    system: &System,
+    findings: &mut Findings,
+) {
+    let message = if queues > u16::from(system.workers) {
+        format!(
+            "{queues} queues with workers = {} (at most one queue per worker)",
+            system.workers
+        )
+    } else if queues > device.max_queues() {
+        format!(
+            "{queues} queues are more than {device} can have (at most {}; other workers are handed their packets)",
+            device.max_queues()
+        )
+    } else {
+        return;
+    };
+    findings.error(&format!("{path}.queues"), message);
 }
 
 /// `main`, then every other vrf in the order of first use by an interface.

@@ -31,7 +31,24 @@ pub struct Attachment {
     pub pci: bool,
 }
 
+/// The most members of a bond.
+pub const MOST_MEMBERS: usize = 8;
+
 impl PortSpec {
+    /// The members of a bond as ports of their own, numbered beyond all ports of the configuration; none of other devices.
+    pub fn members(&self) -> Vec<PortSpec> {
+        let Device::Bond { members, .. } = &self.device else {
+            return Vec::new();
+        };
+        let first = 1000 + usize::from(self.index) * MOST_MEMBERS;
+        let member = |(at, device): (usize, &Device)| PortSpec {
+            index: (first + at) as u16,
+            device: device.clone(),
+            ..self.clone()
+        };
+        members.iter().enumerate().map(member).collect()
+    }
+
     /// The DPDK name and device arguments for this port.
     pub fn attachment(&self) -> Attachment {
         let virtual_device = |driver: &str, args: String| {
@@ -100,12 +117,15 @@ impl PortSpec {
                 devargs: devargs.clone(),
                 pci: self.device.pci().is_some(),
             },
+            // Made by a call, after its members; nothing is left to say.
+            Device::Bond { .. } => virtual_device("bonding", String::new()),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::BondMode;
     use super::*;
     use proptest::prelude::*;
 
@@ -154,6 +174,38 @@ mod tests {
             assert_eq!(attachment.devargs, devargs);
             assert_eq!(attachment.pci, name.starts_with("0000"), "{device}");
         }
+    }
+
+    #[test]
+    fn a_bond_is_what_its_members_are() {
+        let members = ["af_packet:eth1", "pci:3b:00.0"].map(|text| text.parse().unwrap());
+        let mut bond = spec("null:", 2, 9000);
+        assert_eq!(
+            (bond.device.parts(), bond.members()),
+            (&[bond.device.clone()][..], vec![])
+        );
+        bond.device = Device::Bond {
+            mode: BondMode::Lacp,
+            members: members.to_vec(),
+        };
+        assert_eq!(
+            bond.device.to_string(),
+            "bond lacp of af_packet:eth1 pci:0000:3b:00.0"
+        );
+        assert_eq!(bond.device.parts(), members);
+        assert_eq!(
+            (bond.device.pci(), bond.device.kernel_interface()),
+            (None, None)
+        );
+        assert_eq!(bond.device.max_queues(), members[0].max_queues());
+        assert_eq!(bond.device.frame_room(9000), members[0].frame_room(9000));
+        assert_eq!(bond.attachment().name, "net_bonding3");
+        let names: Vec<String> = bond
+            .members()
+            .iter()
+            .map(|member| member.attachment().name)
+            .collect();
+        assert_eq!(names, ["net_af_packet1024", "0000:3b:00.0"]);
     }
 
     proptest! {

@@ -9,16 +9,17 @@ mod parse;
 
 use std::fmt;
 
-pub use attach::{Attachment, PortSpec};
+pub use attach::{Attachment, MOST_MEMBERS, PortSpec};
 
-/// Queue pairs the kernel-backed drivers can be asked for.
-const KERNEL_QUEUES: u16 = 16;
+/// Queue pairs the software drivers can be asked for.
+const SOFTWARE_QUEUES: u16 = 16;
 /// Bytes a frame may have beyond the MTU: Ethernet header, two VLAN tags.
 const FRAME_OVERHEAD: u32 = 14 + 2 * 4;
 /// The least a packet buffer holds: network cards count receive buffers in KiB and many insist on two.
 const SMALLEST_ROOM: u32 = 2048;
 /// What the kernel puts before the frame in a slot of an af_packet ring, rounded up.
 const AF_PACKET_SLOT_HEADER: u32 = 80;
+
 /// A device string that means nothing: what was wrong, and what would be right.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -54,6 +55,33 @@ pub enum MemifRole {
     Server,
 }
 
+/// How the members of a bond share the work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BondMode {
+    /// One member carries everything; another takes over when its link goes.
+    ActiveBackup,
+    /// Every member sends, a flow always through the same one; both ends must be told.
+    Balance,
+    /// As balance, agreed on with the other end (IEEE 802.1AX LACP).
+    Lacp,
+}
+
+impl BondMode {
+    /// Every mode with its name in the configuration.
+    pub const ALL: [(&'static str, BondMode); 3] = [
+        ("active-backup", BondMode::ActiveBackup),
+        ("balance", BondMode::Balance),
+        ("lacp", BondMode::Lacp),
+    ];
+}
+
+impl fmt::Display for BondMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = BondMode::ALL.iter().find(|(_, mode)| mode == self);
+        f.write_str(name.map_or("", |(name, _)| name))
+    }
+}
+
 /// A device of the configuration's `[[port]]`, in canonical form.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Device {
@@ -79,7 +107,7 @@ pub enum Device {
         /// The interface natgate creates.
         name: String,
     },
-    /// `memif:PATH[,role=client|server][,id=N][,queues=N]`: shared memory to another program.
+    /// `memif:PATH[,role=client|server][,id=N]`: shared memory to another program.
     Memif {
         /// The unix socket's path.
         path: String,
@@ -87,8 +115,6 @@ pub enum Device {
         role: MemifRole,
         /// The interface number both sides agree on.
         id: u32,
-        /// Queue pairs, 1–16; the other side must have as many.
-        queues: u16,
     },
     /// `pcap:IN,OUT`: frames come from one file and go to another; an empty name is none.
     Pcap {
@@ -109,6 +135,13 @@ pub enum Device {
         /// Name, then arguments, separated by commas.
         devargs: String,
     },
+    /// `bond = { mode = …, members = […] }`: several devices as one link.
+    Bond {
+        /// How the members share the work.
+        mode: BondMode,
+        /// Devices of other kinds, at least one.
+        members: Vec<Device>,
+    },
 }
 
 impl fmt::Display for Device {
@@ -119,21 +152,13 @@ impl fmt::Display for Device {
             Device::AfPacket { interface } => write!(f, "af_packet:{interface}"),
             Device::AfXdp { interface } => write!(f, "af_xdp:{interface}"),
             Device::Tap { name } => write!(f, "tap:{name}"),
-            Device::Memif {
-                path,
-                role,
-                id,
-                queues,
-            } => {
+            Device::Memif { path, role, id } => {
                 write!(f, "memif:{path}")?;
                 if *role == MemifRole::Client {
                     f.write_str(",role=client")?;
                 }
                 if *id != 0 {
                     write!(f, ",id={id}")?;
-                }
-                if *queues != 1 {
-                    write!(f, ",queues={queues}")?;
                 }
                 Ok(())
             }
@@ -150,25 +175,57 @@ impl fmt::Display for Device {
                 (size, false) => write!(f, "null:size={size},rx=no"),
             },
             Device::Raw { devargs } => write!(f, "dpdk:{devargs}"),
+            Device::Bond { mode, members } => {
+                let members: Vec<String> = members.iter().map(ToString::to_string).collect();
+                write!(f, "bond {mode} of {}", members.join(" "))
+            }
         }
     }
 }
 
 impl Device {
+    /// What can stand before the colon.
+    pub const KINDS: [&str; 8] = [
+        "pci",
+        "af_packet",
+        "af_xdp",
+        "tap",
+        "memif",
+        "pcap",
+        "null",
+        "dpdk",
+    ];
+
+    /// Receives nothing and swallows what is sent.
+    pub const IDLE: Device = Device::Null {
+        size: 64,
+        receive: false,
+    };
+
     /// Queue pairs this kind of device can have at most. Cards and raw devices say so themselves once they are
     /// attached; here they count as unlimited.
     pub fn max_queues(&self) -> u16 {
         match self {
             Device::Pci { .. } | Device::Raw { .. } => u16::MAX,
-            Device::AfPacket { .. } | Device::AfXdp { .. } | Device::Tap { .. } => KERNEL_QUEUES,
-            Device::Null { .. } => KERNEL_QUEUES,
-            Device::Memif { queues, .. } => *queues,
+            Device::AfPacket { .. } | Device::AfXdp { .. } | Device::Tap { .. } => SOFTWARE_QUEUES,
+            Device::Null { .. } | Device::Memif { .. } => SOFTWARE_QUEUES,
             // One file is read in one order; a second writer would garble the other.
             Device::Pcap { .. } => 1,
+            Device::Bond { members, .. } => {
+                members.iter().map(Device::max_queues).min().unwrap_or(1)
+            }
         }
     }
 
-    /// The PCI address, when DPDK must scan the PCI bus for this device.
+    /// The devices it is made of: a bond's members, or itself.
+    pub fn parts(&self) -> &[Device] {
+        match self {
+            Device::Bond { members, .. } => members,
+            single => std::slice::from_ref(single),
+        }
+    }
+
+    /// The PCI address of a card; a bond has none of its own.
     pub fn pci(&self) -> Option<PciAddress> {
         match self {
             Device::Pci { address, .. } => Some(*address),
@@ -185,17 +242,16 @@ impl Device {
         }
     }
 
-    /// Whether a peer process maps the same memory, which rules out anonymous huge pages.
-    pub fn shares_memory(&self) -> bool {
-        matches!(self, Device::Memif { .. })
-    }
-
     /// Bytes of frame a packet buffer must hold so that this device never splits one at `mtu`.
     pub fn frame_room(&self, mtu: u16) -> u16 {
         let frame = (u32::from(mtu) + FRAME_OVERHEAD).next_multiple_of(1024);
         let room = match self {
             // The driver insists that a whole ring slot fits.
             Device::AfPacket { .. } => frame.max(af_packet_slot(mtu)),
+            Device::Bond { members, .. } => {
+                let rooms = members.iter().map(|member| member.frame_room(mtu));
+                frame.max(rooms.max().map_or(0, u32::from))
+            }
             _ => frame,
         };
         room.clamp(SMALLEST_ROOM, u32::from(u16::MAX) & !1023) as u16
@@ -218,12 +274,7 @@ mod tests {
 
     #[test]
     fn queues_follow_the_kind() {
-        for (device, most) in [
-            ("pcap:a,b", 1),
-            ("memif:/m", 1),
-            ("memif:/m,queues=4", 4),
-            ("tap:a", 16),
-        ] {
+        for (device, most) in [("pcap:a,b", 1), ("memif:/m", 16), ("tap:a", 16)] {
             assert_eq!(device.parse::<Device>().unwrap().max_queues(), most);
         }
     }

@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use super::{Device, DeviceError, KERNEL_QUEUES, MemifRole, PciAddress};
+use super::{Device, DeviceError, MemifRole, PciAddress};
 
 fn wrong<T>(message: impl Into<String>) -> Result<T, DeviceError> {
     Err(DeviceError(message.into()))
@@ -15,7 +15,7 @@ impl FromStr for PciAddress {
     fn from_str(text: &str) -> Result<PciAddress, DeviceError> {
         pci_address(text).ok_or_else(|| {
             DeviceError(format!(
-                "{text:?} is not a PCI address (write it as 0000:3b:00.0, see `lspci -D`)"
+                "{text:?} is no PCI address (write 0000:3b:00.0, as lspci -D shows it)"
             ))
         })
     }
@@ -49,7 +49,7 @@ impl FromStr for Device {
     fn from_str(text: &str) -> Result<Device, DeviceError> {
         let Some((kind, rest)) = text.split_once(':') else {
             return wrong(format!(
-                "{text:?} has no device kind (write KIND:WHERE, for example af_packet:eth1)"
+                "{text:?} has no device kind (write KIND:WHERE, like pci:0000:3b:00.0 or af_packet:eth1)"
             ));
         };
         match kind {
@@ -79,7 +79,8 @@ impl FromStr for Device {
                 devargs: rest.to_string(),
             }),
             _ => wrong(format!(
-                "{kind:?} is no kind of device (pci, af_packet, af_xdp, tap, memif, pcap, null, dpdk)"
+                "{kind:?} is no kind of device (known are {})",
+                Device::KINDS.join(", ")
             )),
         }
     }
@@ -132,25 +133,17 @@ fn parse_memif(text: &str) -> Result<Device, DeviceError> {
     if path.len() > 107 {
         return wrong("the path of a memif socket has at most 107 bytes");
     }
-    let (mut role, mut id, mut queues) = (MemifRole::Server, 0, 1);
+    let (mut role, mut id) = (MemifRole::Server, 0);
     for option in options(rest) {
         match option? {
             ("role", "server") => role = MemifRole::Server,
             ("role", "client") => role = MemifRole::Client,
             ("role", other) => return wrong(format!("role={other} must be client or server")),
             ("id", value) => id = number("id", value, 0, u32::MAX)?,
-            ("queues", value) => {
-                queues = number("queues", value, 1, u32::from(KERNEL_QUEUES))? as u16;
-            }
-            (key, _) => return wrong(format!("memif has no option {key:?} (role, id, queues)")),
+            (key, _) => return wrong(format!("memif has no option {key:?} (role, id)")),
         }
     }
-    Ok(Device::Memif {
-        path,
-        role,
-        id,
-        queues,
-    })
+    Ok(Device::Memif { path, role, id })
 }
 
 fn parse_pcap(text: &str) -> Result<Device, DeviceError> {
@@ -197,14 +190,8 @@ mod tests {
             ("af_xdp:ens3f0", "af_xdp:ens3f0"),
             ("tap:nat0", "tap:nat0"),
             ("memif:/run/m.sock", "memif:/run/m.sock"),
-            (
-                "memif:/run/m.sock,id=0,role=server,queues=1",
-                "memif:/run/m.sock",
-            ),
-            (
-                "memif:/m,queues=2,id=7,role=client",
-                "memif:/m,role=client,id=7,queues=2",
-            ),
+            ("memif:/run/m.sock,id=0,role=server", "memif:/run/m.sock"),
+            ("memif:/m,id=7,role=client", "memif:/m,role=client,id=7"),
             ("pcap:a.pcap,b.pcap", "pcap:a.pcap,b.pcap"),
             ("pcap:,b.pcap", "pcap:,b.pcap"),
             ("pcap:a.pcap", "pcap:a.pcap,"),
@@ -232,7 +219,7 @@ mod tests {
             ("af_xdp:eth0,busy=1", "interface name"),
             ("memif:", "path"),
             ("memif:/m,role=boss", "client or server"),
-            ("memif:/m,queues=0", "from 1 to 16"),
+            ("memif:/m,id=-1", "from 0"),
             ("memif:/m,colour=red", "no option"),
             ("pcap:,", "needs a file"),
             ("pcap:a,b,c", "two files"),
