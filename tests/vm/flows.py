@@ -1,12 +1,14 @@
 """Many UDP flows through a box under test, every answer checked.
 
     flows.py answer ADDRESS PORT                       says to everyone which source address it saw
-    flows.py ask ADDRESS PORT FLOWS RATE SECONDS       prints one JSON object
+    flows.py ask ADDRESS PORT FLOWS RATE SECONDS [SOURCE…]
+                                                       prints one JSON object; the flows take turns with the sources
 
 The questions are numbered, so an answer is counted once; the answer carries the address and port the question
 came from, so a flow that changes its outside address or port in mid-life is found.
 """
 
+import itertools
 import json
 import select
 import socket
@@ -32,8 +34,10 @@ def answer(address, port):
 
 
 class Asker:
-    def __init__(self, address, port, flows):
+    def __init__(self, address, port, flows, sources):
         self.sockets = [udp() for _ in range(flows)]
+        for s, source in zip(self.sockets, itertools.cycle(sources)):
+            s.bind((source, 0))
         self.poll = select.epoll()
         self.by_fd = {}
         for s in self.sockets:
@@ -75,8 +79,8 @@ class Asker:
             self.seen.setdefault(s, set()).add(data[8:14])
 
 
-def ask(address, port, flows, rate, seconds):
-    asker = Asker(address, port, flows)
+def ask(address, port, flows, rate, seconds, sources):
+    asker = Asker(address, port, flows, sources)
     asker.send(flows)  # opens every flow, and resolves neighbours, before anything is counted
     asker.collect(time.monotonic() + 1.0)
     asker.sent = asker.answered = asker.refused = 0
@@ -105,4 +109,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "answer":
         answer(sys.argv[2], int(sys.argv[3]))
     else:
-        ask(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5]), float(sys.argv[6]))
+        ask(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), float(sys.argv[5]), float(sys.argv[6]), sys.argv[7:] or [""])

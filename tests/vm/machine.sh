@@ -30,6 +30,7 @@ start_machine() {
     -kernel "$(echo "$root"/boot/vmlinuz-*)" -initrd "$cache/initramfs"
     -append "console=ttyS0 loglevel=4 panic=-1 intel_iommu=on iommu=pt hugepages=512"
   )
+  rm -rf "$share" "$work"/jobs.*
   mkdir "$share"
   mkfifo "$work/jobs.in" "$work/jobs.out"
   # Both ends open both ways, so that opening never waits for the other.
