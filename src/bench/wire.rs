@@ -22,6 +22,7 @@ use crate::dataplane::buffer::BURST;
 use crate::dataplane::clock::Clock;
 use crate::dataplane::device::Device;
 use crate::dataplane::devices::{self, OpenedDevices, PortRequest, SystemRequest};
+use crate::dataplane::provision::{PacketBuffers, PortBuffers};
 use crate::dataplane::worker::PortQueues;
 use crate::dpdk::{Error, Mbuf};
 use crate::nat::rss::SourceSteering;
@@ -108,6 +109,8 @@ const UNDER_WAY: usize = 1024;
 
 /// Descriptors of each ring.
 const DESCRIPTORS: u16 = 1024;
+/// MTU of both ports.
+const MTU: u16 = 1500;
 
 /// Runs all phases.
 ///
@@ -154,11 +157,18 @@ fn failed(error: Error) -> BenchError {
 }
 
 fn open(options: &Options) -> Result<OpenedDevices, BenchError> {
+    let ports = options.ports.iter().map(|device| PortBuffers {
+        device,
+        queues: 1,
+        descriptors: DESCRIPTORS,
+        mtu: MTU,
+    });
     let system = SystemRequest {
         workers: 1,
         hugepages: options.hugepages,
         instance: format!("natgate-wire-{}", std::process::id()),
         eal_args: Vec::new(),
+        buffers: PacketBuffers::of(ports, 1),
     };
     let requests = ["inside", "outside"]
         .iter()
@@ -166,8 +176,8 @@ fn open(options: &Options) -> Result<OpenedDevices, BenchError> {
         .map(|(name, device)| PortRequest {
             name: (*name).to_owned(),
             device: device.clone(),
-            queues: Some(1),
-            mtu: 1500,
+            queues: 1,
+            mtu: MTU,
             mac: None,
             promiscuous: true,
             descriptors: DESCRIPTORS,
