@@ -45,7 +45,7 @@ drop_reasons! {
     IpSourceRoute "ip_source_route" "The packet carries a source-route option (RFC 7126), which is refused.";
     MartianSource "martian_source" "The source can never be a sender: loopback, multicast, broadcast, unspecified, or our own address.";
     MartianDestination "martian_destination" "The destination can never be forwarded to: loopback, unspecified, link-local or reserved space.";
-    Urpf "urpf" "Strict source verification: the route back to the source leaves through another interface.";
+    Urpf "urpf" "Source verification: no route back to the source, or, with urpf = \"strict\", one through another interface.";
     ForwardDisabled "forward_disabled" "The receiving interface has forward = false, so it carries no transit traffic.";
     TtlExpired "ttl_expired" "TTL or hop limit ran out here; the sender was told unless the rate limit forbade it.";
     MtuDf "mtu_df" "Larger than the next link's MTU and not to be fragmented; the sender was told the MTU.";
@@ -53,7 +53,7 @@ drop_reasons! {
     NeighbourUnresolved "neighbour_unresolved" "The next hop does not answer ARP or neighbour discovery.";
     NeighbourQueueFull "neighbour_queue_full" "Too many packets wait for the same next hop to answer ARP or neighbour discovery.";
     Multicast "multicast" "Multicast or broadcast that is not for the gateway itself is not forwarded.";
-    PolicyFilter "policy_filter" "A filter rule dropped the packet.";
+    PolicyFilter "policy_filter" "A filter rule, or the filter's default, refused the packet; natgate show filter counts by rule.";
     L4Truncated "l4_truncated" "The packet ends inside its TCP, UDP or ICMP header.";
     L4Length "l4_length" "The UDP length field contradicts the IP length.";
     L4Checksum "l4_checksum" "The network card reported a wrong TCP or UDP checksum.";

@@ -177,6 +177,7 @@ impl Rig {
             neighbours: 64,
             waiting: 64,
             fragments: self.fragments,
+            tracked: 64,
         }
     }
 

@@ -8,6 +8,10 @@ use crate::dataplane::provision::{PacketBuffers, PortBuffers};
 
 /// Bytes of a session with its share of the tables and its mapping.
 pub const SESSION_BYTES: u64 = 110;
+/// IPv6 flows the filter can track: one for so many sessions.
+pub const TRACKED_SHARE: u32 = 4;
+/// Bytes of an IPv6 flow the filter tracks, with its share of the table.
+pub const TRACKED_BYTES: u64 = 90;
 /// Bytes of an inside host.
 pub const SUBSCRIBER_BYTES: u64 = 64;
 /// Bytes of one external address: port bitmaps of three protocols, resting ports, block owners.
@@ -51,6 +55,8 @@ pub struct Capacity {
     pub subscribers: u32,
     /// Bytes of session tables and mappings.
     pub session_bytes: u64,
+    /// Bytes of the table of IPv6 flows that the filter tracks.
+    pub tracked_bytes: u64,
     /// Bytes of the table of inside hosts.
     pub subscriber_bytes: u64,
     /// Bytes of pools' port tables.
@@ -92,12 +98,14 @@ impl Capacity {
             .map(|pool| pool.addresses.len() as u64)
             .sum();
         let session_bytes = u64::from(sessions) * SESSION_BYTES;
+        let tracked_bytes = u64::from(sessions / TRACKED_SHARE) * TRACKED_BYTES;
         let subscriber_bytes = u64::from(subscribers) * SUBSCRIBER_BYTES;
         let pool_bytes = (own + pooled) * ADDRESS_BYTES;
         let fragment_bytes = u64::from(fragments) * FRAGMENT_BYTES;
         let buffer_bytes = packet_buffers(config).bytes();
         let needed_bytes = BASE_BYTES
             + session_bytes
+            + tracked_bytes
             + subscriber_bytes
             + pool_bytes
             + fragment_bytes
@@ -107,6 +115,7 @@ impl Capacity {
             sessions,
             subscribers,
             session_bytes,
+            tracked_bytes,
             subscriber_bytes,
             pool_bytes,
             fragment_bytes,
@@ -214,10 +223,11 @@ impl fmt::Display for Capacity {
         )?;
         write!(
             f,
-            "memory: {} of {} (sessions {}, subscribers {}, ports {}, fragments {}, packet buffers {}, process {})",
+            "memory: {} of {} (sessions {}, IPv6 flows {}, subscribers {}, ports {}, fragments {}, packet buffers {}, process {})",
             bytes(self.needed_bytes),
             bytes(self.memory_bytes),
             bytes(self.session_bytes),
+            bytes(self.tracked_bytes),
             bytes(self.subscriber_bytes),
             bytes(self.pool_bytes),
             bytes(self.fragment_bytes),

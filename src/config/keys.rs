@@ -20,6 +20,8 @@ pub enum Kind {
     Numbers,
     /// An inline table with these keys.
     Inline(&'static [Key]),
+    /// A list of tables within the table, with these keys.
+    Tables(&'static [Key]),
     /// Part of the language, but of a later version.
     Later,
 }
@@ -88,7 +90,7 @@ pub const TOP: &[(&str, Shape)] = &[
     ("static-nat", Shape::Tables(STATIC_NAT)),
     ("port-forward", Shape::Tables(PORT_FORWARD)),
     ("service", Shape::Later),
-    ("filter", Shape::Later),
+    ("filter", Shape::Table(FILTER)),
     ("log", Shape::Later),
 ];
 
@@ -267,4 +269,31 @@ pub const PORT_FORWARD: &[Key] = &[
     key("hairpin", Kind::Bool, "true"),
     key("source", Kind::Text, "\"auto\""),
     key("allow", Kind::Bool, "true"),
+];
+
+/// `[filter]`.
+pub const FILTER: &[Key] = &[
+    key("default", Kind::Text, "\"accept\""),
+    key("established", Kind::Text, "\"accept\""),
+    bare("rule", Kind::Tables(FILTER_RULE)),
+];
+
+/// `[[filter.rule]]`.
+pub const FILTER_RULE: &[Key] = &[
+    NAME,
+    COMMENT,
+    ORIGIN,
+    bare("in", Kind::List),
+    bare("out", Kind::List),
+    bare("src", Kind::List),
+    bare("dst", Kind::List),
+    bare("proto", Kind::List),
+    bare("sport", Kind::List),
+    bare("dport", Kind::List),
+    bare("orig_dst", Kind::List),
+    bare("orig_dport", Kind::List),
+    bare("icmp_type", Kind::List),
+    bare("state", Kind::List),
+    bare("action", Kind::Text),
+    bare("reject_with", Kind::Text),
 ];

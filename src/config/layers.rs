@@ -64,8 +64,16 @@ pub(super) fn read(
         builder = builder.add_source(Layer(layer));
     }
     let mut list_layer = Map::new();
-    for (name, elements) in lists {
-        list_layer.insert(name, Value::new(None, ValueKind::Array(elements)));
+    for (path, elements) in lists {
+        let list = Value::new(None, ValueKind::Array(elements));
+        match path.split_once('.') {
+            None => drop(list_layer.insert(path, list)),
+            Some((table, key)) => {
+                let table_of_list = Map::from_iter([(key.to_string(), list)]);
+                let table_of_list = Value::new(None, ValueKind::Table(table_of_list));
+                list_layer.insert(table.to_string(), table_of_list);
+            }
+        }
     }
     builder = builder.add_source(Layer(list_layer));
     builder = builder.add_source(Layer(from_environment(environment, findings)));
@@ -195,7 +203,21 @@ fn check_top(
                 layer.insert(name.to_string(), value);
             }
         }
-        (Shape::Table(keys), ValueKind::Table(map)) => {
+        (Shape::Table(keys), ValueKind::Table(mut map)) => {
+            for key in keys.iter() {
+                let Kind::Tables(inner) = key.kind else {
+                    continue;
+                };
+                if let Some(list) = map.remove(key.name) {
+                    file_list(
+                        &format!("{name}.{}", key.name),
+                        list,
+                        inner,
+                        lists,
+                        findings,
+                    );
+                }
+            }
             let map = check_table(name, map, keys, findings);
             layer.insert(
                 name.to_string(),
@@ -216,27 +238,37 @@ fn check_top(
                 Value::new(Some(&place), ValueKind::Table(kept)),
             );
         }
-        (Shape::Tables(keys), ValueKind::Array(elements)) => {
-            let list = lists.entry(name.to_string()).or_default();
-            for element in elements {
-                let path = format!("{name}[{}]", list.len());
-                findings.locate(&path, element.origin().unwrap_or(&place));
-                let origin = element.origin().map(str::to_string);
-                let ValueKind::Table(map) = element.kind else {
-                    findings.error(&path, format!("is no table (write [[{name}]])"));
-                    continue;
-                };
-                if let Some(ValueKind::String(given)) = map.get("name").map(|v| &v.kind) {
-                    findings.name(&path, given);
-                }
-                let map = check_table(&path, map, keys, findings);
-                list.push(Value::new(origin.as_ref(), ValueKind::Table(map)));
-            }
-        }
-        (Shape::Tables(_), _) => {
-            findings.error(name, format!("is a list of tables (write [[{name}]])"))
-        }
+        (Shape::Tables(keys), _) => file_list(name, value, keys, lists, findings),
         (_, _) => findings.error(name, format!("is a table (write [{name}])")),
+    }
+}
+
+/// Files the elements of a `[[path]]` behind those of earlier files.
+fn file_list(
+    path: &str,
+    value: Value,
+    keys: &[Key],
+    lists: &mut BTreeMap<String, Vec<Value>>,
+    findings: &mut Findings,
+) {
+    let place = value.origin().unwrap_or_default().to_string();
+    let ValueKind::Array(elements) = value.kind else {
+        return findings.error(path, format!("is a list of tables (write [[{path}]])"));
+    };
+    let list = lists.entry(path.to_string()).or_default();
+    for element in elements {
+        let path_of_element = format!("{path}[{}]", list.len());
+        findings.locate(&path_of_element, element.origin().unwrap_or(&place));
+        let origin = element.origin().map(str::to_string);
+        let ValueKind::Table(map) = element.kind else {
+            findings.error(&path_of_element, format!("is no table (write [[{path}]])"));
+            continue;
+        };
+        if let Some(ValueKind::String(given)) = map.get("name").map(|v| &v.kind) {
+            findings.name(&path_of_element, given);
+        }
+        let map = check_table(&path_of_element, map, keys, findings);
+        list.push(Value::new(origin.as_ref(), ValueKind::Table(map)));
     }
 }
 
@@ -343,6 +375,7 @@ fn expected(kind: Kind) -> &'static str {
         Kind::List => "a string, or a list of strings",
         Kind::Numbers => "a list of whole numbers, 0–65535",
         Kind::Inline(_) => "an inline table, { … }",
+        Kind::Tables(_) => "a list of tables",
         Kind::Later => "nothing yet",
     }
 }
@@ -380,7 +413,7 @@ fn from_environment(
                 let scalars = all_scalars();
                 let names: Vec<&str> = scalars.iter().map(String::as_str).collect();
                 let hint = nearest(&path, names).map_or(
-                    "only the keys of [system], [timeouts], [api] and [metrics] can be set so"
+                    "only the keys of [system], [timeouts], [api], [metrics] and [filter] can be set so"
                         .to_string(),
                     |best| {
                         format!(
@@ -414,7 +447,10 @@ fn all_scalars() -> Vec<String> {
     let mut all = Vec::new();
     for (table, shape) in TOP {
         if let Shape::Table(keys) = shape {
-            all.extend(keys.iter().map(|key| format!("{table}.{}", key.name)));
+            let scalars = keys
+                .iter()
+                .filter(|key| !matches!(key.kind, Kind::Tables(_)));
+            all.extend(scalars.map(|key| format!("{table}.{}", key.name)));
         }
     }
     all
@@ -461,8 +497,14 @@ fn fill(table: &mut Value, keys: &[Key]) {
         return;
     };
     for key in keys {
-        if let (Kind::Inline(inner), Some(value)) = (key.kind, map.get_mut(key.name)) {
-            fill(value, inner);
+        match (key.kind, map.get_mut(key.name)) {
+            (Kind::Inline(inner), Some(value)) => fill(value, inner),
+            (Kind::Tables(inner), Some(value)) => {
+                if let ValueKind::Array(elements) = &mut value.kind {
+                    elements.iter_mut().for_each(|element| fill(element, inner));
+                }
+            }
+            _ => {}
         }
         if let Some(default) = key.default.filter(|_| !map.contains_key(key.name)) {
             map.insert(key.name.to_string(), default_value(default));

@@ -242,6 +242,14 @@ impl PortSet {
         PortSet(ranges)
     }
 
+    /// The ports that are not in `other`.
+    #[must_use]
+    pub fn without(&self, other: &PortSet) -> PortSet {
+        let mut union = self.complement().ranges().to_vec();
+        union.extend_from_slice(other.ranges());
+        PortSet::new(union).complement()
+    }
+
     /// The inclusive ranges, ascending.
     pub fn ranges(&self) -> &[(u16, u16)] {
         &self.0

@@ -13,6 +13,7 @@
 
 pub mod capacity;
 pub mod compile;
+pub mod filtering;
 pub mod keys;
 mod layers;
 pub mod matching;

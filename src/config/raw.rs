@@ -69,6 +69,7 @@ pub struct Raw {
     pub static_nat: Vec<StaticNat>,
     #[serde(default)]
     pub port_forward: Vec<PortForward>,
+    pub filter: Filter,
 }
 
 /// `[system]`.
@@ -279,4 +280,36 @@ pub struct PortForward {
     pub hairpin: bool,
     pub source: String,
     pub allow: bool,
+}
+
+/// `[filter]`.
+#[derive(Clone, Debug, Deserialize)]
+#[allow(missing_docs)]
+pub struct Filter {
+    pub default: String,
+    pub established: String,
+    #[serde(default)]
+    pub rule: Vec<FilterRule>,
+}
+
+/// `[[filter.rule]]`.
+#[derive(Clone, Debug, Deserialize)]
+#[allow(missing_docs)]
+pub struct FilterRule {
+    #[serde(flatten)]
+    pub label: Label,
+    #[serde(rename = "in")]
+    pub in_: Option<Many>,
+    pub out: Option<Many>,
+    pub src: Option<Many>,
+    pub dst: Option<Many>,
+    pub proto: Option<Many>,
+    pub sport: Option<Many>,
+    pub dport: Option<Many>,
+    pub orig_dst: Option<Many>,
+    pub orig_dport: Option<Many>,
+    pub icmp_type: Option<Many>,
+    pub state: Option<Many>,
+    pub action: Option<String>,
+    pub reject_with: Option<String>,
 }

@@ -4,12 +4,14 @@
 //! compiler turns it into what packets are compared with. Vectors keep the order of the files; the index of an
 //! object in its vector is its identifier ([`PortId`], [`InterfaceId`], [`PoolId`], [`RealmId`]).
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+pub use super::filtering::{Filter, FilterRule};
 pub use super::matching::{AddressList, InterfaceMatch, Match, PortSet, PrefixSet, ProtocolSet};
 use crate::base::{InterfaceId, PoolId, PortId, RealmId, VlanId};
 pub use crate::dataplane::device::Device;
@@ -35,6 +37,8 @@ pub struct Validated {
     pub routes: Vec<Route>,
     /// `[[neighbour]]`: static neighbours.
     pub neighbours: Vec<Neighbour>,
+    /// `[sets]` as written; in conditions they are expanded already.
+    pub sets: BTreeMap<String, Vec<String>>,
     /// `[[exempt]]`.
     pub exempts: Vec<Exempt>,
     /// `[[pool]]`, indexed by [`PoolId`].
@@ -45,6 +49,8 @@ pub struct Validated {
     pub static_nat: Vec<StaticNat>,
     /// `[[port-forward]]`, in order: the first match decides.
     pub port_forwards: Vec<PortForward>,
+    /// `[filter]`.
+    pub filter: Filter,
 }
 
 impl Validated {
@@ -212,6 +218,8 @@ pub enum Urpf {
     Off,
     /// The route back to the source must leave through the receiving interface.
     Strict,
+    /// There must be a route back to the source.
+    Loose,
 }
 
 /// `[[route]]`.

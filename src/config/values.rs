@@ -106,18 +106,11 @@ pub(super) fn ports(list: &[String]) -> Result<PortSet, String> {
         true => PortSet::any(),
         false => PortSet::new(include),
     };
-    let ports = subtract(&included, &PortSet::new(exclude));
+    let ports = included.without(&PortSet::new(exclude));
     match ports.ranges().is_empty() {
         true => Err("excludes every port it includes".to_string()),
         false => Ok(ports),
     }
-}
-
-/// The ports of `from` that are not in `remove`.
-fn subtract(from: &PortSet, remove: &PortSet) -> PortSet {
-    let mut union = from.complement().ranges().to_vec();
-    union.extend_from_slice(remove.ranges());
-    PortSet::new(union).complement()
 }
 
 /// Protocols from a list: names, numbers, `"!x"`, `"any"`.

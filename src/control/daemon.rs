@@ -13,6 +13,7 @@ use super::live::{Live, unix_seconds};
 use super::runtime::{Devices, ThreadHook, WorkerDevices, entropy};
 use crate::base::{Random, WorkerId};
 use crate::config::Loaded;
+use crate::config::capacity::TRACKED_SHARE;
 use crate::config::compile::{PortFacts, compile};
 use crate::config::validated::{self, Validated};
 use crate::dataplane::affinity;
@@ -313,6 +314,7 @@ fn shard_size(config: &Validated) -> ShardSize {
         neighbours: 4096,
         waiting: 1024,
         fragments: share(system.fragments),
+        tracked: share(system.sessions / TRACKED_SHARE),
     }
 }
 

@@ -6,21 +6,7 @@
 //! received + generated + handoff_in = sent + handoff_out + Σ drops + consumed + held
 //! ```
 
-use crate::base::{DropReason, RuleId};
-
-/// Counts of one rule.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RuleCount {
-    /// Sessions created.
-    pub hits: u64,
-    /// Packets of those sessions, both directions.
-    pub packets: u64,
-    /// Their bytes, from the IP header on.
-    pub bytes: u64,
-}
-
-/// Rules that can be counted at a time. A fixed array, so that a reload never allocates on a worker.
-pub const MAX_RULES: usize = 4096;
+use crate::base::DropReason;
 
 /// Everything one worker counts.
 #[derive(Clone, Debug)]
@@ -45,8 +31,6 @@ pub struct Counters {
     pub icmp_suppressed: u64,
     /// Drops by reason.
     pub drops: [u64; DropReason::COUNT],
-    /// Counted rules, by [`RuleId`].
-    pub rules: Vec<RuleCount>,
 }
 
 impl Default for Counters {
@@ -62,7 +46,6 @@ impl Default for Counters {
             icmp_errors: 0,
             icmp_suppressed: 0,
             drops: [0; DropReason::COUNT],
-            rules: vec![RuleCount::default(); MAX_RULES],
         }
     }
 }
@@ -79,22 +62,6 @@ impl Counters {
         self.drops.iter().sum()
     }
 
-    /// Counts one packet of a rule's session.
-    #[inline]
-    pub fn rule_packet(&mut self, rule: RuleId, bytes: u16) {
-        if let Some(count) = self.rules.get_mut(rule.index()) {
-            count.packets += 1;
-            count.bytes += u64::from(bytes);
-        }
-    }
-
-    /// Counts a session of a rule.
-    pub fn rule_hit(&mut self, rule: RuleId) {
-        if let Some(count) = self.rules.get_mut(rule.index()) {
-            count.hits += 1;
-        }
-    }
-
     /// Adds another worker's counts.
     pub fn add(&mut self, other: &Counters) {
         self.received += other.received;
@@ -108,11 +75,6 @@ impl Counters {
         self.icmp_suppressed += other.icmp_suppressed;
         for (mine, theirs) in self.drops.iter_mut().zip(&other.drops) {
             *mine += theirs;
-        }
-        for (mine, theirs) in self.rules.iter_mut().zip(&other.rules) {
-            mine.hits += theirs.hits;
-            mine.packets += theirs.packets;
-            mine.bytes += theirs.bytes;
         }
     }
 

@@ -120,6 +120,9 @@ impl<B: Buffer> Shard<B> {
         let Some(session) = self.nat.session(index).copied() else {
             return self.discard(incoming.buffer, DropReason::Internal, sink);
         };
+        if session.egress[direction.index()] == Egress::BARRED {
+            return self.barred(policy, now, &session, incoming, packet, sink);
+        }
         let to = session.leaving(direction);
         let Some(hop) =
             policy
@@ -171,7 +174,7 @@ impl<B: Buffer> Shard<B> {
             packet.tcp_flags,
             now.tick,
         );
-        self.counters.rule_packet(session.rule, packet.ip_length);
+        self.accounts.packet(session.rule, packet.ip_length);
         self.emit(
             policy,
             next_hop,

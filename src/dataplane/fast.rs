@@ -271,7 +271,7 @@ impl<B: Buffer> Shard<B> {
         };
         self.nat
             .touch(index, direction, transport, slot.tcp_flags, now.tick);
-        self.counters.rule_packet(rule, slot.ip_length);
+        self.accounts.packet(rule, slot.ip_length);
         if framed {
             sink.transmit(port, buffer);
         } else {
@@ -380,7 +380,7 @@ impl<B: Buffer> Shard<B> {
             packet.tcp_flags,
             now.tick,
         );
-        self.counters.rule_packet(rule, packet.ip_length);
+        self.accounts.packet(rule, packet.ip_length);
         if framed {
             sink.transmit(port, incoming.buffer);
         } else {

@@ -11,11 +11,12 @@ use crate::dataplane::egress::v4;
 use crate::dataplane::shard::Shard;
 use crate::gateway::errors::{ErrorKind, Offender, may_send_error};
 use crate::gateway::interface::{Interface, is_link_local};
+use crate::nat::filter::Answer;
 use crate::nat::policy::Policy;
 use crate::wire::parse::{Network, Parsed, Transport};
 use crate::wire::{
     ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ICMP, ICMPV6, MacAddr, arp, ethernet, icmp,
-    ipv6, nd, write_u16,
+    ipv6, nd, reset, write_u16,
 };
 
 /// Where the IP header of a packet of our own starts; the Ethernet header is put in front when the next hop is known.
@@ -32,6 +33,19 @@ impl<B: Buffer> Shard<B> {
         policy: &Policy,
         now: Now,
         kind: ErrorKind,
+        incoming: &Incoming<B>,
+        packet: &Parsed,
+        sink: &mut impl Sink<B>,
+    ) {
+        self.tell(policy, now, Answer::Error(kind), incoming, packet, sink);
+    }
+
+    /// [`Shard::send_error`], or a TCP reset under the same conditions.
+    pub(super) fn tell(
+        &mut self,
+        policy: &Policy,
+        now: Now,
+        answer: Answer,
         incoming: &Incoming<B>,
         packet: &Parsed,
         sink: &mut impl Sink<B>,
@@ -76,17 +90,18 @@ impl<B: Buffer> Shard<B> {
         }) else {
             return;
         };
-        let (l3, length) = (usize::from(packet.l3), usize::from(packet.ip_length));
-        let Some(quote) = incoming.buffer.bytes().get(l3..l3 + length) else {
-            return;
-        };
-        let written = self.build(sink, |out| {
-            icmp::error_v4(out, source, packet.source, head_v4(kind), quote)
+        let bytes = incoming.buffer.bytes();
+        let quote = bytes
+            .get(usize::from(packet.l3)..packet.end())
+            .unwrap_or_default();
+        let written = self.build(sink, |out| match answer {
+            Answer::Error(kind) => icmp::error_v4(out, source, packet.source, head_v4(kind), quote),
+            Answer::Reset => reset::reset_v4(out, bytes, packet),
         });
         let Some((buffer, written)) = written else {
             return;
         };
-        self.counters.icmp_errors += 1;
+        self.counters.icmp_errors += u64::from(answer != Answer::Reset);
         match home {
             Some(home) => {
                 let hops = incoming.hops;
@@ -124,6 +139,19 @@ impl<B: Buffer> Shard<B> {
         packet: &Parsed,
         sink: &mut impl Sink<B>,
     ) {
+        self.tell_v6(policy, now, Answer::Error(kind), incoming, packet, sink);
+    }
+
+    /// The IPv6 counterpart of [`Shard::tell`].
+    pub(super) fn tell_v6(
+        &mut self,
+        policy: &Policy,
+        now: Now,
+        answer: Answer,
+        incoming: &Incoming<B>,
+        packet: &Parsed,
+        sink: &mut impl Sink<B>,
+    ) {
         let l3 = usize::from(packet.l3);
         let bytes = incoming.buffer.bytes();
         let (sender, target) = (ipv6::source(bytes, l3), ipv6::destination(bytes, l3));
@@ -148,14 +176,13 @@ impl<B: Buffer> Shard<B> {
         else {
             return;
         };
-        let Some(quote) = bytes.get(l3..l3 + usize::from(packet.ip_length)) else {
-            return;
-        };
-        let built = self.build(sink, |out| {
-            icmp::error_v6(out, source, sender, head_v6(kind), quote)
+        let quote = bytes.get(l3..packet.end()).unwrap_or_default();
+        let built = self.build(sink, |out| match answer {
+            Answer::Error(kind) => icmp::error_v6(out, source, sender, head_v6(kind), quote),
+            Answer::Reset => reset::reset_v6(out, bytes, packet),
         });
         if let Some((buffer, written)) = built {
-            self.counters.icmp_errors += 1;
+            self.counters.icmp_errors += u64::from(answer != Answer::Reset);
             self.send_v6(policy, now, interface, sender, buffer, written, sink);
         }
     }

@@ -16,6 +16,8 @@ use crate::wire::parse::{Network, parse};
 pub struct Slice {
     /// Of the translation state.
     pub sweep: SweepBudget,
+    /// Tracked IPv6 flows to look at.
+    pub tracked: u32,
     /// Neighbours to look at.
     pub neighbours: usize,
     /// Fragmented datagrams to let go.
@@ -28,6 +30,7 @@ impl<B: Buffer> Shard<B> {
         self.nat.sweep(policy, now, slice.sweep, |session| {
             still_valid(policy, session)
         });
+        self.tracker.sweep(&policy.timeouts, now, slice.tracked);
         let counters = &mut self.counters;
         self.fragments.expire(now.millis, slice.datagrams, |held| {
             counters.drop(DropReason::FragmentTimeout);

@@ -10,6 +10,7 @@
 //! A [`shard::Shard`] is everything one worker owns; it runs on any [`buffer::Buffer`] and [`buffer::Sink`], so the same
 //! code serves the DPDK worker loop, the in-memory rack of the tests, the fuzz targets and the benchmark.
 
+pub mod accounts;
 pub mod affinity;
 pub mod buffer;
 pub mod clock;
@@ -20,6 +21,8 @@ pub mod devices;
 mod egress;
 mod fast;
 mod generate;
+mod judge;
+mod judge_v6;
 mod local;
 pub mod machine;
 pub mod maintain;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::arch::OutOfMemory;
 use crate::base::time::Now;
 use crate::base::{DropReason, PortId, WorkerId};
+use crate::dataplane::accounts::RuleCount;
 use crate::dataplane::buffer::{Burst, Message};
 use crate::dataplane::counters::Counters;
 use crate::dataplane::maintain::Slice;
@@ -98,6 +99,7 @@ impl Rack {
     pub fn maintain(&mut self) -> Vec<(PortId, Vec<u8>)> {
         let everything = Slice {
             sweep: SweepBudget::ALL,
+            tracked: u32::MAX,
             neighbours: usize::MAX,
             datagrams: usize::MAX,
         };
@@ -133,6 +135,21 @@ impl Rack {
         let mut total = Counters::default();
         for shard in &self.shards {
             total.add(&shard.counters);
+        }
+        total
+    }
+
+    /// Counts of all workers together by rule, as far as anything was counted.
+    pub fn rules(&self) -> Vec<RuleCount> {
+        let mut total: Vec<RuleCount> = Vec::new();
+        let mut sums = Vec::new();
+        for shard in &self.shards {
+            shard.accounts.sums(&mut sums);
+            total.resize(total.len().max(sums.len()), RuleCount::default());
+            total
+                .iter_mut()
+                .zip(&sums)
+                .for_each(|(sum, count)| sum.add(count));
         }
         total
     }

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use crate::arch::OutOfMemory;
 use crate::base::time::Now;
 use crate::base::{DropReason, InterfaceId, PortId, Random, WorkerId};
+use crate::dataplane::accounts::Accounts;
 use crate::dataplane::buffer::{Buffer, Burst, Incoming, Message, Sink};
 use crate::dataplane::counters::Counters;
 use crate::dataplane::fast::Batch;
@@ -12,6 +13,7 @@ use crate::flow::hash::Hasher;
 use crate::gateway::limiter::{IcmpLimiter, TokenBucket};
 use crate::gateway::neighbour::Neighbours;
 use crate::gateway::wait::WaitQueue;
+use crate::nat::filter::track::Tracker;
 use crate::nat::fragments::Fragments;
 use crate::nat::policy::Policy;
 use crate::nat::state::{Capacity, Nat};
@@ -27,6 +29,8 @@ pub struct ShardSize {
     pub waiting: u32,
     /// Fragmented datagrams at a time, and fragments that may wait.
     pub fragments: u32,
+    /// IPv6 flows the filter can know.
+    pub tracked: u32,
 }
 
 impl ShardSize {
@@ -43,6 +47,7 @@ impl ShardSize {
             neighbours: 1024,
             waiting: 256,
             fragments: 256,
+            tracked: 1024,
         }
     }
 }
@@ -78,8 +83,12 @@ pub struct Shard<B> {
     pub neighbours: Neighbours,
     /// What the worker counts.
     pub counters: Counters,
+    /// What it counts by rule.
+    pub accounts: Accounts,
     pub(super) waiting: WaitQueue<Parked<B>>,
     pub(super) fragments: Fragments<Incoming<B>>,
+    /// IPv6 flows the filter let pass.
+    pub tracker: Tracker,
     /// ICMP errors.
     pub(super) limiter: IcmpLimiter,
     /// Echo replies: generous, because people measure with them.
@@ -107,12 +116,14 @@ impl<B: Buffer> Shard<B> {
             nat: Nat::new(id, size.nat, secret)?,
             neighbours: Neighbours::new(size.neighbours as usize, random.next_u64()),
             counters: Counters::default(),
+            accounts: Accounts::default(),
             waiting: WaitQueue::new(
                 size.waiting as usize,
                 WAITING_PER_NEIGHBOUR,
                 size.neighbours as usize,
             ),
             fragments: Fragments::new(size.fragments as usize, Hasher::new([secret[1], secret[0]])),
+            tracker: Tracker::new(size.tracked, Hasher::new([!secret[1], secret[0]]))?,
             limiter: IcmpLimiter::new(random.next_u64()),
             echo_limiter: IcmpLimiter::with_rates(
                 TokenBucket::new(ECHO_RATE, ECHO_RATE),

@@ -5,12 +5,14 @@ use crate::base::{DropReason, InterfaceId};
 use crate::dataplane::buffer::{Buffer, Incoming, Message, Sink};
 use crate::dataplane::egress::{arrival, clamp_mss, is_syn};
 use crate::dataplane::fast::tuple_of;
+use crate::dataplane::judge::icmp_kind;
 use crate::dataplane::shard::{MAX_HOPS, Shard};
 use crate::dataplane::steering::{self, Steer};
 use crate::flow::key::FlowKey;
 use crate::flow::session::{Direction, Egress, SessionIndex};
 use crate::gateway::errors::ErrorKind;
 use crate::gateway::sanity;
+use crate::nat::filter::Verdict;
 use crate::nat::fragments::DatagramKey;
 use crate::nat::icmp::{self, Complaint};
 use crate::nat::open::{NewFlow, Opened, open};
@@ -108,13 +110,8 @@ impl<B: Buffer> Shard<B> {
             return Some(reason);
         }
         let interface = policy.interfaces.get(incoming.ingress)?;
-        if interface.urpf_strict {
-            let back = policy.routes.route_v4(realm, packet.source, 0);
-            if back.is_none_or(|hop| hop.interface != interface.id) {
-                return Some(DropReason::Urpf);
-            }
-        }
-        None
+        let back = || Some(policy.routes.route_v4(realm, packet.source, 0)?.interface);
+        (!interface.urpf.admits(interface.id, back)).then_some(DropReason::Urpf)
     }
 
     /// Looks the flow of a packet up, with what the headers (or an earlier fragment) say of its ports.
@@ -158,6 +155,7 @@ impl<B: Buffer> Shard<B> {
             },
             transport: packet.transport,
             tcp_flags: packet.tcp_flags,
+            icmp: icmp_kind(incoming.buffer.bytes(), packet),
             realm: key.realm_id(),
             looped: incoming.looped,
         };
@@ -167,16 +165,26 @@ impl<B: Buffer> Shard<B> {
         if !self.may_transit(policy, &incoming, packet) {
             return self.discard(incoming.buffer, DropReason::ForwardDisabled, sink);
         }
-        match open(&mut self.nat, policy, &flow, now, &mut self.random) {
+        let mut verdict = Verdict::PASS;
+        let opened = open(
+            &mut self.nat,
+            policy,
+            &flow,
+            now,
+            &mut self.random,
+            &mut verdict,
+        );
+        match opened {
             Ok(Opened::Local(interface)) => {
                 self.local_v4(policy, now, incoming, packet, interface, sink)
             }
             Ok(Opened::Session(index)) => {
-                if let Some(session) = self.nat.session(index) {
-                    self.counters.rule_hit(session.rule);
-                }
+                self.opened(policy, index, &flow, verdict);
                 let entry = crate::flow::session::FlowEntry::new(index, Direction::Forward);
                 self.hit(policy, now, entry, incoming, packet, sink);
+            }
+            Err(DropReason::PolicyFilter) => {
+                self.refused(policy, now, verdict, incoming, packet, sink)
             }
             Err(reason) => self.refuse(policy, now, incoming, packet, reason, sink),
         }
@@ -216,7 +224,7 @@ impl<B: Buffer> Shard<B> {
         None
     }
 
-    fn hand_over(
+    pub(super) fn hand_over(
         &mut self,
         to: crate::base::WorkerId,
         mut incoming: Incoming<B>,
@@ -260,6 +268,10 @@ impl<B: Buffer> Shard<B> {
         let kind = match reason {
             DropReason::NoRoute => Some(ErrorKind::NetUnreachable),
             DropReason::OwnService => Some(ErrorKind::PortUnreachable),
+            // As a gateway whose filter rejects answers for ports nobody has (E16).
+            DropReason::Filtered | DropReason::NoMapping if policy.filter.default().rejects() => {
+                Some(ErrorKind::PortUnreachable)
+            }
             DropReason::NoPort
             | DropReason::NoBlock
             | DropReason::QuotaBlocks
@@ -343,7 +355,7 @@ impl<B: Buffer> Shard<B> {
             packet.tcp_flags,
             now.tick,
         );
-        self.counters.rule_packet(session.rule, packet.ip_length);
+        self.accounts.packet(session.rule, packet.ip_length);
         if incoming.ports.is_some() {
             let to = session.leaving(direction);
             incoming.ports = Some((to.source_port, to.destination_port));
@@ -375,17 +387,28 @@ impl<B: Buffer> Shard<B> {
         if packet.fragment.offset == 0 {
             return self.first_fragment(policy, now, incoming, packet, &key, sink);
         }
-        match self.fragments.ports(&key) {
+        self.later_fragment(policy, now, incoming, &key, sink);
+    }
+
+    pub(super) fn later_fragment(
+        &mut self,
+        policy: &Policy,
+        now: Now,
+        incoming: Incoming<B>,
+        key: &DatagramKey,
+        sink: &mut impl Sink<B>,
+    ) {
+        match self.fragments.ports(key) {
             Some(ports) => self.with_ports(policy, now, incoming, ports, sink),
             None => {
-                if let Err((incoming, reason)) = self.fragments.hold(&key, incoming, now.millis) {
+                if let Err((incoming, reason)) = self.fragments.hold(key, incoming, now.millis) {
                     self.discard(incoming.buffer, reason, sink);
                 }
             }
         }
     }
 
-    fn first_fragment(
+    pub(super) fn first_fragment(
         &mut self,
         policy: &Policy,
         now: Now,
@@ -479,6 +502,10 @@ impl<B: Buffer> Shard<B> {
         }
         if packet.ttl <= 1 {
             return self.discard(incoming.buffer, DropReason::TtlExpired, sink);
+        }
+        let verdict = self.judge_error(policy, &session, direction, &incoming, packet);
+        if !verdict.passes() {
+            return self.refused(policy, now, verdict, incoming, packet, sink);
         }
         if let Err(reason) = icmp::translate(
             incoming.buffer.bytes_mut(),

@@ -10,8 +10,9 @@
 //! | to an external port that some worker holds | that worker; if it knows no such flow and the sender is a subscriber, the subscriber's worker (first half of a hairpin) |
 //! | from a subscriber | hash of the source address |
 //! | to a subscriber | hash of the destination address |
+//! | without ports, from or to a subscriber | hash of the remote address, since the reply shows nothing else |
 //! | neither or both | hash of both, the same for both directions |
-//! | without ports | hash of the remote address, since the reply shows nothing else |
+//! | IPv6, while the filter tracks it | hash of both, of an ICMPv6 error those of the packet it is about |
 //! | a fragment whose ports are not known yet | hash of the datagram's identity |
 
 use crate::base::{RealmId, WorkerId};
@@ -49,23 +50,20 @@ pub fn owner(policy: &Policy, steer: &Steer) -> Option<WorkerId> {
         }
         PolicyDestination::Keep => tuple.destination,
     };
-    if PortSpace::from_protocol(steer.facts.protocol).is_none() {
-        let remote = if from_subscriber {
-            destination
-        } else {
-            tuple.source
-        };
-        return Some(of_address(policy, remote));
-    }
     let to_subscriber = policy
         .routes
         .route_v4(steer.realm, destination, 0)
         .is_some_and(|hop| policy.was_inside(hop.interface, destination));
-    Some(match (from_subscriber, to_subscriber) {
-        (true, false) => of_address(policy, tuple.source),
-        (false, true) => of_address(policy, destination),
-        _ => of_pair(policy, tuple.source, destination),
-    })
+    let (subscriber, remote) = match (from_subscriber, to_subscriber) {
+        (true, false) => (tuple.source, destination),
+        (false, true) => (destination, tuple.source),
+        _ => return Some(of_pair(policy, tuple.source, destination)),
+    };
+    let portless = PortSpace::from_protocol(steer.facts.protocol).is_none();
+    Some(of_address(
+        policy,
+        if portless { remote } else { subscriber },
+    ))
 }
 
 fn to_external(policy: &Policy, steer: &Steer, from_subscriber: bool) -> Option<WorkerId> {
@@ -87,11 +85,21 @@ pub fn fragment_tracker(policy: &Policy, key: &DatagramKey) -> Option<WorkerId> 
     if policy.workers == 1 {
         return None;
     }
-    let mixed = key.source
-        ^ key.destination.rotate_left(8)
+    // IPv4 alone: IPv6 fragments go where their flow does.
+    let mixed = key.source as u32
+        ^ (key.destination as u32).rotate_left(8)
         ^ key.id.rotate_left(16)
         ^ u32::from(key.protocol);
     Some(of_address(policy, mixed))
+}
+
+/// The worker that tracks the IPv6 flows between two hosts. `None`: whoever received the packet.
+pub fn owner_v6(policy: &Policy, a: u128, b: u128) -> Option<WorkerId> {
+    let folded = |address: u128| {
+        let half = (address ^ address >> 64) as u64;
+        (half ^ half >> 32) as u32
+    };
+    (policy.workers > 1).then(|| of_pair(policy, folded(a), folded(b)))
 }
 
 /// A subscriber's worker: what a card with the inside key computes.

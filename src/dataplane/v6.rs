@@ -1,4 +1,4 @@
-//! IPv6: forwarded as it is, answered like any router.
+//! IPv6: forwarded as it is, where the filter lets it, and answered like any router.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -7,6 +7,7 @@ use crate::base::{DropReason, InterfaceId};
 use crate::dataplane::buffer::{Buffer, Incoming, Sink};
 use crate::dataplane::egress::{clamp_mss, is_syn};
 use crate::dataplane::generate::L3;
+use crate::dataplane::judge_v6::Judged;
 use crate::dataplane::shard::{Parked, Shard};
 use crate::gateway::errors::ErrorKind;
 use crate::gateway::interface::is_link_local;
@@ -50,6 +51,12 @@ impl<B: Buffer> Shard<B> {
         if let Some(reason) = self.barred_v6(policy, incoming.ingress, source) {
             return self.discard(incoming.buffer, reason, sink);
         }
+        if policy.filter.is_active() {
+            match self.gather_v6(policy, now, incoming, packet, sink) {
+                Some(here) => incoming = here,
+                None => return,
+            }
+        }
         if packet.ttl <= 1 {
             self.send_error_v6(
                 policy,
@@ -73,6 +80,15 @@ impl<B: Buffer> Shard<B> {
             );
             return self.discard(incoming.buffer, DropReason::NoRoute, sink);
         };
+        if policy.filter.is_active() {
+            match self.judge_v6(policy, now, &incoming, packet, hop.interface) {
+                Judged::Pass => {}
+                Judged::Refused(verdict) => {
+                    return self.refused(policy, now, verdict, incoming, packet, sink);
+                }
+                Judged::Dropped(reason) => return self.discard(incoming.buffer, reason, sink),
+            }
+        }
         let mtu = policy
             .interfaces
             .get(hop.interface)
@@ -115,9 +131,15 @@ impl<B: Buffer> Shard<B> {
         if !interface.forward {
             return Some(DropReason::ForwardDisabled);
         }
-        let back = || policy.routes.route_v6(interface.realm, source, 0);
-        (interface.urpf_strict && back().is_none_or(|hop| hop.interface != ingress))
-            .then_some(DropReason::Urpf)
+        let back = || {
+            Some(
+                policy
+                    .routes
+                    .route_v6(interface.realm, source, 0)?
+                    .interface,
+            )
+        };
+        (!interface.urpf.admits(ingress, back)).then_some(DropReason::Urpf)
     }
 
     /// Neighbour solicitations and advertisements (RFC 4861); router discovery and the rest are not for us.

@@ -16,6 +16,7 @@ use crossbeam_utils::CachePadded;
 
 use crate::base::time::Now;
 use crate::base::{DropReason, PortId, WorkerId};
+use crate::dataplane::accounts::Accounts;
 use crate::dataplane::buffer::{BURST, Buffer, Burst, Message, Sink};
 use crate::dataplane::clock::Clock;
 use crate::dataplane::counters::Counters;
@@ -135,6 +136,8 @@ pub struct JobContext<'a> {
     pub neighbours: &'a mut Neighbours,
     /// Counters.
     pub counters: &'a mut Counters,
+    /// Counters of rules.
+    pub accounts: &'a Accounts,
     /// Packets held: waiting for neighbours, first fragments, or the transmit queue.
     pub held: u64,
 }
@@ -262,6 +265,7 @@ impl<B: Buffer> Worker<B> {
                     nat: &mut shard.nat,
                     neighbours: &mut shard.neighbours,
                     counters: &mut shard.counters,
+                    accounts: &shard.accounts,
                     held,
                 };
                 if current(&mut context) == Progress::Done {
@@ -311,12 +315,14 @@ fn slice<B: Buffer>(elapsed: u64, shard: &Shard<B>) -> Slice {
     let due = |entries: u64| entries * elapsed / 1000;
     let sessions = due(shard.nat.sessions.high_water().into());
     let subscribers = due(shard.nat.subscribers.capacity() as u64);
+    let tracked = due(shard.tracker.high_water().into());
     Slice {
         sweep: SweepBudget {
             sessions: sessions.clamp(64, 2048) as u32,
             ended: 256,
             subscribers: subscribers.clamp(16, 256) as u32,
         },
+        tracked: tracked.clamp(64, 2048) as u32,
         neighbours: 64,
         datagrams: 64,
     }

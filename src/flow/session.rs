@@ -160,6 +160,8 @@ impl Egress {
     pub const UNKNOWN: Egress = Egress(NONE);
     /// Back into the translator: the translated destination is an external address (hairpinning, RFC 4787 REQ-9).
     pub const LOOP: Egress = Egress(NONE - 1);
+    /// Nowhere: the filter judges answers and refuses those of this flow.
+    pub const BARRED: Egress = Egress(NONE - 2);
 }
 
 /// Flag: the session came into being by a static rule (port forward, static NAT) that needs no port of a pool.

@@ -41,6 +41,14 @@ pub enum ErrorKind {
     },
     /// Policy forbids it, or no translation could be made (RFC 6888 REQ-9).
     AdminProhibited,
+    /// Policy forbids the destination's network (RFC 1812 §5.2.7.1); IPv6 only knows [`ErrorKind::AdminProhibited`].
+    NetProhibited,
+    /// Policy forbids the destination (RFC 1812 §5.2.7.1); IPv6 only knows [`ErrorKind::AdminProhibited`].
+    HostProhibited,
+    /// Policy forbids the source (RFC 4443 §3.1); IPv4 only knows [`ErrorKind::AdminProhibited`].
+    SourceProhibited,
+    /// The route to the destination rejects (RFC 4443 §3.1); IPv4 only knows [`ErrorKind::AdminProhibited`].
+    RouteRejects,
     /// Too big for the next link, and not to be fragmented here.
     FragmentationNeeded {
         /// The next link's IP MTU in bytes.
@@ -69,7 +77,11 @@ impl ErrorKind {
             ErrorKind::ProtocolUnreachable { .. } => (3, 2, 0),
             ErrorKind::PortUnreachable => (3, 3, 0),
             ErrorKind::FragmentationNeeded { mtu } => (3, 4, u32::from(mtu)),
-            ErrorKind::AdminProhibited => (3, 13, 0),
+            ErrorKind::NetProhibited => (3, 9, 0),
+            ErrorKind::HostProhibited => (3, 10, 0),
+            ErrorKind::AdminProhibited | ErrorKind::SourceProhibited | ErrorKind::RouteRejects => {
+                (3, 13, 0)
+            }
         };
         IcmpHead { kind, code, rest }
     }
@@ -79,7 +91,11 @@ impl ErrorKind {
         let (kind, code, rest) = match self {
             ErrorKind::TimeExceeded => (3, 0, 0),
             ErrorKind::NetUnreachable => (1, 0, 0),
-            ErrorKind::AdminProhibited => (1, 1, 0),
+            ErrorKind::AdminProhibited | ErrorKind::NetProhibited | ErrorKind::HostProhibited => {
+                (1, 1, 0)
+            }
+            ErrorKind::SourceProhibited => (1, 5, 0),
+            ErrorKind::RouteRejects => (1, 6, 0),
             ErrorKind::HostUnreachable => (1, 3, 0),
             ErrorKind::PortUnreachable => (1, 4, 0),
             ErrorKind::FragmentationNeeded { mtu } => (2, 0, u32::from(mtu.max(V6_MTU_MIN))),
@@ -238,6 +254,10 @@ mod tests {
             (ErrorKind::HostUnreachable, head(3, 1, 0), head(1, 3, 0)),
             (ErrorKind::PortUnreachable, head(3, 3, 0), head(1, 4, 0)),
             (ErrorKind::AdminProhibited, head(3, 13, 0), head(1, 1, 0)),
+            (ErrorKind::NetProhibited, head(3, 9, 0), head(1, 1, 0)),
+            (ErrorKind::HostProhibited, head(3, 10, 0), head(1, 1, 0)),
+            (ErrorKind::SourceProhibited, head(3, 13, 0), head(1, 5, 0)),
+            (ErrorKind::RouteRejects, head(3, 13, 0), head(1, 6, 0)),
             (too_big, head(3, 4, 1400), head(2, 0, 1400)),
             (protocol, head(3, 2, 0), head(4, 1, 6)),
         ] {

@@ -14,6 +14,29 @@ const TAGS: usize = 4096;
 /// No interface has this tag.
 const NOBODY: u16 = u16::MAX;
 
+/// Source verification by the routing table (RFC 3704).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Urpf {
+    /// None.
+    #[default]
+    Off,
+    /// The route back to the source leaves through the interface the packet came in on (RFC 3704 §2.2).
+    Strict,
+    /// There is a route back to the source; the default route is one (RFC 3704 §2.4).
+    Loose,
+}
+
+impl Urpf {
+    /// Whether a packet may come in on `ingress` from a source to which `back` is the interface of the route.
+    pub fn admits(self, ingress: InterfaceId, back: impl FnOnce() -> Option<InterfaceId>) -> bool {
+        match self {
+            Urpf::Off => true,
+            Urpf::Strict => back() == Some(ingress),
+            Urpf::Loose => back().is_some(),
+        }
+    }
+}
+
 /// One layer-3 interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
@@ -33,8 +56,8 @@ pub struct Interface {
     pub realm: RealmId,
     /// Whether transit packets that arrive here are forwarded.
     pub forward: bool,
-    /// Whether a source must be routed back through this interface (strict reverse-path check).
-    pub urpf_strict: bool,
+    /// How sources of packets that arrive here are verified.
+    pub urpf: Urpf,
     /// Largest TCP MSS option let through; 0 leaves it alone.
     pub clamp_mss: u16,
     /// Whether the link works; routes through an interface that is down are not used.
@@ -215,7 +238,7 @@ pub(super) mod tests {
             mtu: 1500,
             realm: RealmId(0),
             forward: true,
-            urpf_strict: false,
+            urpf: Urpf::Off,
             clamp_mss: 0,
             up: true,
             v4: addresses.iter().filter_map(|a| a.parse().ok()).collect(),

@@ -58,6 +58,8 @@ pub enum PolicyDestination {
         rule: RuleId,
         /// Source the target is to see.
         source: Option<u32>,
+        /// The filter is not asked: a port forward with `allow`.
+        allowed: bool,
     },
     /// An inside host calls a public address whose target lies inside: the packet goes out and comes back, translated at
     /// the source first and at the destination then (RFC 4787 REQ-9, "external source address and port").
@@ -104,6 +106,7 @@ fn by_static(
         port: facts.tuple.destination_port,
         rule: rule.id,
         source: None,
+        allowed: false,
     })
 }
 
@@ -143,6 +146,7 @@ fn translate(rule: &PortForward, address: u32, port: u16) -> PolicyDestination {
         port,
         rule: rule.id,
         source: rule.source,
+        allowed: rule.allow,
     }
 }
 

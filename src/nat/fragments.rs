@@ -24,10 +24,10 @@ const HELD_PER_DATAGRAM: u16 = 48;
 /// What identifies the datagram a fragment belongs to (RFC 791: source, destination, protocol, identification).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DatagramKey {
-    /// Source address.
-    pub source: u32,
+    /// Source address; IPv4 ones are below 2³².
+    pub source: u128,
     /// Destination address.
-    pub destination: u32,
+    pub destination: u128,
     /// Identification.
     pub id: u32,
     /// Protocol.
@@ -39,9 +39,22 @@ pub struct DatagramKey {
 impl DatagramKey {
     /// The key of a parsed IPv4 fragment.
     pub fn of(packet: &Parsed, realm: RealmId) -> DatagramKey {
+        DatagramKey::of_v6(
+            packet,
+            (packet.source.into(), packet.destination.into()),
+            realm,
+        )
+    }
+
+    /// The key of a parsed IPv6 fragment between these addresses.
+    pub fn of_v6(
+        packet: &Parsed,
+        (source, destination): (u128, u128),
+        realm: RealmId,
+    ) -> DatagramKey {
         DatagramKey {
-            source: packet.source,
-            destination: packet.destination,
+            source,
+            destination,
             id: packet.fragment.id,
             protocol: packet.protocol,
             realm,
@@ -50,7 +63,10 @@ impl DatagramKey {
 
     fn hash(&self, hasher: &Hasher) -> Hash {
         hasher.hash_words(&[
-            u64::from(self.source) << 32 | u64::from(self.destination),
+            self.source as u64,
+            (self.source >> 64) as u64,
+            self.destination as u64,
+            (self.destination >> 64) as u64,
             u64::from(self.id) << 32 | u64::from(self.protocol) << 8 | u64::from(self.realm.0),
         ])
     }

@@ -1,6 +1,41 @@
 //! The conditions a rule puts on a new flow. Evaluated once per flow, never per packet, so plain sorted ranges do.
 
+use std::hash::Hash;
+
 use crate::base::InterfaceId;
+
+/// A value that rules have ranges of.
+pub trait Value: Copy + Ord + Hash {
+    /// The smallest one.
+    const FIRST: Self;
+    /// The largest one.
+    const LAST: Self;
+
+    /// The next one.
+    fn next(self) -> Option<Self>;
+    /// The one before.
+    fn previous(self) -> Option<Self>;
+}
+
+/// Implements [`Value`] for unsigned numbers, whose methods no trait has in common.
+macro_rules! values {
+    ($($number:ty)*) => {
+        $(impl Value for $number {
+            const FIRST: Self = <$number>::MIN;
+            const LAST: Self = <$number>::MAX;
+
+            fn next(self) -> Option<Self> {
+                self.checked_add(1)
+            }
+
+            fn previous(self) -> Option<Self> {
+                self.checked_sub(1)
+            }
+        })*
+    };
+}
+
+values! { u16 u32 u128 }
 
 /// A set of interfaces.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,9 +124,71 @@ impl<T: Copy + Ord> RangeSet<T> {
     }
 }
 
+impl<T: Value> RangeSet<T> {
+    /// The set without the values of another: one pass over both.
+    #[must_use]
+    pub fn without(&self, out: &RangeSet<T>) -> RangeSet<T> {
+        if out.any {
+            return RangeSet::of([]);
+        }
+        let everything = [(T::FIRST, T::LAST)];
+        let from = if self.any {
+            &everything
+        } else {
+            &self.ranges[..]
+        };
+        let mut left = Vec::with_capacity(from.len());
+        let mut first = 0;
+        for &(low, high) in from {
+            // Ranges that end below this one end below the next, too.
+            first += out.ranges[first..].partition_point(|(_, end)| *end < low);
+            let mut rest = Some(low);
+            for &(a, b) in out.ranges[first..].iter().take_while(|(a, _)| *a <= high) {
+                if let (Some(start), Some(before)) = (rest, a.previous()) {
+                    left.push((start, before));
+                }
+                rest = b.next();
+            }
+            if let Some(start) = rest {
+                left.push((start, high));
+            }
+        }
+        // Where a range was cut at its border, the piece is upside down, that is empty.
+        RangeSet::of(left)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn without_takes_out_exactly_the_others(
+            from in prop::collection::vec((0u16..40, 0u16..40), 0..6),
+            out in prop::collection::vec((0u16..40, 0u16..40), 0..6),
+            any: bool,
+        ) {
+            let from = if any { RangeSet::any() } else { RangeSet::of(from) };
+            let out = RangeSet::of(out);
+            let left = from.without(&out);
+            for value in (0..50).chain([u16::MAX]) {
+                prop_assert_eq!(left.contains(value), from.contains(value) && !out.contains(value), "{}", value);
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_left_without_everything() {
+        let all = RangeSet::<u32>::any();
+        assert_eq!(all.without(&all).ranges(), []);
+        assert_eq!(all.without(&RangeSet::of([(0, u32::MAX)])).ranges(), []);
+        assert_eq!(
+            all.without(&RangeSet::of([(5, u32::MAX)])).ranges(),
+            [(0, 4)]
+        );
+    }
 
     #[test]
     fn ranges_merge_and_answer() {

@@ -3,6 +3,7 @@
 //! ```text
 //!   destination   static NAT → port forward → mapping of the port → the gateway itself
 //!   route         by the new destination: the outgoing interface
+//!   filter        the first rule that matches, or the default
 //!   source        static NAT → exemption (longest prefix) → source NAT (in order, first match)
 //!   session       outside port, subscriber's limits, both tuples; or a drop with its reason
 //! ```
@@ -20,6 +21,9 @@ use crate::flow::session::{
     SessionIndex, State,
 };
 use crate::nat::destination::{PolicyDestination, by_policy};
+use crate::nat::filter::Verdict;
+use crate::nat::filter::conditions::IcmpKind;
+use crate::nat::filter::flows::{self, Bound};
 use crate::nat::mapping::{InsideEndpoint, Mapping, OutsideEndpoint};
 use crate::nat::policy::Policy;
 use crate::nat::ports::{Behaviour, Pool, PortRanges, PortSpace, Request, Returned, Select};
@@ -40,6 +44,8 @@ pub struct NewFlow {
     pub transport: Transport,
     /// TCP flags.
     pub tcp_flags: u8,
+    /// ICMP type and code.
+    pub icmp: Option<IcmpKind>,
     /// Realm of the ingress interface.
     pub realm: RealmId,
     /// It is the second half of a hairpin.
@@ -64,6 +70,7 @@ struct Destination {
     /// First session of the mapping that an outside host reaches the inside through.
     mapping: Option<SessionIndex>,
     hairpin: bool,
+    allowed: bool,
 }
 
 /// How the source comes out.
@@ -82,7 +89,8 @@ enum Source {
     },
 }
 
-/// Decides a new flow and, if it is to be forwarded, enters its session. The caller has looked the flow up in vain.
+/// Decides a new flow and, if it is to be forwarded, enters its session. The caller has looked the flow up in vain. `verdict`
+/// becomes the filter's word on it, if the filter was asked.
 ///
 /// # Errors
 /// The reason to drop the packet; nothing is changed then.
@@ -92,6 +100,7 @@ pub fn open(
     flow: &NewFlow,
     now: Now,
     random: &mut Random,
+    verdict: &mut Verdict,
 ) -> Result<Opened, DropReason> {
     match flow.transport {
         Transport::IcmpReply => return Err(unsolicited(policy, flow)),
@@ -105,6 +114,10 @@ pub fn open(
         None => return local_or(policy, flow, DropReason::NoMapping),
     };
     let egress = outgoing(policy, flow, &destination)?;
+    *verdict = judge(policy, flow, &destination, egress);
+    if !verdict.passes() {
+        return Err(DropReason::PolicyFilter);
+    }
     let mut session = blank_session(flow.realm, policy.generation, now);
     session.before = flow.facts.tuple;
     session.after = Tuple {
@@ -162,6 +175,26 @@ pub fn open(
     }
 }
 
+/// The filter's word on a new flow.
+fn judge(
+    policy: &Policy,
+    flow: &NewFlow,
+    destination: &Destination,
+    egress: InterfaceId,
+) -> Verdict {
+    let bound = Bound {
+        to: Tuple {
+            destination: destination.address,
+            destination_port: destination.port,
+            ..flow.facts.tuple
+        },
+        egress,
+        hairpin: destination.hairpin,
+        allowed: destination.allowed,
+    };
+    flows::opening(policy, flow, &bound)
+}
+
 /// A reply to a query nobody asked.
 fn unsolicited(policy: &Policy, flow: &NewFlow) -> DropReason {
     let to = flow.facts.tuple;
@@ -200,6 +233,7 @@ fn destination(
         source: None,
         mapping: None,
         hairpin: false,
+        allowed: false,
     };
     match by_policy(policy, flow.realm, &flow.facts, flow.looped) {
         PolicyDestination::Translate {
@@ -207,12 +241,14 @@ fn destination(
             port,
             rule,
             source,
+            allowed,
         } => {
             return Ok(Some(Destination {
                 address,
                 port,
                 rule: Some(rule),
                 source,
+                allowed,
                 ..keep
             }));
         }
@@ -698,6 +734,7 @@ pub fn revalidate(nat: &mut Nat, policy: &Policy, index: SessionIndex, now: Now)
                 *egress = Egress::UNKNOWN;
             }
         }
+        flows::bar_answers(policy, session, None);
     }
     true
 }

@@ -18,6 +18,7 @@ use crate::gateway::interface::{Interface, Interfaces};
 use crate::gateway::proxy::Proxy;
 use crate::gateway::routes::Routes;
 use crate::nat::destination::Inside;
+use crate::nat::filter::Filter;
 use crate::nat::ports::{External, ExternalIndex, Externals, Pool, Pools, PortSpace};
 use crate::nat::rss::SourceSteering;
 use crate::nat::rules::{Exempt, PortForward, SourceRule, StaticRule};
@@ -39,15 +40,17 @@ pub struct Policy {
     pub routes: Routes,
     /// Translation rules.
     pub nat: NatPolicy,
+    /// What may pass.
+    pub filter: Filter,
     /// Idle timeouts.
     pub timeouts: Timeouts,
     /// Sessions a subscriber may have; 0 = no limit.
     pub sessions_per_host: u32,
-    /// What the counted rules are, by [`RuleId`].
+    /// What the counted rules are, in the order of their numbers.
     pub rules: Vec<RuleInfo>,
     /// Configured neighbours: interface, address, MAC address.
     pub static_neighbours: Vec<(InterfaceId, IpAddr, MacAddr)>,
-    /// Whether IPv4 flows are tracked; see [`NatPolicy::is_stateful`].
+    /// Whether IPv4 flows are tracked: some rule translates, or the filter is in use.
     pub stateful: bool,
     /// Whether remote addresses are tracked for address-dependent filtering; fixed at start, because it needs memory.
     pub tracks_contacts: bool,
@@ -77,6 +80,12 @@ impl Policy {
             .inside
             .get(ingress.index())
             .is_some_and(|inside| inside.contains(source))
+    }
+
+    /// The counted rule with this number.
+    pub fn rule(&self, id: RuleId) -> Option<&RuleInfo> {
+        let at = self.rules.binary_search_by_key(&id, |rule| rule.id).ok()?;
+        self.rules.get(at)
     }
 
     /// Whose an IPv6 address is, if it is ours; link-local ones count on their own interface only.
@@ -211,7 +220,7 @@ impl NatPolicy {
 pub struct RuleInfo {
     /// Its index among the counters.
     pub id: RuleId,
-    /// `source-nat`, `exempt`, `port-forward`, `static-nat`.
+    /// `source-nat`, `exempt`, `port-forward`, `static-nat`, `filter`.
     pub kind: &'static str,
     /// Name, or `#n` by position.
     pub name: String,

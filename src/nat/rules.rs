@@ -124,6 +124,8 @@ pub struct PortForward {
     pub hairpin: bool,
     /// Source address the target is to see.
     pub source: Option<u32>,
+    /// Its flows pass without the filter being asked.
+    pub allow: bool,
 }
 
 impl PortForward {
@@ -205,6 +207,7 @@ mod tests {
                 .collect(),
             hairpin: true,
             source: None,
+            allow: true,
         }
     }
 

@@ -9,7 +9,7 @@
 //! | [`ethernet`] | Ethernet II, one 802.1Q tag | 894 |
 //! | [`arp`], [`nd`] | neighbour resolution | 826, 4861 |
 //! | [`ipv4`], [`ipv6`] | network headers, fragmentation | 791, 8200 |
-//! | [`tcp`], [`udp`], [`icmp`] | transports, ICMP errors | 9293, 768, 792, 4443 |
+//! | [`tcp`], [`udp`], [`icmp`], [`reset`] | transports, ICMP errors, TCP resets | 9293, 768, 792, 4443 |
 //! | [`checksum`] | full and incremental checksums | 1071, 1624 |
 //! | [`plain`] | the short way through plain TCP and UDP packets | 791, 9293, 768 |
 //!
@@ -28,6 +28,7 @@ mod mac;
 pub mod nd;
 pub mod parse;
 pub mod plain;
+pub mod reset;
 pub mod tcp;
 pub mod udp;
 

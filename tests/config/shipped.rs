@@ -75,7 +75,7 @@ fn known(prefix: &str, keys: &[Key], all: &mut BTreeSet<String>) {
         let path = format!("{prefix}.{}", key.name);
         match key.kind {
             Kind::Later => continue,
-            Kind::Inline(inner) => known(&path, inner, all),
+            Kind::Inline(inner) | Kind::Tables(inner) => known(&path, inner, all),
             _ => {}
         }
         all.insert(path);
@@ -163,10 +163,7 @@ fn default_toml_states_the_defaults() {
         );
         checked.insert(path);
     }
-    for (table, shape) in TOP {
-        let (Shape::Table(keys) | Shape::Tables(keys)) = shape else {
-            continue;
-        };
+    for (table, keys) in tables() {
         for key in keys.iter().filter(|key| key.default.is_some()) {
             let path = format!("{table}.{}", key.name);
             assert!(
@@ -177,12 +174,25 @@ fn default_toml_states_the_defaults() {
     }
 }
 
+/// Every table with its keys; `filter.rule` is a list of tables within a table.
+fn tables() -> Vec<(String, &'static [Key])> {
+    let mut all = Vec::new();
+    for (table, shape) in TOP {
+        let (Shape::Table(keys) | Shape::Tables(keys)) = shape else {
+            continue;
+        };
+        all.push(((*table).to_string(), *keys));
+        for key in *keys {
+            if let Kind::Tables(inner) = key.kind {
+                all.push((format!("{table}.{}", key.name), inner));
+            }
+        }
+    }
+    all
+}
+
 fn key_of(table: &str, line: &str) -> Option<&'static Key> {
     let (name, _) = line.split_once(" = ")?;
-    TOP.iter().find_map(|(known, shape)| match shape {
-        Shape::Table(keys) | Shape::Tables(keys) if *known == table => {
-            keys.iter().find(|key| key.name == name)
-        }
-        _ => None,
-    })
+    let (_, keys) = tables().into_iter().find(|(known, _)| known == table)?;
+    keys.iter().find(|key| key.name == name)
 }

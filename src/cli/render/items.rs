@@ -1,7 +1,9 @@
 //! Columns of the listings.
 
 use super::{duration, moment, percent};
-use crate::control::api::{Endpoint, Item, Listing, Pool, PoolPorts, Queue, Rule, Session, Worker};
+use crate::control::api::{
+    Endpoint, FilterRule, Item, Listing, Pool, PoolPorts, Queue, Rule, Session, Worker,
+};
 
 /// The headings of a listing. `verbose` adds columns at the end.
 pub fn headings(listing: Listing, verbose: bool) -> Vec<&'static str> {
@@ -122,6 +124,7 @@ pub fn headings(listing: Listing, verbose: bool) -> Vec<&'static str> {
                 "REPLY-TRANSLATED-SOURCE",
                 "REPLY-TRANSLATED-DESTINATION",
                 "POOL",
+                "FILTER",
                 "WORKER",
             ],
         ),
@@ -129,6 +132,28 @@ pub fn headings(listing: Listing, verbose: bool) -> Vec<&'static str> {
             &[
                 "INDEX", "NAME", "IN", "OUT", "SRC", "DST", "PROTO", "VIA", "PORTS", "HITS",
                 "PACKETS", "BYTES",
+            ],
+            &[],
+        ),
+        Listing::Filter => (
+            &[
+                "INDEX",
+                "PACKETS",
+                "BYTES",
+                "HITS",
+                "IN",
+                "OUT",
+                "SRC",
+                "DST",
+                "PROTO",
+                "SPORT",
+                "DPORT",
+                "ORIG-DST",
+                "ORIG-DPORT",
+                "ICMP-TYPE",
+                "STATE",
+                "ACTION",
+                "NAME",
             ],
             &[],
         ),
@@ -231,6 +256,7 @@ pub fn cells(item: &Item, verbose: bool) -> Vec<String> {
         ),
         Item::Session(s) => session(s),
         Item::Rule(r) => (rule(r), vec![]),
+        Item::FilterRule(r) => (filter_rule(r), vec![]),
         Item::History(h) => (
             vec![
                 h.generation.to_string(),
@@ -338,7 +364,11 @@ fn session(s: &Session) -> (Vec<String>, Vec<String>) {
         s.reverse.translated_destination,
     ];
     let mut more: Vec<String> = reply.iter().map(Endpoint::to_string).collect();
-    more.extend([optional(s.pool.as_ref()), s.worker.to_string()]);
+    more.extend([
+        optional(s.pool.as_ref()),
+        optional(s.filter.as_ref()),
+        s.worker.to_string(),
+    ]);
     (always, more)
 }
 
@@ -356,6 +386,28 @@ fn rule(r: &Rule) -> Vec<String> {
         r.hits.to_string(),
         r.packets.to_string(),
         r.bytes.to_string(),
+    ]
+}
+
+fn filter_rule(r: &FilterRule) -> Vec<String> {
+    vec![
+        r.index.to_string(),
+        r.packets.to_string(),
+        r.bytes.to_string(),
+        r.hits.to_string(),
+        r.ingress.clone(),
+        r.egress.clone(),
+        r.src.clone(),
+        r.dst.clone(),
+        r.proto.clone(),
+        r.sport.clone(),
+        r.dport.clone(),
+        r.orig_dst.clone(),
+        r.orig_dport.clone(),
+        r.icmp_type.clone(),
+        r.state.clone(),
+        r.action.clone(),
+        r.name.clone(),
     ]
 }
 
@@ -405,6 +457,7 @@ mod tests {
             out_interface: Some("wan".into()),
             pool: Some("public".into()),
             rule: Some("office".into()),
+            filter: Some("filter.rule 2".into()),
             worker: 1,
         }
     }
@@ -437,6 +490,7 @@ mod tests {
             (Listing::Exempt, Item::Rule(Rule::default())),
             (Listing::StaticNat, Item::Rule(Rule::default())),
             (Listing::PortForwards, Item::Rule(Rule::default())),
+            (Listing::Filter, Item::FilterRule(FilterRule::default())),
             (Listing::History, Item::History(HistoryEntry::default())),
         ]
     }

@@ -9,6 +9,7 @@
 //! - `rules`: translation rules, and where subscribers are;
 //! - `sets`: addresses, interfaces, ports and protocols as the matcher compares them.
 
+mod filter;
 mod network;
 mod pools;
 mod rules;
@@ -50,6 +51,7 @@ pub fn compile(
     let (interfaces, routes) = compiler.routes()?;
     let proxy = compiler.proxy(&interfaces);
     let nat = compiler.nat();
+    let filter = compiler.filter();
     let tracks_contacts = compiler.tracks_contacts();
     if !compiler.errors.is_empty() {
         return Err(Report {
@@ -65,7 +67,7 @@ pub fn compile(
             |p| p.steering.clone(),
         ),
         // Sessions outlive the last rule (E15), so tracking goes on once it was needed.
-        stateful: nat.is_stateful() || previous.is_some_and(|p| p.stateful),
+        stateful: nat.is_stateful() || filter.is_active() || previous.is_some_and(|p| p.stateful),
         tracks_contacts,
         tells_exhaustion: nat
             .pools
@@ -76,9 +78,13 @@ pub fn compile(
         routes,
         proxy,
         nat,
+        filter,
         timeouts,
         sessions_per_host: config.system.sessions_per_host,
-        rules: compiler.rules,
+        rules: {
+            compiler.rules.sort_unstable_by_key(|rule| rule.id);
+            compiler.rules
+        },
     })
 }
 

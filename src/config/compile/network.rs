@@ -6,7 +6,7 @@ use super::{Compiler, PortFacts, error_at};
 use crate::base::{InterfaceId, PortId};
 use crate::config::report::Report;
 use crate::config::validated::{self, Validated};
-use crate::gateway::interface::{Interface, Interfaces, link_local};
+use crate::gateway::interface::{Interface, Interfaces, Urpf, link_local};
 use crate::gateway::proxy::Proxy;
 use crate::gateway::routes::{Routes, StaticRoute};
 use crate::nat::policy::Policy;
@@ -25,7 +25,11 @@ impl Compiler<'_> {
             mtu: from.mtu,
             realm: from.realm,
             forward: from.forward,
-            urpf_strict: from.urpf == validated::Urpf::Strict,
+            urpf: match from.urpf {
+                validated::Urpf::Off => Urpf::Off,
+                validated::Urpf::Strict => Urpf::Strict,
+                validated::Urpf::Loose => Urpf::Loose,
+            },
             clamp_mss: from.clamp_mss,
             up: facts.up,
             v4: from.v4.clone(),

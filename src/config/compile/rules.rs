@@ -18,8 +18,8 @@ use crate::nat::rules::{
 };
 use crate::wire::ICMP;
 
-/// Counted rules there can be; see [`crate::dataplane::counters::MAX_RULES`].
-const MAX_RULES: usize = crate::dataplane::counters::MAX_RULES;
+/// Counted rules there can be; see [`crate::dataplane::accounts::MAX_RULES`].
+pub(super) const MAX_RULES: usize = crate::dataplane::accounts::MAX_RULES;
 
 impl Compiler<'_> {
     /// The number of a counted rule: the one it had under the previous policy, or one not used before.
@@ -198,6 +198,7 @@ impl Compiler<'_> {
                     })
                     .collect(),
                 hairpin: rule.hairpin,
+                allow: rule.allow,
                 source: match rule.source {
                     ForwardSource::Address(address) => Some(u32::from(address)),
                     ForwardSource::Auto | ForwardSource::Keep => None,

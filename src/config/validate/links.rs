@@ -287,7 +287,11 @@ fn interface_of(
             format!("{mtu} is below the 1280 that IPv6 needs (RFC 8200 section 5)"),
         );
     }
-    let words = [("off", Urpf::Off), ("strict", Urpf::Strict)];
+    let words = [
+        ("off", Urpf::Off),
+        ("strict", Urpf::Strict),
+        ("loose", Urpf::Loose),
+    ];
     Interface {
         label: label(&raw.label, path, findings),
         port: port.unwrap_or_default(),

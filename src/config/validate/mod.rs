@@ -4,6 +4,7 @@
 //! only used when no error was found.
 
 mod cross;
+mod filter;
 mod links;
 mod operands;
 mod pools;
@@ -54,6 +55,8 @@ pub(super) fn validate(raw: &Raw, findings: &mut Findings) -> Validated {
         source_nat: rules::source_nat(&raw.source_nat, &names, &pool_names, findings),
         static_nat: rules::static_nat(&raw.static_nat, &names, findings),
         port_forwards: rules::port_forwards(&raw.port_forward, &names, findings),
+        filter: filter::filter(&raw.filter, &names, findings),
+        sets: names.sets,
         system,
         ports,
         realms,
@@ -134,6 +137,12 @@ fn check_names(raw: &Raw, findings: &mut Findings) {
     kind(
         raw.port_forward.iter().map(|x| &x.label),
         "port-forward",
+        false,
+        findings,
+    );
+    kind(
+        raw.filter.rule.iter().map(|x| &x.label),
+        "filter.rule",
         false,
         findings,
     );

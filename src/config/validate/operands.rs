@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
-use super::super::matching::{AddressList, InterfaceMatch, Match, PortSet, PrefixSet, ProtocolSet};
+use super::super::matching::{AddressList, InterfaceMatch, PortSet, PrefixSet, ProtocolSet};
 use super::super::raw::Many;
 use super::super::report::{Findings, hint};
 use super::super::values;
@@ -355,7 +355,12 @@ pub(super) fn check_ports_fit(
 }
 
 /// Reports a rule whose source and destination can never be of one family.
-pub(super) fn check_families(path: &str, matching: &Match, findings: &mut Findings) {
+pub(super) fn check_families(
+    path: &str,
+    src: &PrefixSet,
+    dst: &PrefixSet,
+    findings: &mut Findings,
+) {
     let families = |set: &PrefixSet| match &set.include {
         Some(list) if list.interfaces.is_empty() && !list.own && !list.prefixes.is_empty() => {
             let has = |v4: bool| list.prefixes.iter().any(|net| net.addr().is_ipv4() == v4);
@@ -363,10 +368,10 @@ pub(super) fn check_families(path: &str, matching: &Match, findings: &mut Findin
         }
         _ => (true, true),
     };
-    let (src, dst) = (families(&matching.src), families(&matching.dst));
+    let (src, dst) = (families(src), families(dst));
     if !(src.0 && dst.0 || src.1 && dst.1) {
         findings.error(
-            &format!("{path}.dst"),
+            path,
             "src and dst are of different address families, so nothing can match (use one family in a rule)",
         );
     }

@@ -87,7 +87,7 @@ pub(super) fn source_nat(
         };
         check_ports_fit(&path, "sport", &matching.proto, &matching.sport, findings);
         check_ports_fit(&path, "dport", &matching.proto, &matching.dport, findings);
-        check_families(&path, &matching, findings);
+        check_families(&at("dst"), &matching.src, &matching.dst, findings);
         let via = via(&at("via"), raw.via.as_deref(), pools, findings);
         let ports = raw
             .ports

@@ -346,6 +346,9 @@ pub struct Session {
     pub pool: Option<String>,
     /// The rule that made it.
     pub rule: Option<String>,
+    /// The filter rule that let it pass.
+    #[serde(default)]
+    pub filter: Option<String>,
     /// Worker it lives on.
     pub worker: u8,
 }
@@ -379,6 +382,47 @@ pub struct Rule {
     pub packets: u64,
     /// Their bytes, from the IP header on.
     pub bytes: u64,
+}
+
+/// A filter rule, or the filter's default.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FilterRule {
+    /// Position in its list, from 1; the default comes last.
+    pub index: u32,
+    /// Its name; `default` for the default.
+    pub name: String,
+    /// Packets of the flows it let through, both directions, or packets it refused.
+    pub packets: u64,
+    /// Their bytes, from the IP header on.
+    pub bytes: u64,
+    /// Flows it let through or refused.
+    pub hits: u64,
+    /// Receiving interfaces; `any` for all, as in all conditions.
+    #[serde(rename = "in")]
+    pub ingress: String,
+    /// Outgoing interfaces.
+    #[serde(rename = "out")]
+    pub egress: String,
+    /// Sources.
+    pub src: String,
+    /// Destinations, after translation.
+    pub dst: String,
+    /// Protocols.
+    pub proto: String,
+    /// Source ports.
+    pub sport: String,
+    /// Destination ports, after translation.
+    pub dport: String,
+    /// Destinations before translation.
+    pub orig_dst: String,
+    /// Destination ports before translation.
+    pub orig_dport: String,
+    /// ICMP types.
+    pub icmp_type: String,
+    /// States.
+    pub state: String,
+    /// `accept`, `drop`, or `reject:` with what the sender is told.
+    pub action: String,
 }
 
 /// A configuration that was in force.
@@ -424,6 +468,8 @@ pub enum Item {
     Session(Session),
     /// Of the rule listings.
     Rule(Rule),
+    /// Of [`Listing::Filter`].
+    FilterRule(FilterRule),
     /// Of [`Listing::History`].
     History(HistoryEntry),
 }
@@ -450,6 +496,7 @@ impl Item {
             Listing::SourceNat | Listing::Exempt | Listing::StaticNat | Listing::PortForwards => {
                 Item::Rule(read(value)?)
             }
+            Listing::Filter => Item::FilterRule(read(value)?),
             Listing::History => Item::History(read(value)?),
         })
     }
@@ -542,6 +589,13 @@ mod tests {
                 Item::Rule(Rule {
                     ingress: "lan".into(),
                     ..Rule::default()
+                }),
+            ),
+            (
+                Listing::Filter,
+                Item::FilterRule(FilterRule {
+                    egress: "wan".into(),
+                    ..FilterRule::default()
                 }),
             ),
             (Listing::History, Item::History(HistoryEntry::default())),

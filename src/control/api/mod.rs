@@ -18,8 +18,8 @@ pub mod report;
 
 pub use filter::Filter;
 pub use listing::{
-    Block, Endpoint, HistoryEntry, Interface, Item, Line, ListEnd, Mapping, Neighbor, Pool,
-    PoolPorts, Port, Queue, Route, Rule, Session, Subscriber, Translation, Worker,
+    Block, Endpoint, FilterRule, HistoryEntry, Interface, Item, Line, ListEnd, Mapping, Neighbor,
+    Pool, PoolPorts, Port, Queue, Route, Rule, Session, Subscriber, Translation, Worker,
 };
 pub use report::{
     Cleared, Config, Counters, DropLine, Drops, Gauges, PacketCounts, Rates, ReloadRequest,
@@ -110,6 +110,8 @@ kinds! {
         StaticNat "static-nat",
         /// `[[port-forward]]` with counters: [`Rule`].
         PortForwards "port-forwards",
+        /// `[[filter.rule]]` with counters, then the default: [`FilterRule`].
+        Filter "filter",
         /// Published configurations: [`HistoryEntry`].
         History "history",
     }

@@ -1,5 +1,7 @@
 //! What a new configuration changes: in words for the operator, and what of it needs a restart.
 
+use std::collections::{BTreeSet, HashMap};
+
 use crate::config::validated::{Label, Validated};
 use crate::control::api::{Failure, FailureKind};
 
@@ -93,6 +95,27 @@ pub fn describe(old: &Validated, new: &Validated) -> Vec<String> {
         let (a, b) = (old.system.sessions_per_host, new.system.sessions_per_host);
         changes.push(format!("system.sessions_per_host {a} -> {b}"));
     }
+    for name in old
+        .sets
+        .keys()
+        .chain(new.sets.keys())
+        .collect::<BTreeSet<_>>()
+    {
+        if old.sets.get(name) != new.sets.get(name) {
+            changes.push(format!("set {name} changed"));
+        }
+    }
+    let (default, established) = (old.filter.default, old.filter.established);
+    if (default, established) != (new.filter.default, new.filter.established) {
+        changes.push("filter defaults changed".to_owned());
+    }
+    objects(
+        "filter.rule",
+        &old.filter.rules,
+        &new.filter.rules,
+        |x| &mut x.label,
+        &mut changes,
+    );
     objects(
         "interface",
         &old.interfaces,
@@ -169,26 +192,26 @@ fn objects<T: Clone + PartialEq>(
         list.iter().map(strip).collect()
     };
     let (old, new) = (named(old), named(new));
-    let of = |list: &[(String, T)], name: &str| {
-        list.iter()
-            .find(|(n, _)| n == name)
-            .map(|(_, object)| object.clone())
-    };
-    for (name, _) in old.iter().filter(|(name, _)| of(&new, name).is_none()) {
+    let index = |list: &[(String, T)]| -> HashMap<String, T> { list.iter().cloned().collect() };
+    let (old_by_name, new_by_name) = (index(&old), index(&new));
+    for (name, _) in old
+        .iter()
+        .filter(|(name, _)| !new_by_name.contains_key(name))
+    {
         changes.push(format!("{kind} {name} removed"));
     }
     for (name, object) in &new {
-        match of(&old, name) {
+        match old_by_name.get(name) {
             None => changes.push(format!("{kind} {name} added")),
-            Some(before) if before != *object => changes.push(format!("{kind} {name} changed")),
+            Some(before) if before != object => changes.push(format!("{kind} {name} changed")),
             Some(_) => {}
         }
     }
-    let kept = |list: &[(String, T)], other: &[(String, T)]| -> Vec<String> {
-        let both = list.iter().filter(|(name, _)| of(other, name).is_some());
+    let kept = |list: &[(String, T)], other: &HashMap<String, T>| -> Vec<String> {
+        let both = list.iter().filter(|(name, _)| other.contains_key(name));
         both.map(|(name, _)| name.clone()).collect()
     };
-    if kept(&old, &new) != kept(&new, &old) {
+    if kept(&old, &new_by_name) != kept(&new, &old_by_name) {
         changes.push(format!("{kind} order changed"));
     }
 }

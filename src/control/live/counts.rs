@@ -5,7 +5,8 @@ use crate::base::DropReason;
 use crate::control::api::{
     Counters as CountersReport, DropLine, Drops, Gauges, PacketCounts, SessionCount, WorkerCounts,
 };
-use crate::dataplane::counters::{Counters, RuleCount};
+use crate::dataplane::accounts::{MAX_RULES, RuleCount};
+use crate::dataplane::counters::Counters;
 use crate::dataplane::worker::JobContext;
 use crate::flow::session::State;
 use crate::nat::state::{EndCause, NatCounts};
@@ -14,8 +15,10 @@ use crate::nat::state::{EndCause, NatCounts};
 pub struct Snapshot {
     /// The worker.
     pub worker: u8,
-    /// Packets and rules.
+    /// Packets.
     pub counters: Box<Counters>,
+    /// Rules, by number.
+    pub rules: Vec<RuleCount>,
     /// Packets held.
     pub held: u64,
     /// Sessions.
@@ -34,7 +37,7 @@ pub struct Snapshot {
 pub fn snapshots(workers: &[WorkerHandle]) -> (Vec<Snapshot>, Vec<u8>) {
     let (answers, stalled) = ask_all(workers, || {
         // Allocated here, filled there.
-        let mut room = Some(Box::<Counters>::default());
+        let mut room = Some((Box::<Counters>::default(), Vec::with_capacity(MAX_RULES)));
         move |context: &mut JobContext<'_>| room.take().map(|room| take(context, room))
     });
     (
@@ -46,17 +49,16 @@ pub fn snapshots(workers: &[WorkerHandle]) -> (Vec<Snapshot>, Vec<u8>) {
     )
 }
 
-fn take(context: &mut JobContext<'_>, mut room: Box<Counters>) -> Snapshot {
-    let from = &*context.counters;
-    let mut rules = std::mem::take(&mut room.rules);
-    // Both are as long as there can be rules; no allocation.
-    rules.truncate(from.rules.len());
-    let count = rules.len();
-    rules.copy_from_slice(&from.rules[..count]);
-    *room = Counters { rules, ..*from };
+fn take(
+    context: &mut JobContext<'_>,
+    (mut counters, mut rules): (Box<Counters>, Vec<RuleCount>),
+) -> Snapshot {
+    (*counters).clone_from(context.counters);
+    context.accounts.sums(&mut rules);
     Snapshot {
         worker: context.worker.0,
-        counters: room,
+        counters,
+        rules,
         held: context.held,
         nat: context.nat.counts.clone(),
         session_capacity: context.nat.sessions.capacity() as u64,
@@ -147,13 +149,11 @@ impl Baseline {
 fn sum_rules(snapshots: &[Snapshot]) -> Vec<RuleCount> {
     let mut sum: Vec<RuleCount> = Vec::new();
     for snapshot in snapshots {
-        let rules = &snapshot.counters.rules;
+        let rules = &snapshot.rules;
         sum.resize(sum.len().max(rules.len()), RuleCount::default());
-        for (sum, rule) in sum.iter_mut().zip(rules) {
-            sum.hits += rule.hits;
-            sum.packets += rule.packets;
-            sum.bytes += rule.bytes;
-        }
+        sum.iter_mut()
+            .zip(rules)
+            .for_each(|(sum, rule)| sum.add(rule));
     }
     sum
 }

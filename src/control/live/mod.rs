@@ -13,6 +13,7 @@ pub mod apply;
 pub mod ask;
 pub mod change;
 pub mod counts;
+pub mod filtering;
 pub mod objects;
 pub mod pulse;
 pub mod refusals;
@@ -238,6 +239,14 @@ impl Live {
         )
     }
 
+    fn filter_views(&self) -> (Vec<api::FilterRule>, Vec<u8>) {
+        let (snapshots, stalled) = snapshots(&self.workers);
+        let counts = lock(&self.baseline).rules(&snapshots);
+        let loaded = lock(&self.running).loaded.clone();
+        let rules = filtering::rules(&loaded.validated, &self.published.load(), &counts);
+        (rules, stalled)
+    }
+
     fn list_others(&self, listing: Listing, out: &mut Listed<'_>, resolved: &Resolved) -> Vec<u8> {
         let filter = resolved.filter();
         match listing {
@@ -252,6 +261,13 @@ impl Live {
             Listing::SourceNat | Listing::Exempt | Listing::StaticNat | Listing::PortForwards => {
                 let (rules, stalled) = self.rule_views(listing);
                 rules.into_iter().for_each(|rule| out.add(Item::Rule(rule)));
+                stalled
+            }
+            Listing::Filter => {
+                let (rules, stalled) = self.filter_views();
+                rules
+                    .into_iter()
+                    .for_each(|rule| out.add(Item::FilterRule(rule)));
                 stalled
             }
             Listing::History => {

@@ -7,7 +7,7 @@ use crate::config::validated::{self, ForwardSource, Label, Validated, Via};
 use crate::control::api::{
     Block, Filter, Interface, Item, Listing, Pool, PoolPorts, Queue, Route, Rule,
 };
-use crate::dataplane::counters::RuleCount;
+use crate::dataplane::accounts::RuleCount;
 use crate::nat::policy::Policy;
 use crate::nat::ports::{Behaviour, BlockIndex, External, PoolCounts, PortSpace, Select};
 use std::net::{IpAddr, Ipv4Addr};

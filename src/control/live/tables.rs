@@ -4,7 +4,7 @@
 
 use super::ask::{Part, WorkerHandle};
 use crate::base::time::Now;
-use crate::base::{InterfaceId, PoolId, RealmId, Tick};
+use crate::base::{InterfaceId, PoolId, RealmId, RuleId, Tick};
 use crate::control::api::filter::protocol_name;
 use crate::control::api::{
     Endpoint, Failure, FailureKind, Filter, Item, ListEnd, Mapping, Neighbor, Session, Subscriber,
@@ -14,6 +14,7 @@ use crate::dataplane::worker::JobContext;
 use crate::flow::key::Tuple;
 use crate::flow::session::{FLAG_FIRST, FLAG_MAPPED, Session as FlowSession, SessionIndex, State};
 use crate::gateway::neighbour::NeighbourId;
+use crate::nat::filter;
 use crate::nat::mapping::Mapping as NatMapping;
 use crate::nat::policy::Policy;
 use crate::nat::ports::ExternalIndex;
@@ -257,10 +258,13 @@ impl<'a> Listed<'a> {
                     .get(slot)
                     .filter(|s| s.state != State::Free)?;
                 let takes = resolved.takes_session(context, session);
-                takes.then(|| (*session, egress(context, session)))
+                takes.then(|| {
+                    let rules = context.accounts.rules(session.rule);
+                    (*session, rules, egress(context, session))
+                })
             },
-            |(session, out), now, worker| {
-                Item::Session(session_view(policy, session, *out, now, worker))
+            |(session, rules, out), now, worker| {
+                Item::Session(session_view(policy, session, *rules, *out, now, worker))
             },
         );
         Ok(())
@@ -458,6 +462,7 @@ pub fn clear_sessions(
 fn session_view(
     policy: &Policy,
     session: &FlowSession<u32>,
+    (rule, filter): (RuleId, RuleId),
     out: Option<InterfaceId>,
     now: Now,
     worker: u8,
@@ -477,7 +482,11 @@ fn session_view(
     };
     let idle = now.tick.since(session.seen());
     let limit = policy.timeouts.of(session.state);
-    let rule = policy.rules.iter().find(|rule| rule.id == session.rule);
+    let (rule, filter) = match (policy.rule(rule), policy.rule(filter)) {
+        // A flow that is only let through has the filter's account.
+        (Some(only), None) if only.kind == filter::KIND => (None, Some(only)),
+        both => both,
+    };
     Session {
         protocol: protocol_name(session.protocol),
         state: session.state.name().to_owned(),
@@ -491,6 +500,7 @@ fn session_view(
             .filter(|_| session.flags & FLAG_MAPPED != 0 || !session.is_untranslated())
             .and_then(|id| pool_name(policy, id)),
         rule: rule.map(|rule| rule.name.clone()),
+        filter: filter.map(|rule| rule.name.clone()),
         worker,
     }
 }

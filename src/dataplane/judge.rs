@@ -1,0 +1,96 @@
+//! The filter at work: flows that were let through, packets that were not.
+
+use crate::base::DropReason;
+use crate::base::time::Now;
+use crate::dataplane::buffer::{Buffer, Incoming, Sink};
+use crate::dataplane::shard::Shard;
+use crate::flow::session::{Direction, Session, SessionIndex};
+use crate::nat::filter::conditions::IcmpKind;
+use crate::nat::filter::{Action, Verdict, flows};
+use crate::nat::open::NewFlow;
+use crate::nat::policy::Policy;
+use crate::wire::icmp;
+use crate::wire::parse::{Network, Parsed, Transport};
+
+impl<B: Buffer> Shard<B> {
+    /// Opens the accounts of a new session, and judges its answers if the filter does.
+    pub(super) fn opened(
+        &mut self,
+        policy: &Policy,
+        index: SessionIndex,
+        flow: &NewFlow,
+        verdict: Verdict,
+    ) {
+        if let Some(session) = self.nat.sessions.get_mut(index.0) {
+            session.rule = self.accounts.open(session.rule, verdict.rule);
+            flows::bar_answers(policy, session, flow.icmp);
+        }
+    }
+
+    /// Drops a packet the filter refuses, and tells its sender if the rule says so.
+    pub(super) fn refused(
+        &mut self,
+        policy: &Policy,
+        now: Now,
+        verdict: Verdict,
+        incoming: Incoming<B>,
+        packet: &Parsed,
+        sink: &mut impl Sink<B>,
+    ) {
+        self.accounts.refused(verdict.rule, packet.ip_length);
+        if let Action::Reject(answer) = verdict.action {
+            if packet.network == Network::Ipv4 {
+                self.tell(policy, now, answer, &incoming, packet, sink);
+            } else {
+                self.tell_v6(policy, now, answer, &incoming, packet, sink);
+            }
+        }
+        self.discard(incoming.buffer, DropReason::PolicyFilter, sink);
+    }
+
+    /// An answer of a session whose answers may not pass.
+    #[cold]
+    pub(super) fn barred(
+        &mut self,
+        policy: &Policy,
+        now: Now,
+        session: &Session<u32>,
+        incoming: Incoming<B>,
+        packet: &Parsed,
+        sink: &mut impl Sink<B>,
+    ) {
+        let icmp = icmp_kind(incoming.buffer.bytes(), packet);
+        let verdict = flows::answer(policy, session, incoming.ingress, icmp);
+        self.refused(policy, now, verdict, incoming, packet, sink);
+    }
+
+    /// Judges an ICMP error about a packet of `session`, which it answers in `direction`.
+    pub(super) fn judge_error(
+        &self,
+        policy: &Policy,
+        session: &Session<u32>,
+        direction: Direction,
+        incoming: &Incoming<B>,
+        packet: &Parsed,
+    ) -> Verdict {
+        // The second half of a hairpin, and errors of our own, are no business of rules about who may send what.
+        let icmp = icmp_kind(incoming.buffer.bytes(), packet).filter(|_| !incoming.looped);
+        icmp.map_or(Verdict::PASS, |icmp| {
+            let ends = (packet.source, session.leaving(direction).destination);
+            flows::error(policy, session, incoming.ingress, ends, icmp)
+        })
+    }
+}
+
+/// ICMP type and code of a packet whose header is here.
+pub(super) fn icmp_kind(frame: &[u8], packet: &Parsed) -> Option<IcmpKind> {
+    let l4 = usize::from(packet.l4);
+    matches!(
+        packet.transport,
+        Transport::IcmpQuery | Transport::IcmpReply | Transport::IcmpError | Transport::IcmpOther
+    )
+    .then(|| IcmpKind {
+        kind: icmp::kind(frame, l4),
+        code: icmp::code(frame, l4),
+    })
+}

@@ -1,0 +1,210 @@
+//! IPv4 flows before the filter: the packet that opens one, its answers, and ICMP errors about it.
+
+use super::conditions::{Crossing, IcmpKind, States};
+use super::{Action, Verdict};
+use crate::base::InterfaceId;
+use crate::flow::key::Tuple;
+use crate::flow::session::{Direction, Egress, Session};
+use crate::nat::destination::{PolicyDestination, by_policy};
+use crate::nat::open::{NewFlow, flow_hash};
+use crate::nat::policy::Policy;
+use crate::nat::rules::Facts;
+use crate::nat::tcp;
+use crate::wire::parse::Transport;
+use crate::wire::{ICMP, TCP, UDP};
+
+/// Where a new flow is going, as the filter is told.
+#[derive(Clone, Copy, Debug)]
+pub struct Bound {
+    /// Its endpoints, the destination translated.
+    pub to: Tuple<u32>,
+    /// The interface it leaves by; for a hairpin the one its public address belongs to.
+    pub egress: InterfaceId,
+    /// It goes out and comes back: its destination is translated on the way back in.
+    pub hairpin: bool,
+    /// A port forward with `allow` made it.
+    pub allowed: bool,
+}
+
+/// Judges the packet that opens a flow.
+///
+/// A hairpin is judged once, when it comes in, and as what it will be: by the target its second half leads to, where
+/// a port forward or static NAT says which. Only if the public address leads to another subscriber's mapping is it judged
+/// by that address.
+pub fn opening(policy: &Policy, flow: &NewFlow, bound: &Bound) -> Verdict {
+    if !policy.filter.is_active() || flow.looped || bound.allowed {
+        return Verdict::PASS;
+    }
+    let sent = flow.facts.tuple;
+    let mut bound = *bound;
+    if bound.hairpin {
+        match second_half(policy, flow, &bound) {
+            Some(onward) if onward.allowed => return Verdict::PASS,
+            Some(onward) => bound = onward,
+            None => {}
+        }
+    }
+    let translated = (bound.to.destination, bound.to.destination_port)
+        != (sent.destination, sent.destination_port);
+    let first = if may_open(flow) {
+        States::NEW
+    } else {
+        States::INVALID
+    };
+    policy.filter.judge_v4(&Crossing {
+        ingress: flow.facts.ingress,
+        egress: bound.egress,
+        tuple: bound.to,
+        original: (sent.destination, sent.destination_port),
+        protocol: flow.facts.protocol,
+        has_ports: has_ports(flow.facts.protocol),
+        icmp: flow.icmp,
+        states: first | when(translated, States::DNAT),
+    })
+}
+
+/// Where a hairpin's second half leads.
+fn second_half(policy: &Policy, flow: &NewFlow, bound: &Bound) -> Option<Bound> {
+    let facts = Facts {
+        ingress: bound.egress,
+        ..flow.facts
+    };
+    match by_policy(policy, flow.realm, &facts, true) {
+        PolicyDestination::Translate {
+            address,
+            port,
+            allowed,
+            ..
+        } => {
+            let to = Tuple {
+                destination: address,
+                destination_port: port,
+                ..bound.to
+            };
+            let hop = policy.routes.route_v4(flow.realm, address, flow_hash(&to));
+            Some(Bound {
+                to,
+                egress: hop.map_or(bound.egress, |hop| hop.interface),
+                hairpin: false,
+                allowed,
+            })
+        }
+        PolicyDestination::Keep | PolicyDestination::Hairpin => None,
+    }
+}
+
+/// Whether a packet can be the first of a flow. In TCP a SYN can, and a plain ACK from the middle of a connection whose
+/// beginning the gateway has not seen; answers, resets and ends cannot.
+fn may_open(flow: &NewFlow) -> bool {
+    flow.transport != Transport::Tcp || opens_tcp(flow.tcp_flags)
+}
+
+/// Whether a TCP segment with these flags can be the first that is seen of a connection.
+pub fn opens_tcp(flags: u8) -> bool {
+    flags & (tcp::RST | tcp::FIN) == 0 && flags & (tcp::SYN | tcp::ACK) != tcp::SYN | tcp::ACK
+}
+
+/// Judges the answers of `session`, once, when it is opened or revalidated, and bars them if they may not pass. `icmp` is
+/// the query it was opened with, where that is known; queries count as echo requests otherwise.
+pub fn bar_answers(policy: &Policy, session: &mut Session<u32>, icmp: Option<IcmpKind>) {
+    let halved = session.egress.contains(&Egress::LOOP);
+    if !policy.filter.judges_answers() || halved {
+        return;
+    }
+    let to = &session.after;
+    let hop = policy
+        .routes
+        .route_v4(session.realm, to.destination, flow_hash(&session.before));
+    let from = hop.map_or(session.ingress, |hop| hop.interface);
+    let query = icmp.or((session.protocol == ICMP).then_some(IcmpKind { kind: 8, code: 0 }));
+    let answer = query.map(|query| query.answer(false));
+    if !policy
+        .filter
+        .judge_v4(&answering(session, from, answer))
+        .passes()
+    {
+        session.egress[Direction::Reverse.index()] = Egress::BARRED;
+    }
+}
+
+/// Judges one answer of a barred session: whose counter it is, and what its sender is told.
+pub fn answer(
+    policy: &Policy,
+    session: &Session<u32>,
+    from: InterfaceId,
+    icmp: Option<IcmpKind>,
+) -> Verdict {
+    let verdict = policy.filter.judge_v4(&answering(session, from, icmp));
+    match verdict.action {
+        // It came by another way than its session was judged for, or is another kind of answer.
+        Action::Accept => Verdict {
+            action: Action::Drop,
+            ..verdict
+        },
+        _ => verdict,
+    }
+}
+
+/// An answer as the filter sees it: translated back at its destination, not yet at its source.
+fn answering(session: &Session<u32>, from: InterfaceId, icmp: Option<IcmpKind>) -> Crossing<u32> {
+    Crossing {
+        ingress: from,
+        egress: session.ingress,
+        tuple: Tuple {
+            source: session.after.destination,
+            source_port: session.after.destination_port,
+            destination: session.before.source,
+            destination_port: session.before.source_port,
+        },
+        original: (session.before.destination, session.before.destination_port),
+        protocol: session.protocol,
+        has_ports: has_ports(session.protocol),
+        icmp,
+        states: States::ESTABLISHED | translated(session),
+    }
+}
+
+/// Judges an ICMP error about `session`, from `source` to `destination` (translated back).
+pub fn error(
+    policy: &Policy,
+    session: &Session<u32>,
+    from: InterfaceId,
+    (source, destination): (u32, u32),
+    icmp: IcmpKind,
+) -> Verdict {
+    if !policy.filter.judges_answers() {
+        return Verdict::PASS;
+    }
+    let hop = policy.routes.route_v4(session.realm, destination, 0);
+    policy.filter.judge_v4(&Crossing {
+        ingress: from,
+        egress: hop.map_or(session.ingress, |hop| hop.interface),
+        tuple: Tuple {
+            source,
+            destination,
+            ..Tuple::default()
+        },
+        original: (session.before.destination, session.before.destination_port),
+        protocol: ICMP,
+        has_ports: false,
+        icmp: Some(icmp),
+        states: States::RELATED | translated(session),
+    })
+}
+
+fn translated(session: &Session<u32>) -> States {
+    let (before, after) = (&session.before, &session.after);
+    let source = (before.source, before.source_port) != (after.source, after.source_port);
+    let destination = (before.destination, before.destination_port)
+        != (after.destination, after.destination_port);
+    when(source, States::SNAT) | when(destination, States::DNAT)
+}
+
+fn when(holds: bool, states: States) -> States {
+    if holds { states } else { States::default() }
+}
+
+/// Protocols whose ports natgate reads.
+pub fn has_ports(protocol: u8) -> bool {
+    matches!(protocol, TCP | UDP)
+}
