@@ -264,8 +264,9 @@ fn file_list(
             findings.error(&path_of_element, format!("is no table (write [[{path}]])"));
             continue;
         };
-        if let Some(ValueKind::String(given)) = map.get("name").map(|v| &v.kind) {
-            findings.name(&path_of_element, given);
+        match map.get("name").map(|v| &v.kind) {
+            Some(ValueKind::String(given)) => findings.name(&path_of_element, given),
+            _ => findings.name(&path_of_element, &(list.len() + 1).to_string()),
         }
         let map = check_table(&path_of_element, map, keys, findings);
         list.push(Value::new(origin.as_ref(), ValueKind::Table(map)));

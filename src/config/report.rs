@@ -90,7 +90,7 @@ impl Findings {
         self.places.insert(path.to_string(), place.to_string());
     }
 
-    /// Remembers the name of the list element at `path`.
+    /// Remembers what the object at `path` is called: its name, or its position counted from 1.
     pub fn name(&mut self, path: &str, name: &str) {
         self.names.insert(path.to_string(), name.to_string());
     }
@@ -167,15 +167,10 @@ impl Findings {
                 shown.push('.');
             }
             walked.push_str(part);
-            let (key, position) = match part.split_once('[') {
-                Some((key, rest)) => (key, rest.trim_end_matches(']').parse::<usize>().ok()),
-                None => (part, None),
-            };
+            let (key, _) = part.split_once('[').unwrap_or((part, ""));
             shown.push_str(key);
-            match (self.names.get(&walked), position) {
-                (Some(name), _) => shown.push_str(&format!("[{name}]")),
-                (None, Some(index)) if depth == 0 => shown.push_str(&format!("[{}]", index + 1)),
-                _ => {}
+            if let Some(name) = self.names.get(&walked) {
+                shown.push_str(&format!("[{name}]"));
             }
         }
         shown

@@ -12,6 +12,8 @@
 mod common;
 
 mod clamp;
+mod filter;
+mod filter_v6;
 mod hairpin;
 mod links;
 mod live;

@@ -33,6 +33,23 @@ const STATIC: &str = "[[static-nat]]\nexternal = \"203.0.113.64/28\"\ninternal =
 const EXEMPT: &str = "[[exempt]]\ndst = [\"198.51.100.0/24\"]\nforce = [\"198.51.100.5/32\"]\n\
     [[source-nat]]\nout = \"wan0\"\nvia = \"interface\"\n";
 
+const FILTER: &str = "[[source-nat]]\nout = \"wan0\"\nvia = \"interface\"\n\
+    [[port-forward]]\nin = \"wan0\"\ndst = \"203.0.113.1\"\nproto = \"tcp\"\ndport = \"9000\"\nto = \"10.0.0.2:20\"\nallow = false\n\
+    [filter]\ndefault = \"drop\"\n\
+    [[filter.rule]]\nproto = \"tcp\"\ndport = \"25\"\naction = \"reject\"\nreject_with = \"tcp-reset\"\n\
+    [[filter.rule]]\nproto = \"tcp\"\norig_dport = \"9000\"\naction = \"reject\"\nreject_with = \"icmp-host-prohibited\"\n\
+    [[filter.rule]]\nsrc = \"10.0.0.3\"\naction = \"reject\"\n\
+    [[filter.rule]]\nin = \"lan0\"\naction = \"accept\"\n";
+
+const FILTER_V6: &str = "[filter]\ndefault = \"drop\"\n\
+    [[filter.rule]]\nproto = \"tcp\"\ndport = \"25\"\naction = \"reject\"\nreject_with = \"tcp-reset\"\n\
+    [[filter.rule]]\nsrc = \"fd00:1::3\"\naction = \"reject\"\nreject_with = \"icmp6-policy-fail\"\n\
+    [[filter.rule]]\nin = \"lan0\"\naction = \"accept\"\n";
+
+const STATELESS: &str = "[[source-nat]]\nout = \"wan0\"\nvia = \"interface\"\n\
+    [filter]\ndefault = \"reject\"\nestablished = \"filter\"\n\
+    [[filter.rule]]\nin = \"lan0\"\naction = \"accept\"\n";
+
 /// Every row.
 pub const ALL: &[Source] = &[
     Source {
@@ -99,6 +116,21 @@ pub const ALL: &[Source] = &[
         name: "router-only",
         rules: "",
         input: router,
+    },
+    Source {
+        name: "filter",
+        rules: FILTER,
+        input: filter,
+    },
+    Source {
+        name: "filter-ipv6",
+        rules: FILTER_V6,
+        input: filter_v6,
+    },
+    Source {
+        name: "filter-judges-answers",
+        rules: STATELESS,
+        input: stateless,
     },
     Source {
         name: "broken-packets",
@@ -394,4 +426,59 @@ fn timeout() -> Input {
         ),
         (9_000, WAN, udp(WAN, REMOTE, OUTSIDE_A, b"too late")),
     ]
+}
+
+fn filter() -> Input {
+    now(vec![
+        (LAN, udp(LAN, A, REMOTE, b"accepted")),
+        (WAN, udp(WAN, REMOTE, OUTSIDE_A, b"its answer")),
+        (LAN, udp(LAN, B, REMOTE, b"rejected by its source")),
+        (LAN, tcp(LAN, A, ("203.0.113.9", 25), "S")),
+        (
+            WAN,
+            tcp(WAN, ("203.0.113.9", 5555), ("203.0.113.1", 9000), "S"),
+        ),
+        (WAN, udp(WAN, REMOTE, ("10.0.0.2", 99), b"dropped")),
+        (LAN, ping(LAN, "10.0.0.2", "10.0.0.1", 5)),
+    ])
+}
+
+fn stateless() -> Input {
+    now(vec![
+        (LAN, udp(LAN, A, REMOTE, b"request")),
+        (WAN, udp(WAN, REMOTE, OUTSIDE_A, b"answer, rejected")),
+        (
+            WAN,
+            udp(WAN, REMOTE, ("203.0.113.1", 41000), b"nobody's port"),
+        ),
+    ])
+}
+
+fn v6(port: PortId, from: &str, to: &str) -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
+    let address = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().octets();
+    etherparse::PacketBuilder::ethernet2(HOST_MAC, [2, 0, 0, 0, 1, port.0 as u8]).ipv6(
+        address(from),
+        address(to),
+        64,
+    )
+}
+
+fn filter_v6() -> Input {
+    const SERVER: &str = "2001:db8::9";
+    let udp6 = |port, from: (&str, u16), to: (&str, u16)| {
+        let mut frame = Vec::new();
+        let builder = v6(port, from.0, to.0).udp(from.1, to.1);
+        builder.write(&mut frame, b"six").unwrap();
+        (port, frame)
+    };
+    let mut syn = Vec::new();
+    let builder = v6(LAN, "fd00:1::2", SERVER).tcp(4000, 25, 1000, 512).syn();
+    builder.write(&mut syn, b"").unwrap();
+    now(vec![
+        udp6(LAN, ("fd00:1::2", 4000), (SERVER, 53)),
+        udp6(WAN, (SERVER, 53), ("fd00:1::2", 4000)),
+        udp6(WAN, (SERVER, 54), ("fd00:1::2", 4000)),
+        udp6(LAN, ("fd00:1::3", 4000), (SERVER, 53)),
+        (LAN, syn),
+    ])
 }

@@ -9,7 +9,7 @@ use super::super::filtering::{
 };
 use super::super::matching::{PortSet, ProtocolSet};
 use super::super::raw::{self, Many};
-use super::super::report::{Findings, hint};
+use super::super::report::{Findings, nearest};
 use super::operands::{self, Names, check_families, element_path};
 use super::{choice, label, required};
 use crate::nat::filter::conditions::{IcmpKind, States};
@@ -184,7 +184,10 @@ fn icmp(
         _ => {
             let message = "needs proto = \"icmp\" or proto = \"icmp6\", whose types differ";
             findings.error(path, message);
-            return IcmpMatch::default();
+            return IcmpMatch {
+                ranges: Some(Vec::new()),
+                text: list.join(","),
+            };
         }
     };
     let (mut include, mut exclude) = (Vec::new(), Vec::new());
@@ -234,11 +237,12 @@ fn icmp_type(text: &str, names: &[(&str, u8, Option<u8>)]) -> Result<(u16, u16),
     match (kind, code) {
         (Ok(kind), Ok(code)) => Ok(of(kind, code)),
         _ => {
-            let known: Vec<&str> = names.iter().map(|(name, ..)| *name).collect();
-            Err(format!(
-                "{text:?} is no type (write TYPE or TYPE/CODE; {})",
-                hint(text, &known)
-            ))
+            let near = nearest(text, names.iter().map(|(name, ..)| *name));
+            let hint = near.map_or_else(
+                || "write a name as iptables has it, TYPE or TYPE/CODE".to_owned(),
+                |near| format!("did you mean {near:?}?"),
+            );
+            Err(format!("{text:?} is no type ({hint})"))
         }
     }
 }
