@@ -39,6 +39,7 @@ mod servers;
 mod at_bonds;
 mod at_cluster;
 mod at_exempt;
+mod at_filter;
 mod at_forward;
 mod at_gateway;
 mod at_ports;
