@@ -138,6 +138,8 @@ pub struct JobContext<'a> {
     pub counters: &'a mut Counters,
     /// Counters of rules.
     pub accounts: &'a Accounts,
+    /// IPv6 flows the filter tracks.
+    pub tracked: u64,
     /// Packets held: waiting for neighbours, first fragments, or the transmit queue.
     pub held: u64,
 }
@@ -266,6 +268,7 @@ impl<B: Buffer> Worker<B> {
                     neighbours: &mut shard.neighbours,
                     counters: &mut shard.counters,
                     accounts: &shard.accounts,
+                    tracked: shard.tracker.len() as u64,
                     held,
                 };
                 if current(&mut context) == Progress::Done {

@@ -325,6 +325,11 @@ fn packets(out: &mut Families, scrape: &Scrape) {
         "ICMP errors of the gateway's own, sent or suppressed by the rate limit.",
         icmp,
     );
+    out.gauge(
+        "filter_ipv6_flows",
+        "IPv6 flows tracked so that the filter lets their answers pass.",
+        plain(gauges.filter_ipv6_flows as f64),
+    );
     out.counter(
         "hairpin_packets_total",
         "Packets that went through the translator twice.",

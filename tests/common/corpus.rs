@@ -11,7 +11,7 @@ use natgate::wire::{MacAddr, arp, nd};
 use super::mutate::{covered, mend_all, put16};
 use super::{HOST_MAC, LAN, WAN, icmp_error, pcap, ping, pong, tcp, udp, udp_ttl};
 
-/// Masquerade, a port forward, static NAT, and a tagged interface with a small MTU.
+/// Masquerade, a port forward, static NAT, a tagged interface with a small MTU, and a filter that also tracks IPv6.
 pub const RULES: &str = r#"
 [[interface]]
 name = "lan7"
@@ -33,6 +33,19 @@ to = "10.0.0.2:20-22"
 external = "203.0.113.64/28"
 internal = "10.0.0.0/28"
 interface = "wan0"
+[filter]
+[[filter.rule]]
+proto = "tcp"
+dport = "25,9001"
+action = "reject"
+reject_with = "tcp-reset"
+[[filter.rule]]
+in = "wan0"
+src = ["203.0.113.10", "2001:db8::10-2001:db8::ff"]
+action = "reject"
+[[filter.rule]]
+state = "invalid"
+action = "drop"
 "#;
 
 /// What a frame that leaves the lab with [`RULES`] must be; `sound` if all checksums were right when it came.

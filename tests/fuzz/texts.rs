@@ -10,12 +10,15 @@ use crate::common::mutate::{blindly, pick};
 use crate::engine::{Target, fuzz, signature};
 
 /// Pieces of text that mean something to the readers.
-const WORDS: [&str; 24] = [
+const WORDS: [&str; 27] = [
     "[[pool]]\n",
     "[[source-nat]]\n",
     "[[port-forward]]\n",
     "[[static-nat]]\n",
     "[[route]]\n",
+    "[[filter.rule]]\n",
+    "icmp_type = \"3/1\"\n",
+    "!",
     "[system]\n",
     "= \"\"\n",
     "= []\n",

@@ -143,6 +143,7 @@ pub fn counters(counters: &Counters) -> String {
         ("mappings".to_owned(), gauges.mappings),
         ("mappings_created".to_owned(), gauges.mappings_created),
         ("subscribers".to_owned(), gauges.subscribers),
+        ("filter_ipv6_flows".to_owned(), gauges.filter_ipv6_flows),
         ("hairpin_packets".to_owned(), gauges.hairpin_packets),
         ("icmp_errors".to_owned(), gauges.icmp_errors),
         ("icmp_suppressed".to_owned(), gauges.icmp_suppressed),

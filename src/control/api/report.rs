@@ -194,6 +194,9 @@ pub struct Gauges {
     pub mappings_created: u64,
     /// Live subscribers.
     pub subscribers: u64,
+    /// IPv6 flows tracked for the filter.
+    #[serde(default)]
+    pub filter_ipv6_flows: u64,
     /// Hairpin packets that went through the translator twice.
     pub hairpin_packets: u64,
     /// ICMP errors sent.

@@ -21,6 +21,8 @@ pub struct Snapshot {
     pub rules: Vec<RuleCount>,
     /// Packets held.
     pub held: u64,
+    /// IPv6 flows the filter tracks.
+    pub tracked: u64,
     /// Sessions.
     pub nat: NatCounts,
     /// Room for sessions.
@@ -60,6 +62,7 @@ fn take(
         counters,
         rules,
         held: context.held,
+        tracked: context.tracked,
         nat: context.nat.counts.clone(),
         session_capacity: context.nat.sessions.capacity() as u64,
         mappings: context.nat.mappings.len() as u64,
@@ -201,6 +204,7 @@ fn gauges(snapshots: &[Snapshot]) -> Gauges {
         mappings: sum(|s| s.mappings),
         mappings_created: sum(|s| s.nat.mappings_created),
         subscribers: sum(|s| s.subscribers),
+        filter_ipv6_flows: sum(|s| s.tracked),
         hairpin_packets: sum(|s| s.counters.looped),
         icmp_errors: sum(|s| s.counters.icmp_errors),
         icmp_suppressed: sum(|s| s.counters.icmp_suppressed),
