@@ -177,6 +177,9 @@ pub const FLAG_MAPPED: u8 = 1 << 4;
 /// Flag: the first session of its mapping's list.
 pub const FLAG_FIRST: u8 = 1 << 5;
 
+/// Flag: a port forward with `allow` made it; the filter is not asked, neither about its answers.
+pub const FLAG_ALLOWED: u8 = 1 << 6;
+
 /// A session's place in the list of sessions that share a mapping. The list is the mapping: it has no record of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]

@@ -17,8 +17,8 @@ use crate::base::time::Now;
 use crate::base::{DropReason, InterfaceId, PoolId, Random, RealmId, RuleId};
 use crate::flow::key::Tuple;
 use crate::flow::session::{
-    Direction, Egress, FLAG_INBOUND, FLAG_LOOPED, FLAG_MASQUERADE, FLAG_STATIC, Session,
-    SessionIndex, State,
+    Direction, Egress, FLAG_ALLOWED, FLAG_INBOUND, FLAG_LOOPED, FLAG_MASQUERADE, FLAG_STATIC,
+    Session, SessionIndex, State,
 };
 use crate::nat::destination::{PolicyDestination, by_policy};
 use crate::nat::filter::Verdict;
@@ -136,6 +136,9 @@ pub fn open(
     }
     if destination.hairpin {
         session.egress[Direction::Forward.index()] = Egress::LOOP;
+    }
+    if destination.allowed {
+        session.flags |= FLAG_ALLOWED;
     }
     if let Some(first) = destination.mapping {
         session.flags |= FLAG_INBOUND;

@@ -160,6 +160,17 @@ fn allowed_forwards_pass_and_others_are_asked_about() {
             ip("10.0.0.2")
         );
 
+        // Neither about answers, where the filter judges those.
+        let stateless =
+            closed(&refuse).replace("[filter]\n", "[filter]\nestablished = \"filter\"\n");
+        let text = format!("{MASQUERADE}{FORWARD}{stateless}");
+        let mut rack = lab(workers, &text);
+        one(&mut rack, at, WAN, &knock);
+        let answer = tcp(LAN, ("10.0.0.2", 22), ("203.0.113.9", 5555), "SA");
+        one(&mut rack, at, LAN, &answer);
+        reload(&mut rack, &lab_text(workers, &text, ""));
+        one(&mut rack, at, LAN, &answer);
+
         let asked = format!("{FORWARD}allow = false\n");
         let mut rack = lab(workers, &format!("{MASQUERADE}{asked}{}", closed(&refuse)));
         dropped(&mut rack, at, WAN, &knock, DropReason::PolicyFilter);

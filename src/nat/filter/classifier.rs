@@ -1,6 +1,6 @@
 //! The first rule of thousands that matches, without asking them one after the other.
 //!
-//! Every field of a packet is looked up on its own. An [`Axis`] cuts the values of one field into segments at the borders
+//! Every field of a packet is looked up on its own. An axis cuts the values of one field into segments at the borders
 //! of all rules' ranges; all values of a segment, and all segments that the same rules speak of, are one class, and a class
 //! is the set of these rules as bits. The rules that match are the intersection of the classes of all fields, and its
 //! lowest bit is the first of them (the "bit vector" method of packet classification).
@@ -142,10 +142,10 @@ impl<K: Value> Axis<K> {
 
     /// Cuts the values at the borders of all sets. Classes are told apart by the sum of a number drawn for each of their
     /// sets: 128 bits, so that two combinations never meet by chance.
-    fn cut(&mut self, sets: &[(Arc<RangeSet<K>>, Bits)], rules: usize) {
+    fn cut(&mut self, sets: &[Group<K>], rules: usize) {
         let mut borders: Vec<(K, bool, u32)> = Vec::new();
-        for (index, (set, _)) in (0..).zip(sets) {
-            for &(low, high) in set.ranges() {
+        for (index, group) in (0..).zip(sets) {
+            for &(low, high) in group.set.ranges() {
                 borders.push((low, true, index));
                 if let Some(after) = high.next() {
                     borders.push((after, false, index));
@@ -170,7 +170,7 @@ impl<K: Value> Axis<K> {
             }
             let class = *classes.entry(sum).or_insert_with(|| {
                 let mut bits = Bits::none(rules);
-                active.iter().for_each(|set| bits.add(&sets[set].1));
+                active.iter().for_each(|set| bits.add(&sets[set].rules));
                 self.add_class(&bits)
             });
             self.begin_segment(run[0].0, class);
@@ -212,10 +212,16 @@ impl<K: Value> Axis<K> {
     }
 }
 
-/// The distinct sets among the conditions with the rules that have them, and the rules without one.
-fn group<K: Value>(conditions: &[Arc<RangeSet<K>>]) -> (Vec<(Arc<RangeSet<K>>, Bits)>, Bits) {
+/// A set and the rules that have it as their condition.
+struct Group<K> {
+    set: Arc<RangeSet<K>>,
+    rules: Bits,
+}
+
+/// The distinct sets among the conditions, and the rules without a condition.
+fn group<K: Value>(conditions: &[Arc<RangeSet<K>>]) -> (Vec<Group<K>>, Bits) {
     let mut any = Bits::none(conditions.len());
-    let mut sets: Vec<(Arc<RangeSet<K>>, Bits)> = Vec::new();
+    let mut sets: Vec<Group<K>> = Vec::new();
     let mut by_address: HashMap<*const RangeSet<K>, usize> = HashMap::new();
     let mut by_content: HashMap<&[(K, K)], usize> = HashMap::new();
     for (rule, set) in conditions.iter().enumerate() {
@@ -226,11 +232,14 @@ fn group<K: Value>(conditions: &[Arc<RangeSet<K>>]) -> (Vec<(Arc<RangeSet<K>>, B
         // Rules that share a list share its address, so that a long one is compared but once.
         let at = *by_address.entry(Arc::as_ptr(set)).or_insert_with(|| {
             *by_content.entry(set.ranges()).or_insert_with(|| {
-                sets.push((set.clone(), Bits::none(conditions.len())));
+                sets.push(Group {
+                    set: set.clone(),
+                    rules: Bits::none(conditions.len()),
+                });
                 sets.len() - 1
             })
         });
-        sets[at].1.set(rule);
+        sets[at].rules.set(rule);
     }
     (sets, any)
 }

@@ -4,7 +4,7 @@ use super::conditions::{Crossing, IcmpKind, States};
 use super::{Action, Verdict};
 use crate::base::InterfaceId;
 use crate::flow::key::Tuple;
-use crate::flow::session::{Direction, Egress, Session};
+use crate::flow::session::{Direction, Egress, FLAG_ALLOWED, Session};
 use crate::nat::destination::{PolicyDestination, by_policy};
 use crate::nat::open::{NewFlow, flow_hash};
 use crate::nat::policy::Policy;
@@ -107,8 +107,8 @@ pub fn opens_tcp(flags: u8) -> bool {
 /// Judges the answers of `session`, once, when it is opened or revalidated, and bars them if they may not pass. `icmp` is
 /// the query it was opened with, where that is known; queries count as echo requests otherwise.
 pub fn bar_answers(policy: &Policy, session: &mut Session<u32>, icmp: Option<IcmpKind>) {
-    let halved = session.egress.contains(&Egress::LOOP);
-    if !policy.filter.judges_answers() || halved {
+    let unasked = session.flags & FLAG_ALLOWED != 0 || session.egress.contains(&Egress::LOOP);
+    if !policy.filter.judges_answers() || unasked {
         return;
     }
     let to = &session.after;
