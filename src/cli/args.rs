@@ -2,7 +2,7 @@
 
 use super::bench::BenchArgs;
 use crate::config::DEFAULT_PATH;
-use crate::control::api::{Document, Listing, filter};
+use crate::control::api::{Document, Listing, explain, filter};
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -59,6 +59,8 @@ pub enum Command {
     Reload(ReloadArgs),
     /// Show something of the running gateway.
     Show(ShowArgs),
+    /// Say what would happen to a packet, stage by stage, with the rule that decides.
+    Explain(ExplainArgs),
     /// End sessions or zero counters.
     #[command(subcommand)]
     Clear(ClearCommand),
@@ -120,6 +122,20 @@ pub struct ShowArgs {
     /// With `drops`: what each reason means and what to look at.
     #[arg(long)]
     pub explain: bool,
+}
+
+/// `natgate explain`.
+#[derive(Args, Debug)]
+pub struct ExplainArgs {
+    /// The packet.
+    #[arg(value_name = "KEY=VALUE", required = true, help = format!("The packet: {}", explain::QUESTION))]
+    pub words: Vec<String>,
+    /// Ask this configuration instead of the running gateway.
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Print the answer as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `natgate clear`.

@@ -11,8 +11,10 @@ mod output;
 pub mod render;
 mod show;
 
-use crate::control::api::{Cleared, Failure, FailureKind, Filter, ReloadRequest, Reloaded};
-use args::{CheckArgs, ClearCommand, Cli, Command, ReloadArgs, RunArgs};
+use crate::control::api::{
+    Cleared, Explanation, Failure, FailureKind, Filter, Question, ReloadRequest, Reloaded,
+};
+use args::{CheckArgs, ClearCommand, Cli, Command, ExplainArgs, ReloadArgs, RunArgs};
 use clap::{CommandFactory, Parser};
 use client::{Client, ClientError};
 use output::Output;
@@ -42,6 +44,7 @@ fn dispatch(cli: &Cli) -> Result<(), ClientError> {
         Command::Check(args) => Ok(check(args)?),
         Command::Reload(args) => block_on(reload(cli, args)),
         Command::Show(args) => block_on(show::show(&Client::new(cli.socket()), args)),
+        Command::Explain(args) => explain(cli, args),
         Command::Clear(command) => block_on(clear(cli, command)),
         Command::Bench(args) => Ok(bench::bench(args)?),
         Command::Completions { shell } => {
@@ -116,6 +119,28 @@ fn absolute(path: &Path) -> Result<PathBuf, Failure> {
             format!("file {}", path.display()),
             e.to_string(),
         )
+    })
+}
+
+/// `natgate explain`.
+fn explain(cli: &Cli, args: &ExplainArgs) -> Result<(), ClientError> {
+    let question = Question::from_words(&args.words)?;
+    let answer = |explanation: Explanation| {
+        let mut out = Output::default();
+        if args.json {
+            out.json(&explanation)
+        } else {
+            out.text(&render::documents::explanation(&explanation))
+        }
+    };
+    if let Some(file) = &args.config {
+        return answer(crate::control::explain::under_file(file, &question)?);
+    }
+    let request = serde_json::to_string(&question)
+        .map_err(|e| Failure::new(FailureKind::Usage, "explain", e.to_string()))?;
+    block_on(async {
+        let client = Client::new(cli.socket());
+        answer(client.post("explain", request).await?)
     })
 }
 

@@ -5,8 +5,9 @@
 //! answer) and are called on threads that may.
 
 use super::api::{
-    Cleared, Config, Counters, Drops, Failure, FailureKind, Filter, Item, ListEnd, Listing, Pool,
-    PoolPorts, Port, Queue, ReloadRequest, Reloaded, Status, Timeouts, Worker,
+    Cleared, Config, Counters, Drops, Explanation, Failure, FailureKind, Filter, Item, ListEnd,
+    Listing, Pool, PoolPorts, Port, Question, Queue, ReloadRequest, Reloaded, Status, Timeouts,
+    Worker,
 };
 use std::sync::{Arc, OnceLock};
 
@@ -78,6 +79,12 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// [`FailureKind::Refused`] with every finding; nothing has changed then.
     fn reload(&self, request: &ReloadRequest) -> Result<Reloaded, Failure>;
+
+    /// What would happen to a packet.
+    ///
+    /// # Errors
+    /// When the question names what does not exist.
+    fn explain(&self, question: &Question) -> Result<Explanation, Failure>;
 
     /// Everything the metrics need.
     fn scrape(&self) -> Scrape;

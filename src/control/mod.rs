@@ -13,6 +13,7 @@
 pub mod api;
 pub mod backend;
 pub mod daemon;
+pub mod explain;
 #[cfg(feature = "dpdk")]
 pub mod hardware;
 pub mod live;

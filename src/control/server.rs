@@ -40,6 +40,7 @@ pub fn router(slot: Slot) -> Router {
         .route("/v1/{what}", get(show))
         .route("/v1/reload", post(reload))
         .route("/v1/clear/sessions", post(clear_sessions))
+        .route("/v1/explain", post(explain))
         .route("/v1/clear/counters", post(clear_counters))
         .fallback(|| async { refuse(not_found("no such request")) })
         .layer(middleware::from_fn(check_version))
@@ -199,6 +200,22 @@ async fn reload(State(slot): State<Slot>, body: Bytes) -> Response {
         Err(error) => refuse(Failure::new(
             FailureKind::Usage,
             "reload request",
+            error.to_string(),
+        )),
+    }
+}
+
+async fn explain(State(slot): State<Slot>, body: Bytes) -> Response {
+    match serde_json::from_slice(&body) {
+        Ok(question) => {
+            answer(slot, CHANGE_TIMEOUT, move |b| {
+                b.explain(&question).map(|answer| json(&answer))
+            })
+            .await
+        }
+        Err(error) => refuse(Failure::new(
+            FailureKind::Usage,
+            "explain request",
             error.to_string(),
         )),
     }

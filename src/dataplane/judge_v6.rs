@@ -13,6 +13,7 @@ use crate::nat::filter::conditions::{Crossing, States};
 use crate::nat::filter::flows::{has_ports, opens_tcp};
 use crate::nat::fragments::DatagramKey;
 use crate::nat::policy::Policy;
+use crate::nat::trace::Trace;
 use crate::wire::parse::{Parsed, Transport, parse_quoted_v6};
 use crate::wire::{icmp, ipv6};
 
@@ -88,11 +89,13 @@ impl<B: Buffer> Shard<B> {
             return Judged::Dropped(DropReason::FragmentNoFirst);
         }
         let opens = may_open(packet);
-        let verdict = judge(
-            policy,
-            crossing,
-            if opens { States::NEW } else { States::INVALID },
-        );
+        let first = if opens { States::NEW } else { States::INVALID };
+        let verdict = judge(policy, crossing, first);
+        self.traces[0] = Trace {
+            egress: Some(egress),
+            verdict: Some(verdict),
+            ..Trace::default()
+        };
         if !verdict.passes() {
             return Judged::Refused(verdict);
         }

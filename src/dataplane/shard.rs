@@ -17,6 +17,7 @@ use crate::nat::filter::track::Tracker;
 use crate::nat::fragments::Fragments;
 use crate::nat::policy::Policy;
 use crate::nat::state::{Capacity, Nat};
+use crate::nat::trace::Trace;
 
 /// Sizes of a shard, fixed at start.
 #[derive(Clone, Copy, Debug)]
@@ -89,6 +90,8 @@ pub struct Shard<B> {
     pub(super) fragments: Fragments<Incoming<B>>,
     /// IPv6 flows the filter let pass.
     pub tracker: Tracker,
+    /// What was decided about the latest new flow, and about the second half of the latest hairpin.
+    pub traces: [Trace; 2],
     /// ICMP errors.
     pub(super) limiter: IcmpLimiter,
     /// Echo replies: generous, because people measure with them.
@@ -123,6 +126,7 @@ impl<B: Buffer> Shard<B> {
                 size.neighbours as usize,
             ),
             fragments: Fragments::new(size.fragments as usize, Hasher::new([secret[1], secret[0]])),
+            traces: [Trace::default(); 2],
             tracker: Tracker::new(size.tracked, Hasher::new([!secret[1], secret[0]]))?,
             limiter: IcmpLimiter::new(random.next_u64()),
             echo_limiter: IcmpLimiter::with_rates(

@@ -12,13 +12,13 @@ use crate::flow::key::FlowKey;
 use crate::flow::session::{Direction, Egress, SessionIndex};
 use crate::gateway::errors::ErrorKind;
 use crate::gateway::sanity;
-use crate::nat::filter::Verdict;
 use crate::nat::fragments::DatagramKey;
 use crate::nat::icmp::{self, Complaint};
 use crate::nat::open::{NewFlow, Opened, open};
 use crate::nat::policy::Policy;
 use crate::nat::rewrite;
 use crate::nat::rules::Facts;
+use crate::nat::trace::Trace;
 use crate::wire::parse::{Network, Parsed, Transport, parse};
 
 impl<B: Buffer> Shard<B> {
@@ -165,15 +165,17 @@ impl<B: Buffer> Shard<B> {
         if !self.may_transit(policy, &incoming, packet) {
             return self.discard(incoming.buffer, DropReason::ForwardDisabled, sink);
         }
-        let mut verdict = Verdict::PASS;
+        let mut trace = Trace::default();
         let opened = open(
             &mut self.nat,
             policy,
             &flow,
             now,
             &mut self.random,
-            &mut verdict,
+            &mut trace,
         );
+        let verdict = trace.verdict();
+        self.traces[usize::from(incoming.looped)] = trace;
         match opened {
             Ok(Opened::Local(interface)) => {
                 self.local_v4(policy, now, incoming, packet, interface, sink)

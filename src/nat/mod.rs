@@ -21,3 +21,4 @@ pub mod rules;
 pub mod state;
 pub mod subscriber;
 pub mod tcp;
+pub mod trace;

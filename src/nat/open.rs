@@ -32,6 +32,7 @@ use crate::nat::rules::{Exemption, Facts, Via};
 use crate::nat::state::{EndCause, Nat, NotEntered, blank_session, remote_of};
 use crate::nat::subscriber::SubscriberIndex;
 use crate::nat::tcp;
+use crate::nat::trace::{DestinationStep, SourceStep, Trace};
 use crate::wire::ICMP;
 use crate::wire::parse::Transport;
 
@@ -73,9 +74,26 @@ struct Destination {
     allowed: bool,
 }
 
+impl Destination {
+    fn step(&self) -> DestinationStep {
+        match (self.rule, self.mapping) {
+            (Some(rule), _) => DestinationStep::Translated {
+                address: self.address,
+                port: self.port,
+                rule,
+                allowed: self.allowed,
+            },
+            (None, Some(_)) => DestinationStep::Mapped,
+            (None, None) if self.hairpin => DestinationStep::Hairpin,
+            (None, None) => DestinationStep::Kept,
+        }
+    }
+}
+
 /// How the source comes out.
 enum Source {
-    Keep,
+    /// By the rule that says so, if one does.
+    Keep(Option<RuleId>),
     Static {
         address: u32,
         rule: RuleId,
@@ -89,8 +107,21 @@ enum Source {
     },
 }
 
-/// Decides a new flow and, if it is to be forwarded, enters its session. The caller has looked the flow up in vain. `verdict`
-/// becomes the filter's word on it, if the filter was asked.
+impl Source {
+    fn step(&self) -> SourceStep {
+        match self {
+            Source::Keep(rule) => SourceStep::Kept(*rule),
+            Source::Static { rule, .. } => SourceStep::Static(*rule),
+            Source::Allocate { pool, rule, .. } => SourceStep::Pool {
+                pool: *pool,
+                rule: (*rule != RuleId::NONE).then_some(*rule),
+            },
+        }
+    }
+}
+
+/// Decides a new flow and, if it is to be forwarded, enters its session. The caller has looked the flow up in vain. `trace`
+/// takes down what each stage decides.
 ///
 /// # Errors
 /// The reason to drop the packet; nothing is changed then.
@@ -100,7 +131,7 @@ pub fn open(
     flow: &NewFlow,
     now: Now,
     random: &mut Random,
-    verdict: &mut Verdict,
+    trace: &mut Trace,
 ) -> Result<Opened, DropReason> {
     match flow.transport {
         Transport::IcmpReply => return Err(unsolicited(policy, flow)),
@@ -113,8 +144,11 @@ pub fn open(
         Some(destination) => destination,
         None => return local_or(policy, flow, DropReason::NoMapping),
     };
+    trace.destination = Some(destination.step());
     let egress = outgoing(policy, flow, &destination)?;
-    *verdict = judge(policy, flow, &destination, egress);
+    trace.egress = Some(egress);
+    let verdict = judge(policy, flow, &destination, egress);
+    trace.verdict = Some(verdict);
     if !verdict.passes() {
         return Err(DropReason::PolicyFilter);
     }
@@ -147,8 +181,15 @@ pub fn open(
     if destination.rule.is_some() {
         session.flags |= FLAG_STATIC;
     }
-    match source(policy, flow, &session.after, egress, &destination)? {
-        Source::Keep => enter(nat, session).map(Opened::Session),
+    let source = source(policy, flow, &session.after, egress, &destination)?;
+    trace.source = Some(source.step());
+    match source {
+        Source::Keep(rule) => {
+            if session.rule == RuleId::NONE {
+                session.rule = rule.unwrap_or(RuleId::NONE);
+            }
+            enter(nat, session).map(Opened::Session)
+        }
         Source::Static { address, rule } => {
             session.after.source = address;
             session.flags |= FLAG_STATIC;
@@ -381,7 +422,7 @@ fn source(
     }
     // The packet was source-translated in the first half of its hairpin.
     if flow.looped {
-        return Ok(Source::Keep);
+        return Ok(Source::Keep(None));
     }
     let facts = Facts {
         tuple: *after,
@@ -396,8 +437,9 @@ fn source(
             });
         }
     }
-    if !destination.hairpin && exempted(policy, &facts) {
-        return Ok(Source::Keep);
+    let exempt = exemption(policy, &facts).filter(|_| !destination.hairpin);
+    if exempt.is_some() {
+        return Ok(Source::Keep(exempt));
     }
     for rule in &policy.nat.source {
         if !rule.conditions.match_flow(&facts, Some(egress)) {
@@ -405,7 +447,7 @@ fn source(
         }
         let (pool, masquerade) = match rule.via {
             Via::Nothing if destination.hairpin => continue,
-            Via::Nothing => return Ok(Source::Keep),
+            Via::Nothing => return Ok(Source::Keep(Some(rule.id))),
             Via::Pool(pool) => (pool, false),
             Via::Interface => (
                 masquerade_pool(policy, flow, egress, after.destination)?,
@@ -438,19 +480,23 @@ fn source(
             masquerade: true,
         });
     }
-    Ok(Source::Keep)
+    Ok(Source::Keep(None))
 }
 
-/// Whether the longest matching exemption says "leave alone".
-fn exempted(policy: &Policy, facts: &Facts) -> bool {
+/// The rule whose prefix is the longest that matches, if it says "leave alone".
+fn exemption(policy: &Policy, facts: &Facts) -> Option<RuleId> {
     policy
         .nat
         .exempt
         .iter()
         .filter(|e| e.ingress.contains(facts.ingress) && e.source.contains(facts.tuple.source))
-        .filter_map(|e| e.destinations.lookup_prefix(facts.tuple.destination))
-        .max_by_key(|(_, length)| *length)
-        .is_some_and(|(exemption, _)| exemption == Exemption::Leave)
+        .filter_map(|e| {
+            let (exemption, length) = e.destinations.lookup_prefix(facts.tuple.destination)?;
+            Some((e.id, exemption, length))
+        })
+        .max_by_key(|(_, _, length)| *length)
+        .filter(|(_, exemption, _)| *exemption == Exemption::Leave)
+        .map(|(rule, ..)| rule)
 }
 
 /// The unnamed pool that stands for the outgoing interface's address. Never another interface's (E13).

@@ -214,6 +214,48 @@ fn at_1_15_the_filter_sees_the_translated_destination() {
     }
 }
 
+#[test]
+fn at_1_15_explain_names_the_rule_of_each_stage() {
+    on_natgate(&CLOSED, |lab| {
+        let words = [
+            "in=lan0",
+            "src=10.0.0.2",
+            "dst=203.0.113.9",
+            "proto=udp",
+            "sport=40000",
+            "dport=5000",
+        ];
+        let ask = |more: &[&str]| {
+            let mut args = vec!["explain"];
+            args.extend(words);
+            args.extend(more);
+            lab.natgate().ask(&args)
+        };
+        let fresh = ask(&[]);
+        for line in [
+            "filter       accept  by filter out",
+            "source       from pool interface:wan0  by source-nat nat",
+            "result       forwarded as 203.0.113.1:40000 > 203.0.113.9:5000",
+        ] {
+            assert!(fresh.contains(line), "{line} in:\n{fresh}");
+        }
+        assert!(!fresh.contains("session"), "{fresh}");
+        // Nothing was opened by asking; a living session is named.
+        assert_eq!(lab.natgate().show("sessions")["total"], 0);
+        lab.expect("UDP in 10.0.0.2:40000 > 203.0.113.9:5000 => seen 203.0.113.1:40000, reply");
+        assert!(ask(&[]).contains("session      203.0.113.1:40000 > 203.0.113.9:5000, "));
+        // A candidate is asked the same way.
+        let config = std::fs::read_to_string(lab.natgate().config()).unwrap();
+        let candidate = lab.dir.path().join("candidate.toml");
+        std::fs::write(&candidate, config.replace("in = \"lan0\"", "in = \"wan0\"")).unwrap();
+        let dropped = ask(&["--config", candidate.to_str().unwrap()]);
+        assert!(
+            dropped.contains("result       dropped: policy_filter"),
+            "{dropped}"
+        );
+    });
+}
+
 /// The five rules of a closed LAN.
 const FIVE: Setup = Setup {
     kernel: Some(

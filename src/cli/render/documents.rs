@@ -1,7 +1,9 @@
 //! Text of the documents and of the answers to changes.
 
 use super::{duration, facts, percent, table};
-use crate::control::api::{Cleared, Counters, Drops, PacketCounts, Reloaded, Status, Timeouts};
+use crate::control::api::{
+    Cleared, Counters, Drops, Explanation, PacketCounts, Reloaded, Status, Timeouts,
+};
 
 /// `show status`: one screen.
 pub fn status(status: &Status) -> String {
@@ -173,6 +175,33 @@ pub fn timeouts(timeouts: &Timeouts) -> String {
         ]
     });
     table(&["PROTO", "STATE", "IDLE"], rows)
+}
+
+/// The answer to `explain`: a line for each stage.
+pub fn explanation(e: &Explanation) -> String {
+    let rule = |rule: &Option<String>| {
+        rule.as_ref()
+            .map_or_else(String::new, |rule| format!("  by {rule}"))
+    };
+    let mut lines = vec![("packet", e.packet.clone())];
+    if let Some(session) = &e.session {
+        lines.push(("session", format!("{session}; it goes that way")));
+    }
+    for stage in &e.stages {
+        lines.push((&stage.stage, format!("{}{}", stage.what, rule(&stage.rule))));
+    }
+    let mut result = e.result.clone();
+    if let Some(reason) = &e.reason {
+        result.push_str(&format!(": {reason}"));
+    }
+    if let Some(sent_as) = &e.sent_as {
+        result.push_str(&format!(" as {sent_as}"));
+    }
+    if e.sender_told {
+        result.push_str(", the sender is told");
+    }
+    lines.push(("result", result));
+    facts(&lines)
 }
 
 /// The answer to `reload`.

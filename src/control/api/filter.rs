@@ -146,7 +146,11 @@ fn prefix(value: &str) -> Result<IpNet, Failure> {
         .map_err(|_| wrong(format!("`ip {value}`: neither an address nor a prefix")))
 }
 
-fn protocol(value: &str) -> Result<u8, Failure> {
+/// A protocol by name or number.
+///
+/// # Errors
+/// [`FailureKind::Usage`] for anything else.
+pub fn protocol(value: &str) -> Result<u8, Failure> {
     match value.to_ascii_lowercase().as_str() {
         "icmp" => Ok(1),
         "tcp" => Ok(6),

@@ -12,10 +12,12 @@
 //! Both sides send [`VERSION_HEADER`]; a daemon refuses a client that speaks another version. An error is a
 //! [`Failure`] with the HTTP status of its [`FailureKind`].
 
+pub mod explain;
 pub mod filter;
 pub mod listing;
 pub mod report;
 
+pub use explain::{Explanation, Question, Stage};
 pub use filter::Filter;
 pub use listing::{
     Block, Endpoint, FilterRule, HistoryEntry, Interface, Item, Line, ListEnd, Mapping, Neighbor,

@@ -12,7 +12,7 @@ use crate::base::PortId;
 use crate::config::Loaded;
 use crate::config::compile::{PortFacts, compile};
 use crate::control::api::{Failure, FailureKind, HistoryEntry, ReloadRequest, Reloaded};
-use crate::control::runtime::{load, refused, warnings};
+use crate::control::runtime::{PortDevice, load, refused, warnings};
 use crate::nat::policy::Policy;
 use std::collections::VecDeque;
 use std::hash::Hasher;
@@ -177,14 +177,17 @@ impl Live {
 
     /// Compiles against the policy in force and the ports as they are.
     fn compile(&self, loaded: &Loaded) -> Result<Policy, crate::config::Report> {
-        let facts: Vec<PortFacts> = lock(&self.ports)
-            .iter()
-            .map(|port| PortFacts {
-                mac: port.mac,
-                up: port.link.load(Ordering::Relaxed),
-            })
-            .collect();
-        compile(&loaded.validated, &facts, Some(&self.published.load()), 0)
+        let before = self.published.load();
+        compile(&loaded.validated, &self.port_facts(), Some(&before), 0)
+    }
+
+    /// The ports as they are.
+    pub(super) fn port_facts(&self) -> Vec<PortFacts> {
+        let facts = |port: &PortDevice| PortFacts {
+            mac: port.mac,
+            up: port.link.load(Ordering::Relaxed),
+        };
+        lock(&self.ports).iter().map(facts).collect()
     }
 
     fn publish(&self, policy: Policy) -> u32 {

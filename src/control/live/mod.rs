@@ -20,10 +20,12 @@ pub mod refusals;
 pub mod tables;
 
 use super::api::{
-    self, Cleared, Counters, Drops, Failure, Filter, Item, ListEnd, Listing, PacketCounts, Port,
-    ReloadRequest, Reloaded, Status, Timeout, Timeouts, Worker,
+    self, Cleared, Counters, Drops, Endpoint, Explanation, Failure, Filter, Item, ListEnd, Listing,
+    PacketCounts, Port, Question, ReloadRequest, Reloaded, Status, Timeout, Timeouts, Translation,
+    Worker,
 };
 use super::backend::{Backend, Scrape};
+use super::explain;
 use super::runtime::PortDevice;
 use crate::base::PortId;
 use crate::config::validated::Validated;
@@ -247,6 +249,39 @@ impl Live {
         (rules, stalled)
     }
 
+    /// The living session a packet belongs to, in words.
+    fn session_of(&self, question: &Question) -> Result<Option<String>, Failure> {
+        let filter = Filter {
+            ip: Some(question.source.into()),
+            protocol: Some(question.protocol),
+            max: Some(u64::MAX),
+            ..Filter::default()
+        };
+        let (source_port, destination_port) = question.ports();
+        let arrives = |way: &Translation| {
+            let port = |end: &Endpoint| end.port.unwrap_or(0);
+            (way.source.address, port(&way.source)) == (question.source, source_port)
+                && (way.destination.address, port(&way.destination))
+                    == (question.destination, destination_port)
+        };
+        let mut found = None;
+        self.list(Listing::Sessions, &filter, &mut |item| {
+            if let Item::Session(session) = item {
+                let way = [session.forward, session.reverse]
+                    .into_iter()
+                    .find(|way| arrives(way));
+                found = way.map(|way| {
+                    format!(
+                        "{} > {}, {}",
+                        way.translated_source, way.translated_destination, session.state
+                    )
+                });
+            }
+            found.is_none()
+        })?;
+        Ok(found)
+    }
+
     fn list_others(&self, listing: Listing, out: &mut Listed<'_>, resolved: &Resolved) -> Vec<u8> {
         let filter = resolved.filter();
         match listing {
@@ -366,6 +401,13 @@ impl Backend for Live {
         let mut end = out.finish();
         end.stalled_workers.extend(stalled);
         Ok(end)
+    }
+
+    fn explain(&self, question: &Question) -> Result<Explanation, Failure> {
+        let loaded = lock(&self.running).loaded.clone();
+        let mut explanation = explain::under(&loaded.validated, &self.port_facts(), question)?;
+        explanation.session = self.session_of(question)?;
+        Ok(explanation)
     }
 
     fn clear_sessions(&self, filter: &Filter) -> Result<Cleared, Failure> {
