@@ -198,6 +198,40 @@ enum Until {
 
 type Mbufs = ArrayVec<Mbuf, BURST>;
 
+/// Keeps so few frames under way that no ring can overflow: what is lost then was lost by translation.
+struct Window {
+    returned: u64,
+    heard: u64,
+    given_up: u64,
+}
+
+impl Window {
+    /// Frames: half of what a ring holds.
+    const WIDTH: u64 = DESCRIPTORS as u64 / 2;
+
+    fn new(now: u64) -> Window {
+        Window {
+            returned: 0,
+            heard: now,
+            given_up: 0,
+        }
+    }
+
+    /// Whether another burst may be sent. Frames that have not come back after a silence never will.
+    fn is_open(&mut self, measured: &Measured, now: u64) -> bool {
+        let sent = measured.sent();
+        let returned: u64 = measured.tallies.iter().map(|t| t.returned).sum();
+        if returned > self.returned {
+            (self.returned, self.heard) = (returned, now);
+        }
+        let under_way = sent.saturating_sub(returned);
+        if now - self.heard > SILENCE_NANOS {
+            (self.given_up, self.heard) = (under_way, now);
+        }
+        under_way.saturating_sub(self.given_up) < Window::WIDTH
+    }
+}
+
 /// The generator.
 struct Wire<'a> {
     options: &'a Options,
@@ -296,6 +330,7 @@ impl<'a> Wire<'a> {
     fn phase(&mut self, direction: Direction, until: Until) -> Result<Measured, BenchError> {
         let thorough = until == Until::EveryFlow && self.options.translates;
         let (began, mut written) = (self.clock.nanos(), 0u64);
+        let mut window = Window::new(began);
         let last = u64::from(self.options.sessions);
         loop {
             let elapsed = self.clock.nanos() - began;
@@ -316,6 +351,9 @@ impl<'a> Wire<'a> {
                     let mut count = BURST as u64;
                     if until == Until::EveryFlow {
                         count = count.min(last - written);
+                        if !window.is_open(&self.measured, self.clock.nanos()) {
+                            count = 0;
+                        }
                     }
                     if let Some(rate) = self.options.rate {
                         let due = (elapsed as f64 * rate / 1e9) as u64;
