@@ -68,7 +68,8 @@ bench: export NATGATE_REVISION := $(shell git describe --always --dirty 2>/dev/n
 bench: build
 	$(CARGO) bench --locked --bench flow --bench ports
 	mkdir -p benches/results
-	target/release/natgate bench --all --rounds 3 --output benches/results/core.json
+	target/release/natgate bench --all --rounds 3 --output benches/results/core.json > benches/results/core.txt
+	cat benches/results/core.txt
 	$(CARGO) bench --locked --bench peers $(AS_ROOT)
 
 install: build

@@ -10,7 +10,7 @@
 //! | `wire` | `natgate bench wire` on core 0, over memif | back to it; it examines every frame | natgate, testpmd |
 //! | `kernel` | testpmd on core 0, into a veth pair, steered to core 1 | a veth pair whose other end has no address | the kernel's NAT |
 //!
-//! A rate is what *left* the far port, or came back to the generator.
+//! A rate is what *left* the far port, or came back to the generator; the kernel's is per second of its core's time.
 
 #![allow(missing_docs, reason = "a benchmark is no interface")]
 #![allow(
