@@ -12,6 +12,8 @@ mod common;
 mod gateway;
 #[path = "control/stream.rs"]
 mod stream;
+#[path = "control/worker.rs"]
+mod worker;
 
 use assert_cmd::Command;
 use common::{LAB, LAN, udp};

@@ -11,6 +11,7 @@ use natgate::control::runtime::{
 };
 use natgate::control::service::{Management, serve_backend};
 use natgate::dataplane::buffer::{Buffer, Burst};
+use natgate::dataplane::counters::Counters;
 use natgate::dataplane::memory::MemoryBuffer;
 use natgate::dataplane::worker::{BufferPool, Numbered, PortQueues, RxQueue, TxQueue};
 use natgate::wire::MacAddr;
@@ -18,11 +19,13 @@ use serde_json::Value;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 struct Queue {
     port: PortId,
+    /// How many times the transmit side still takes nothing.
+    clogged: Arc<AtomicUsize>,
     incoming: Option<Receiver<Vec<u8>>>,
     outgoing: Sender<(PortId, Vec<u8>)>,
 }
@@ -42,6 +45,11 @@ impl RxQueue<MemoryBuffer> for Queue {
 
 impl TxQueue<MemoryBuffer> for Queue {
     fn transmit(&mut self, burst: &mut Burst<MemoryBuffer>) -> usize {
+        let fewer = |n: usize| n.checked_sub(1);
+        let (order, clogged) = (Ordering::Relaxed, &self.clogged);
+        if clogged.fetch_update(order, order, fewer).is_ok() {
+            return 0;
+        }
         let count = burst.len();
         for buffer in burst.drain(..) {
             let _ = self.outgoing.send((self.port, buffer.bytes().to_vec()));
@@ -90,16 +98,18 @@ pub struct Gateway {
     out: Receiver<(PortId, Vec<u8>)>,
     /// Whether the cable of a port is plugged in.
     pub plugs: Vec<Arc<AtomicBool>>,
+    /// How many more times the transmit queues of a port take nothing.
+    pub clogs: Vec<Arc<AtomicUsize>>,
     metrics: std::net::SocketAddr,
 }
 
 impl Gateway {
     pub fn start(workers: u8, rules: &str) -> Gateway {
-        Gateway::with_sessions(workers, 4096, rules)
+        Gateway::with_system(workers, "sessions = 4096", rules)
     }
 
-    /// A gateway with room for so many sessions.
-    pub fn with_sessions(workers: u8, sessions: usize, rules: &str) -> Gateway {
+    /// A gateway with more keys of the table `[system]`.
+    pub fn with_system(workers: u8, system: &str, rules: &str) -> Gateway {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("api.sock");
         let metrics = std::net::TcpListener::bind("127.0.0.1:0")
@@ -107,7 +117,7 @@ impl Gateway {
             .local_addr()
             .unwrap();
         let head = format!(
-            "[system]\nworkers = {workers}\nsessions = {sessions}\nmemory = \"1GiB\"\nfragments = 64\n\
+            "[system]\nworkers = {workers}\n{system}\nmemory = \"1GiB\"\nfragments = 64\n\
              [api]\nsocket = \"{}\"\n[metrics]\nlisten = \"{metrics}\"\n",
             socket.display()
         );
@@ -117,6 +127,7 @@ impl Gateway {
         let validated = loaded.validated.clone();
         let (outgoing, out) = unbounded();
         let plugs: Vec<_> = (0..2).map(|_| Arc::new(AtomicBool::new(true))).collect();
+        let clogs: Vec<_> = (0..2).map(|_| Arc::new(AtomicUsize::new(0))).collect();
         let mut wires = vec![Vec::new(), Vec::new()];
         let workers = (0..workers).map(|worker| {
             let port = |id: u16, wires: &mut Vec<Vec<Sender<Vec<u8>>>>| {
@@ -124,6 +135,7 @@ impl Gateway {
                 wires[usize::from(id)].push(wire);
                 let queue = |incoming| Queue {
                     port: PortId(id),
+                    clogged: clogs[usize::from(id)].clone(),
                     incoming,
                     outgoing: outgoing.clone(),
                 };
@@ -166,6 +178,7 @@ impl Gateway {
             wires,
             out,
             plugs,
+            clogs,
             metrics,
         }
     }
@@ -255,14 +268,12 @@ impl Gateway {
     }
 }
 
-impl Drop for Gateway {
-    fn drop(&mut self) {
+impl Gateway {
+    /// Stops it and returns what all workers counted; every packet is accounted for.
+    pub fn stop(&mut self) -> Counters {
         self.management.take().unwrap().stop();
         let counters = self.daemon.take().unwrap().stop();
-        if std::thread::panicking() {
-            return;
-        }
-        let mut total = natgate::dataplane::counters::Counters::default();
+        let mut total = Counters::default();
         counters
             .into_iter()
             .for_each(|c| total.add(&c.expect("every worker ends in order")));
@@ -271,6 +282,15 @@ impl Drop for Gateway {
             0,
             "every packet is accounted for: {total:?}"
         );
+        total
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if self.daemon.is_some() && !std::thread::panicking() {
+            self.stop();
+        }
     }
 }
 

@@ -26,7 +26,7 @@ fn open_a_million(gateway: &Gateway) {
 #[test]
 fn a_million_sessions_stream_while_packets_flow() {
     let rules = "[[source-nat]]\nout = \"wan0\"\nvia = \"interface\"\n";
-    let gateway = Gateway::with_sessions(1, SESSIONS + SESSIONS / 10, rules);
+    let gateway = Gateway::with_system(1, "sessions = 1_100_000", rules);
     open_a_million(&gateway);
     assert_eq!(gateway.json("show status")["sessions"], SESSIONS);
     let mut listing = Command::new(assert_cmd::cargo::cargo_bin!("natgate"))
