@@ -266,6 +266,52 @@ via = "none"
     }
 
     #[test]
+    fn every_fixed_key_is_named_alone() {
+        let base = &BASE.replace("workers = 1", "workers = 2");
+        let system = |key: &str| base.replace("workers = 2", &format!("workers = 2\n{key}"));
+        let port = |key: &str| base.replace("\"null:\"", &format!("\"null:\"\n{key}"));
+        let table = |text: &str| format!("{base}{text}\n");
+        let rows = [
+            ("system.workers", base.replace("workers = 2", "workers = 3")),
+            ("system.cores", system("cores = [0, 1]")),
+            ("system.hugepages", system("hugepages = false")),
+            ("system.memory", system("memory = \"2GiB\"")),
+            ("system.sessions", system("sessions = 5000")),
+            ("system.subscribers", system("subscribers = 77")),
+            ("system.fragments", system("fragments = 77")),
+            ("system.idle", system("idle = \"poll\"")),
+            ("system.eal_args", system("eal_args = [\"-v\"]")),
+            ("system.instance", system("instance = \"other\"")),
+            ("api.socket", table("[api]\nsocket = \"/run/other.sock\"")),
+            ("api.group", table("[api]\ngroup = \"adm\"")),
+            (
+                "metrics.listen",
+                table("[metrics]\nlisten = \"127.0.0.1:1\""),
+            ),
+            ("port", table("[[port]]\nname = \"b\"\ndevice = \"null:\"")),
+            ("port[a].device", base.replace("null:", "tap:t0")),
+            ("port[a].queues", port("queues = 2")),
+            ("port[a].mtu", port("mtu = 1400")),
+            ("port[a].mac", port("mac = \"02:00:00:00:00:01\"")),
+            ("port[a].promiscuous", port("promiscuous = true")),
+            ("port[a].descriptors", port("descriptors = 512")),
+            (
+                "pool[p].block.size",
+                base.replace("size = 64", "size = 128"),
+            ),
+        ];
+        for (key, text) in rows {
+            let named = needs_restart(&parse(base), &parse(&text));
+            let of = named.iter().filter_map(|line| line.split(": ").next());
+            assert!(of.clone().any(|k| k == key), "{key} in {named:?}");
+            // The socket's default name and the queues' default number follow from other keys.
+            let follows = ["api.socket", "port[a].queues", "system.subscribers"];
+            let others: Vec<_> = of.filter(|k| *k != key && !follows.contains(k)).collect();
+            assert!(others.is_empty(), "{key} drags {others:?} along");
+        }
+    }
+
+    #[test]
     fn live_changes_are_told_by_name_and_places_do_not_count() {
         let moved = format!("# a comment\n\n{BASE}");
         assert_eq!(describe(&parse(BASE), &parse(&moved)), [""; 0]);
