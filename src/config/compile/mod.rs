@@ -36,7 +36,7 @@ pub struct PortFacts {
     pub up: bool,
 }
 
-/// Compiles a configuration. `ports` are the facts by [`PortId`]; `seed` determines the steering of a first policy.
+/// Compiles a configuration. `ports` are the facts by [`PortId`](crate::base::PortId); `seed` determines the steering of a first policy.
 ///
 /// # Errors
 /// What only shows when everything is put together: a next hop in no subnet, a port layout that cannot change while ports
