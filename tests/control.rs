@@ -62,6 +62,48 @@ fn check_tells_good_from_bad_by_its_exit_code() {
         .code(1);
 }
 
+/// The example of RFC 7422 section 2.3 (GV2), asked of a file.
+#[test]
+fn lookup_answers_both_ways_without_a_daemon() {
+    let directory = tempfile::tempdir().unwrap();
+    let pool = "[[pool]]\nname = \"cgn\"\naddresses = [\"192.0.2.1\"]\nanswer_arp = false\n\
+                deterministic = { inside = [\"198.51.100.0/28\"], ratio = 16, overflow = { block = 1008 } }\n";
+    let file = write(directory.path(), &format!("{LAB}{pool}"));
+    let ask = |what: &str| {
+        let mut command = natgate();
+        let output = command.args(["lookup", what, "-c"]).arg(&file).output();
+        let output = output.unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        (output.status.code(), text)
+    };
+    let dynamic = "whoever holds the overflow block at the time";
+    for (asked, ports, subscriber) in [
+        ("198.51.100.1", "1024-5055", "198.51.100.1"),
+        ("198.51.100.2", "5056-9087", "198.51.100.2"),
+        ("198.51.100.14", "53440-57471", "198.51.100.14"),
+        ("192.0.2.1:2001", "1024-5055", "198.51.100.1"),
+        ("192.0.2.1:57471", "53440-57471", "198.51.100.14"),
+        ("192.0.2.1:58204", "58204", dynamic),
+    ] {
+        let line = format!("outside=192.0.2.1 ports={ports} subscriber={subscriber} pool=cgn\n");
+        assert_eq!(ask(asked), (Some(0), line), "{asked}");
+    }
+    for absent in [
+        "198.51.100.0",
+        "198.51.100.15",
+        "192.0.2.1:1023",
+        "192.0.2.2:2001",
+    ] {
+        assert_eq!(ask(absent), (Some(3), String::new()), "{absent}");
+    }
+    assert_eq!(ask("2001").0, Some(2));
+    let check = natgate().arg("check").arg(&file).output().unwrap();
+    let text = String::from_utf8(check.stdout).unwrap();
+    let shares = "pool cgn: 1 address for 14 hosts, 14 per address with 4032 ports each and 8 overflow blocks of 1008 for \
+                  all of them; at most 5040 ports per subscriber and protocol; 0 ports per address unused";
+    assert!(text.contains(shares), "{text}");
+}
+
 #[test]
 fn wrong_usage_and_an_absent_daemon_have_exit_codes_of_their_own() {
     natgate().args(["show", "nonsense"]).assert().code(2);

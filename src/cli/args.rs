@@ -64,6 +64,8 @@ pub enum Command {
     /// End sessions or zero counters.
     #[command(subcommand)]
     Clear(ClearCommand),
+    /// Say whose an outside port is, or which ones a subscriber has, by the deterministic pools of a configuration.
+    Lookup(LookupArgs),
     /// Measure the packet path of this machine without a network card.
     Bench(Box<BenchArgs>),
     /// Print a completion script for a shell.
@@ -91,6 +93,20 @@ pub struct CheckArgs {
     /// The configuration.
     #[arg(value_name = "FILE", default_value = DEFAULT_PATH)]
     pub file: PathBuf,
+}
+
+/// `natgate lookup`.
+#[derive(Args, Debug)]
+pub struct LookupArgs {
+    /// A subscriber's address, or an outside address and port.
+    #[arg(value_name = "ADDRESS[:PORT]")]
+    pub endpoint: String,
+    /// The configuration: for the past, the one of that time.
+    #[arg(short, long, value_name = "FILE", default_value = DEFAULT_PATH)]
+    pub config: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `natgate reload`.

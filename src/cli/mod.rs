@@ -7,6 +7,7 @@
 pub mod args;
 pub mod bench;
 pub mod client;
+mod lookup;
 mod output;
 pub mod render;
 mod show;
@@ -46,6 +47,7 @@ fn dispatch(cli: &Cli) -> Result<(), ClientError> {
         Command::Show(args) => block_on(show::show(&Client::new(cli.socket()), args)),
         Command::Explain(args) => explain(cli, args),
         Command::Clear(command) => block_on(clear(cli, command)),
+        Command::Lookup(args) => lookup::lookup(args),
         Command::Bench(args) => Ok(bench::bench(args)?),
         Command::Completions { shell } => {
             let mut script = Vec::new();

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::validate::blocks_of;
-use super::validated::{Pairing, Pool, System, Validated};
+use super::validated::{Deterministic, Pairing, Pool, System, Validated};
 use crate::dataplane::provision::{PacketBuffers, PortBuffers};
 
 /// Bytes of a session with its share of the tables and its mapping.
@@ -42,6 +42,23 @@ pub struct PoolCapacity {
     pub subscribers_per_address_busy: Option<u32>,
     /// Whether a host keeps one address.
     pub paired: bool,
+    /// The shares of a deterministic pool.
+    pub deterministic: Option<DeterministicCapacity>,
+}
+
+/// How a deterministic pool is shared out (RFC 7422).
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct DeterministicCapacity {
+    /// Inside hosts.
+    pub hosts: u32,
+    /// Ports of each host's own.
+    pub own_ports: u16,
+    /// Ports in an overflow block; `None` without overflow.
+    pub overflow_size: Option<u16>,
+    /// Overflow blocks of an address.
+    pub overflow_blocks_per_address: u32,
+    /// Ports of an address that nobody gets.
+    pub unused_ports_per_address: u32,
 }
 
 /// The arithmetic of a whole configuration.
@@ -146,6 +163,9 @@ fn pool_capacity(pool: &Pool, config: &Validated) -> PoolCapacity {
     let blocks = pool
         .block
         .map_or(0, |block| blocks_of(&pool.ports, block.size));
+    if let Some(settings) = &pool.deterministic {
+        return shared_out(pool, settings);
+    }
     PoolCapacity {
         name: pool.label.name.clone(),
         addresses: pool.addresses.len() as u64 + followed,
@@ -160,6 +180,32 @@ fn pool_capacity(pool: &Pool, config: &Validated) -> PoolCapacity {
             .block
             .map(|block| blocks / u32::from(block.max_per_host.max(1))),
         paired: pool.pairing == Pairing::Paired,
+        deterministic: None,
+    }
+}
+
+fn shared_out(pool: &Pool, settings: &Deterministic) -> PoolCapacity {
+    let plan = settings.plan();
+    let rest: u32 = plan.rest().iter().map(|range| range.size()).sum();
+    let overflow = plan.overflow_blocks();
+    let hosts = u32::from(settings.hosts_per_address);
+    PoolCapacity {
+        name: pool.label.name.clone(),
+        addresses: pool.addresses.len() as u64,
+        ports_per_address: settings.ports.count(),
+        block_size: None,
+        blocks_per_address: hosts + overflow,
+        ports_per_host: Some(settings.most_ports()),
+        subscribers_per_address: Some(hosts),
+        subscribers_per_address_busy: Some(hosts),
+        paired: true,
+        deterministic: Some(DeterministicCapacity {
+            hosts: settings.hosts(),
+            own_ports: settings.ports_per_host,
+            overflow_size: plan.overflow,
+            overflow_blocks_per_address: overflow,
+            unused_ports_per_address: rest - overflow * u32::from(plan.overflow.unwrap_or(0)),
+        }),
     }
 }
 
@@ -186,6 +232,26 @@ impl fmt::Display for PoolCapacity {
             self.name,
             count(self.addresses, "address")
         )?;
+        if let (Some(shares), Some(most), Some(hosts)) = (
+            &self.deterministic,
+            self.ports_per_host,
+            self.subscribers_per_address,
+        ) {
+            write!(
+                f,
+                " for {} hosts, {hosts} per address with {} ports each",
+                shares.hosts, shares.own_ports
+            )?;
+            if let Some(size) = shares.overflow_size {
+                let blocks = shares.overflow_blocks_per_address;
+                write!(f, " and {blocks} overflow blocks of {size} for all of them")?;
+            }
+            return write!(
+                f,
+                "; at most {most} ports per subscriber and protocol; {} ports per address unused",
+                shares.unused_ports_per_address
+            );
+        }
         let (Some(size), Some(most), Some(light), Some(busy)) = (
             self.block_size,
             self.ports_per_host,

@@ -216,7 +216,7 @@ pub const POOL: &[Key] = &[
     bare("block", Kind::Inline(BLOCK)),
     key("hold", Kind::Duration, "\"120s\""),
     key("hold_max", Kind::Int(0, 65536), "4096"),
-    bare("deterministic", Kind::Later),
+    bare("deterministic", Kind::Inline(DETERMINISTIC)),
 ];
 
 /// `[[pool]] block`.
@@ -224,6 +224,22 @@ pub const BLOCK: &[Key] = &[
     bare("size", Kind::Int(1, 32768)),
     key("max_per_host", Kind::Int(1, 65535), "1"),
     key("idle", Kind::Duration, "\"2m\""),
+];
+
+/// `[[pool]] deterministic`.
+pub const DETERMINISTIC: &[Key] = &[
+    bare("inside", Kind::List),
+    bare("ports_per_host", Kind::Int(1, 65535)),
+    bare("ratio", Kind::Int(1, 65535)),
+    bare("reserved", Kind::List),
+    bare("overflow", Kind::Inline(OVERFLOW)),
+    key("algorithm", Kind::Text, "\"sequential\""),
+];
+
+/// `[[pool]] deterministic.overflow`.
+pub const OVERFLOW: &[Key] = &[
+    bare("block", Kind::Int(1, 32768)),
+    key("max", Kind::Int(1, 65535), "1"),
 ];
 
 /// `[[source-nat]]`.

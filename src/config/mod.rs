@@ -14,6 +14,7 @@
 pub mod capacity;
 pub mod compile;
 pub mod filtering;
+pub mod deterministic;
 pub mod keys;
 mod layers;
 pub mod matching;

@@ -221,6 +221,7 @@ pub struct Pool {
     pub block: Option<Block>,
     pub hold: String,
     pub hold_max: u32,
+    pub deterministic: Option<Deterministic>,
 }
 
 /// `[[pool]] block`.
@@ -230,6 +231,26 @@ pub struct Block {
     pub size: Option<u16>,
     pub max_per_host: u16,
     pub idle: String,
+}
+
+/// `[[pool]] deterministic`.
+#[derive(Clone, Debug, Deserialize)]
+#[allow(missing_docs)]
+pub struct Deterministic {
+    pub inside: Option<Many>,
+    pub ports_per_host: Option<u16>,
+    pub ratio: Option<u16>,
+    pub reserved: Option<Many>,
+    pub overflow: Option<Overflow>,
+    pub algorithm: String,
+}
+
+/// `[[pool]] deterministic.overflow`.
+#[derive(Clone, Debug, Deserialize)]
+#[allow(missing_docs)]
+pub struct Overflow {
+    pub block: Option<u16>,
+    pub max: u16,
 }
 
 /// `[[source-nat]]`.

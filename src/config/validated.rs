@@ -339,6 +339,32 @@ pub struct Pool {
     pub hold: Duration,
     /// Ports of one address that may rest at a time; the one resting longest is given out beyond that.
     pub hold_max: u32,
+    /// Ports by arithmetic instead (RFC 7422).
+    pub deterministic: Option<Deterministic>,
+}
+
+/// Every host of a pool has an address and ports that follow from its own address (RFC 7422).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deterministic {
+    /// The hosts: first and last address of ranges, in order, disjoint.
+    pub inside: Vec<(Ipv4Addr, Ipv4Addr)>,
+    /// The ports to share out: the pool's without the reserved ones.
+    pub ports: PortSet,
+    /// Ports of a host and protocol.
+    pub ports_per_host: u16,
+    /// Hosts that share an address: as many as spreads them evenly.
+    pub hosts_per_address: u16,
+    /// What a host gets beyond its own ports.
+    pub overflow: Option<Overflow>,
+}
+
+/// Blocks of ports for hosts whose own ones are all in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Overflow {
+    /// Ports in a block.
+    pub block: u16,
+    /// Blocks one host may hold, at least 1.
+    pub max: u16,
 }
 
 /// Port blocks of a pool.

@@ -8,6 +8,7 @@ use super::live::apply::Running;
 use super::live::ask::{QueueHandle, WorkerHandle};
 use super::live::counts::Baseline;
 use super::live::pulse::Pulse;
+use super::live::records::Records;
 use super::live::refusals::Refusals;
 use super::live::{Live, unix_seconds};
 use super::runtime::{Devices, ThreadHook, WorkerDevices, entropy};
@@ -153,6 +154,7 @@ pub fn start<B: Buffer>(
         changing: Mutex::new(()),
         baseline: Mutex::new(Baseline::default()),
         pulse: Mutex::new(Pulse::default()),
+        records: Mutex::new(Records::default()),
         refusals: Mutex::new(Refusals::default()),
         reloads_applied: AtomicU64::new(0),
         reloads_refused: AtomicU64::new(0),
@@ -355,6 +357,7 @@ fn housekeeping(live: Arc<Live>) -> Result<(Sender<()>, JoinHandle<()>), Failure
             live.watch_links();
             if turn.is_multiple_of(RATES_EVERY) {
                 live.renew_rates();
+                live.log_mappings();
                 live.tell_refusals();
             }
             if watchdog > 0 && turn.is_multiple_of(watchdog) && live.workers_alive() {

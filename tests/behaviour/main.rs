@@ -14,6 +14,7 @@ mod common;
 mod clamp;
 mod filter;
 mod filter_v6;
+mod deterministic;
 mod hairpin;
 mod links;
 mod live;

@@ -20,6 +20,9 @@ use crate::wire::{TCP, UDP};
 
 /// Hold-down of masqueraded ports (RFC 6888 REQ-8), the default of pools.
 const HOLD: Duration = Duration::from_secs(120);
+/// How long a block of a deterministic pool stays with its host without use (RFC 7768 section 4: a few minutes beyond
+/// the mappings' own timers).
+const OVERFLOW_IDLE: Duration = Duration::from_secs(120);
 /// Masqueraded ports in hold-down at a time, the default of pools.
 const HOLD_MAX: u32 = 4096;
 
@@ -258,11 +261,11 @@ fn pool_policy(id: PoolId, pool: &validated::Pool) -> PoolPolicy {
             validated::Pairing::Paired => Pairing::Paired,
             validated::Pairing::Spread => Pairing::Spread,
         },
-        block: pool.block.map(|b| BlockPolicy {
-            size: b.size,
-            max_per_host: b.max_per_host,
-            idle: Tick::span(b.idle),
-        }),
+        block: block_policy(pool),
+        deterministic: pool
+            .deterministic
+            .as_ref()
+            .map(|settings| Arc::new(settings.mapping())),
         hold: Tick::span(pool.hold),
         hold_max: pool.hold_max,
         mapping: behaviour(pool.mapping),
@@ -284,6 +287,7 @@ fn masquerade_policy(id: PoolId, name: String) -> PoolPolicy {
         select: Select::Preserve,
         pairing: Pairing::Paired,
         block: None,
+        deterministic: None,
         hold: Tick::span(HOLD),
         hold_max: HOLD_MAX,
         mapping: Behaviour::Endpoint,
@@ -292,13 +296,30 @@ fn masquerade_policy(id: PoolId, name: String) -> PoolPolicy {
     }
 }
 
+/// The blocks of a pool; of a deterministic one, those for overflow.
+fn block_policy(pool: &validated::Pool) -> Option<BlockPolicy> {
+    if let Some(settings) = &pool.deterministic {
+        return Some(BlockPolicy {
+            size: settings.overflow.map_or(1, |o| o.block),
+            max_per_host: settings.overflow.map_or(0, |o| o.max),
+            idle: Tick::span(OVERFLOW_IDLE),
+        });
+    }
+    pool.block.map(|b| BlockPolicy {
+        size: b.size,
+        max_per_host: b.max_per_host,
+        idle: Tick::span(b.idle),
+    })
+}
+
 fn layout_of(pool: &validated::Pool, ports: &PortRanges) -> Layout {
-    match pool.block {
-        Some(block) => Layout::Blocks {
+    match (&pool.deterministic, pool.block) {
+        (Some(settings), _) => Layout::Planned(settings.plan()),
+        (None, Some(block)) => Layout::Blocks {
             size: block.size,
             ranges: ports.clone(),
         },
-        None => Layout::Ports,
+        (None, None) => Layout::Ports,
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod cross;
 mod filter;
+mod deterministic;
 mod links;
 mod operands;
 mod pools;

@@ -7,6 +7,7 @@ use super::super::raw;
 use super::super::report::Findings;
 use super::super::validated::{Block, Dependence, Exhaustion, Pairing, Pool, PortSet, Select};
 use super::super::values;
+use super::deterministic::{Around, deterministic};
 use super::operands::{Names, element_path};
 use super::{choice, label};
 use crate::base::InterfaceId;
@@ -46,11 +47,16 @@ fn pool(path: &str, raw: &raw::Pool, names: &Names, findings: &mut Findings) -> 
         .block
         .as_ref()
         .and_then(|raw| block(&at("block"), raw, &ports, findings));
-    let default_select = if raw.block.is_some() {
-        "random"
-    } else {
-        "preserve"
-    };
+    let deterministic = raw.deterministic.as_ref().and_then(|written| {
+        let around = Around {
+            addresses: addresses.len(),
+            ports: &ports,
+            pool: raw,
+        };
+        deterministic(&at("deterministic"), written, &around, findings)
+    });
+    let in_blocks = raw.block.is_some() || raw.deterministic.is_some();
+    let default_select = if in_blocks { "random" } else { "preserve" };
     let select = raw.select.as_deref().unwrap_or(default_select);
     let low_ports = raw.low_ports.unwrap_or(raw.ports.is_none());
     if low_ports && raw.block.is_some() && raw.low_ports.is_some() {
@@ -86,7 +92,7 @@ fn pool(path: &str, raw: &raw::Pool, names: &Names, findings: &mut Findings) -> 
         ports,
         ports_explicit: raw.ports.is_some(),
         select: choice(&at("select"), select, SELECT, findings).unwrap_or(Select::Preserve),
-        low_ports: low_ports && raw.block.is_none(),
+        low_ports: low_ports && !in_blocks,
         pairing: choice(&at("pairing"), &raw.pairing, &pairing, findings)
             .unwrap_or(Pairing::Paired),
         mapping,
@@ -98,6 +104,7 @@ fn pool(path: &str, raw: &raw::Pool, names: &Names, findings: &mut Findings) -> 
         block,
         hold,
         hold_max: raw.hold_max,
+        deterministic,
     }
 }
 
@@ -215,7 +222,7 @@ fn findings_clean(path: &str, written: &raw::Many, findings: &Findings) -> bool 
 }
 
 /// A single address, a prefix (all its addresses) or a range, of unicast IPv4: its first and last address.
-fn range(text: &str) -> Result<(u32, u32), String> {
+pub(super) fn range(text: &str) -> Result<(u32, u32), String> {
     let (first, last) = match text.split_once('-') {
         Some((start, end)) => values::range(start, end)?,
         None => {

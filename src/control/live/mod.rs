@@ -16,6 +16,7 @@ pub mod counts;
 pub mod filtering;
 pub mod objects;
 pub mod pulse;
+pub mod records;
 pub mod refusals;
 pub mod tables;
 
@@ -37,6 +38,7 @@ use apply::Running;
 use ask::WorkerHandle;
 use counts::{Baseline, Snapshot, snapshots};
 use pulse::Pulse;
+use records::Records;
 use refusals::Refusals;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -58,6 +60,7 @@ pub struct Live {
     pub(super) changing: Mutex<()>,
     pub(super) baseline: Mutex<Baseline>,
     pub(super) pulse: Mutex<Pulse>,
+    pub(super) records: Mutex<Records>,
     pub(super) refusals: Mutex<Refusals>,
     pub(super) reloads_applied: AtomicU64,
     pub(super) reloads_refused: AtomicU64,

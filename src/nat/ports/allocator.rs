@@ -4,7 +4,8 @@
 //!    something stays where it is, and is refused when that address is full (RFC 7857 §4). A new subscriber takes the
 //!    next address with room. Spread: a hash of inside address and port, then the next with room.
 //! 2. **Port.** Of single ports, per `select`, within the class of the source port. Of blocks, a random block of the
-//!    subscriber but the longest idle one (RFC 7768 §4), a new block when they are full, up to the quota.
+//!    subscriber but the longest idle one (RFC 7768 §4), a new block when they are full, up to the quota. In a
+//!    deterministic pool, the subscriber's own block as long as it has a port, blocks for overflow then (RFC 7422 §2).
 //!
 //! Nothing living is ever evicted to make room (RFC 6888 REQ-11-d).
 
@@ -134,7 +135,8 @@ impl Allocator {
     /// Leases a port for a new mapping, and counts it on the pool.
     ///
     /// # Errors
-    /// - [`DropReason::NoAddress`]: the pool has no address that is not draining.
+    /// - [`DropReason::NoAddress`]: the pool has no address that is not draining, or, being deterministic, none for this
+    ///   subscriber.
     /// - [`DropReason::NoPort`]: every allowed port is taken.
     /// - [`DropReason::NoBlock`]: the subscriber's blocks (if any) are full and no block is free.
     /// - [`DropReason::QuotaBlocks`]: the subscriber's blocks are full and it may have no more.
@@ -163,6 +165,11 @@ impl Allocator {
         let inside = subscribers
             .address(request.subscriber)
             .ok_or(DropReason::Internal)?;
+        if policy.deterministic.is_some() {
+            let external = own_place(request.pool, inside).map(|(external, _)| external);
+            let external = external.ok_or(DropReason::NoAddress)?;
+            return self.allocate_on(external, externals, subscribers, request, random);
+        }
         let paired = policy.pairing == Pairing::Paired;
         let mut tries = request.pool.active_count();
         let mut start = match policy.pairing {
@@ -202,6 +209,9 @@ impl Allocator {
         subscriber: SubscriberIndex,
     ) -> Option<IpAddr> {
         let inside = subscribers.address(subscriber)?;
+        if pool.policy().deterministic.is_some() {
+            return own_place(pool, inside).map(|(external, _)| external.external.address());
+        }
         let held = subscribers.paired(subscriber, pool.policy().id);
         let paired = held.and_then(|index| pool.find_active(index));
         let external = paired.or_else(|| pool.active(stable_hash(inside, 0)))?;
@@ -406,30 +416,57 @@ impl Allocator {
             blocks.set_idle(index, block.idle.max(policy.hold));
             port
         };
-        let held = Chain::of(externals, subscribers, request, external.index);
-        if let Some(index) = held.choose(blocks, &allowed, wanted, random) {
-            let port = take(index, random).ok_or(DropReason::Internal)?;
-            return Ok((port, None));
-        }
-        if held.count(policy.pairing) >= block.max_per_host.max(1) {
-            return Err(DropReason::QuotaBlocks);
-        }
+        let inside = subscribers.address(request.subscriber).unwrap_or(0);
         let claim = Claim {
             worker: self.worker,
-            subscriber: subscribers.address(request.subscriber).unwrap_or(0) as u32,
+            subscriber: inside as u32,
             pool: policy.id,
             preference: self.preference,
             now: request.now,
         };
+        let mut held = Chain::of(externals, subscribers, request, external.index);
+        let mut add = |opened: BlockIndex, first: BlockLink| {
+            blocks.set_next(opened, first);
+            let link = BlockLink::new(external.index, opened);
+            subscribers.block_added(request.subscriber, policy.id, external.index, link);
+            link
+        };
+        if let Some((_, own)) = own_place(request.pool, inside) {
+            if !held.has(own) && blocks.claim_own(own, &claim).is_some() {
+                held.first = add(own, held.first);
+            }
+            // Another host may still hold it under an earlier configuration.
+            if held.has(own)
+                && let Some(port) = take(own, random)
+            {
+                return Ok((port, None));
+            }
+            held = held.overflow(blocks.first_open());
+        }
+        if let Some(index) = held.choose(blocks, &allowed, wanted, random) {
+            let port = take(index, random).ok_or(DropReason::Internal)?;
+            return Ok((port, None));
+        }
+        if block.max_per_host == 0 {
+            return Err(DropReason::NoPort);
+        }
+        if held.count(policy.pairing) >= block.max_per_host {
+            return Err(DropReason::QuotaBlocks);
+        }
         let opened = blocks
             .claim_block(&claim, &allowed, random)
             .ok_or(DropReason::NoBlock)?;
         let port = take(opened, random).ok_or(DropReason::Internal)?;
-        blocks.set_next(opened, held.first);
-        let link = BlockLink::new(external.index, opened);
-        subscribers.block_added(request.subscriber, policy.id, external.index, link);
+        add(opened, held.first);
         Ok((port, Some(opened)))
     }
+}
+
+/// The address and the block that a deterministic pool has for an inside address.
+fn own_place(pool: &Pool, inside: u128) -> Option<(&ExternalRef, BlockIndex)> {
+    let map = pool.policy().deterministic.as_deref()?;
+    let place = map.place(u32::try_from(inside).ok()?)?;
+    Some((pool.at(place.address)?, BlockIndex(place.slot)))
 }
 
 /// An unkeyed hash of an inside endpoint: the same after a restart, and in every release.

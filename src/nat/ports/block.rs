@@ -10,10 +10,10 @@
 //! A port given back goes to `young`. Every half hold time all sets move one step left, so that a port rests for
 //! 1 to 1.5 hold times (RFC 6888 REQ-8) and no timer is needed: the sets move when the block is used next.
 
-use super::bitmap::{Bitmap, filled};
+use super::bitmap::Bitmap;
 use super::blockmap::BlockMap;
 use super::external::{BlockUsage, Counters, ExternalIndex, Usage};
-use super::{Allowed, MAX_WORKERS, PortRange, PortRanges, PortSpace};
+use super::{Allowed, HostPlan, MAX_WORKERS, PortRange, PortRanges, PortSpace};
 use crate::base::{PoolId, Random, Tick, WorkerId};
 use std::sync::atomic::{
     AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst,
@@ -120,13 +120,19 @@ struct Meta {
     moved: AtomicU32,
     /// Ticks without use after which the block is given back.
     idle: AtomicU32,
+    /// Where its sets begin in the words of the address.
+    at: u32,
+    /// Words of one of its sets.
+    words: u16,
 }
 
 /// The blocks of one external address.
 pub struct BlockPorts {
     map: BlockMap,
-    /// Words of one set of one block and space.
-    words: usize,
+    /// The lowest block that anybody may have; those below belong to the hosts of a deterministic pool.
+    first_open: u16,
+    /// Ports of all blocks.
+    ports: u32,
     free_blocks: Bitmap,
     blocks: Box<[Meta]>,
     bits: Box<[AtomicU64]>,
@@ -144,21 +150,50 @@ impl BlockPorts {
 
     /// Blocks of `size` ports (0 counts as 1) from the low end of each of the ranges, all free.
     pub(super) fn new(size: u16, ranges: &PortRanges) -> BlockPorts {
-        let map = BlockMap::new(size, ranges);
-        let (size, count) = (map.size(), map.count());
-        let words = usize::from(size).div_ceil(64);
-        let full = filled(size.into());
-        let per_space = || {
-            let free = full.iter().map(|w| w.load(Relaxed));
-            free.chain(std::iter::repeat_n(0, words * (SETS - 1)))
-        };
-        let all = (0..count as usize * PortSpace::COUNT).flat_map(|_| per_space());
+        BlockPorts::of(BlockMap::new(size, ranges), ranges, 0)
+    }
+
+    /// The blocks of a deterministic pool, all free.
+    pub(super) fn planned(plan: &HostPlan) -> BlockPorts {
+        BlockPorts::of(BlockMap::planned(plan), &plan.ports, plan.hosts)
+    }
+
+    fn of(map: BlockMap, usable: &PortRanges, first_open: u16) -> BlockPorts {
+        let mut blocks = Vec::new();
+        let mut bits: Vec<u64> = Vec::new();
+        let mut total = 0;
+        for block in (0..map.count()).map(|number| BlockIndex(number as u16)) {
+            let Some(ports) = map.ports_of(block) else {
+                break;
+            };
+            let words = ports.size().div_ceil(64) as usize;
+            let at = bits.len();
+            bits.resize(at + words * SETS * PortSpace::COUNT, 0);
+            for range in usable.ranges() {
+                let Some(range) = range.intersect(ports) else {
+                    continue;
+                };
+                total += range.size();
+                for port in range.first..=range.last {
+                    let (word, mask) = place(port - ports.first);
+                    for space in 0..PortSpace::COUNT {
+                        bits[at + (space * SETS + FREE) * words + word] |= mask;
+                    }
+                }
+            }
+            blocks.push(Meta {
+                at: at as u32,
+                words: words as u16,
+                ..Meta::default()
+            });
+        }
         BlockPorts {
+            free_blocks: Bitmap::free(map.count()),
             map,
-            words,
-            free_blocks: Bitmap::free(count),
-            blocks: (0..count).map(|_| Meta::default()).collect(),
-            bits: all.map(AtomicU64::new).collect(),
+            first_open,
+            ports: total,
+            blocks: blocks.into(),
+            bits: bits.into_iter().map(AtomicU64::new).collect(),
             counters: Default::default(),
             used: AtomicU32::new(0),
             used_high: AtomicU32::new(0),
@@ -166,7 +201,7 @@ impl BlockPorts {
         }
     }
 
-    /// Ports in a block.
+    /// Ports in a block; in the largest, where sizes differ.
     pub fn size(&self) -> u16 {
         self.map.size()
     }
@@ -219,10 +254,31 @@ impl BlockPorts {
         if self.used.load(Relaxed) >= self.count() {
             return None;
         }
+        let everywhere = |random: &mut Random| {
+            let last = self.count().checked_sub(1)?;
+            self.claim_between(self.first_open.into(), last, allowed, random)
+        };
         let number = self
             .claim_preferred(claim, allowed, random)
-            .or_else(|| self.claim_between(0, self.count().checked_sub(1)?, allowed, random))?;
-        let block = BlockIndex(number as u16);
+            .or_else(|| everywhere(random))?;
+        self.lease(BlockIndex(number as u16), claim)
+    }
+
+    /// The lowest block that anybody may have: 0, but behind the hosts' own in a deterministic pool.
+    pub fn first_open(&self) -> u16 {
+        self.first_open
+    }
+
+    /// Leases this very block; `None` if it is taken.
+    pub(super) fn claim_own(&self, block: BlockIndex, claim: &Claim) -> Option<BlockIndex> {
+        let exists = u32::from(block.0) < self.count();
+        (exists && self.free_blocks.claim(block.0.into()))
+            .then(|| self.lease(block, claim))
+            .flatten()
+    }
+
+    /// Notes whose a block is that was just taken from the free ones.
+    fn lease(&self, block: BlockIndex, claim: &Claim) -> Option<BlockIndex> {
         let meta = self.meta(block)?;
         debug_assert!(claim.worker.index() < MAX_WORKERS);
         meta.subscriber.store(claim.subscriber, Relaxed);
@@ -256,7 +312,8 @@ impl BlockPorts {
             let first = (worker + (start + i) % mine * workers) << shift;
             let ports = PortRange::new(first as u16, (first + (1 << shift) - 1) as u16);
             for (low, high) in self.map.starting_in(ports) {
-                let found = self.claim_between(low, high, allowed, random);
+                let found =
+                    self.claim_between(low.max(self.first_open.into()), high, allowed, random);
                 if found.is_some() {
                     return found;
                 }
@@ -273,7 +330,7 @@ impl BlockPorts {
         allowed: &Allowed<'_>,
         random: &mut Random,
     ) -> Option<u32> {
-        let start = low + random.below(high - low + 1);
+        let start = low + random.below((high + 1).checked_sub(low).filter(|&n| n > 0)?);
         let useful = |word| self.useful_blocks(word, allowed);
         let claim = |from, to| self.free_blocks.claim_in(from, to, useful);
         claim(start, high).or_else(|| (low < start).then(|| claim(low, start - 1)).flatten())
@@ -362,7 +419,7 @@ impl BlockPorts {
     pub fn has_free(&self, block: BlockIndex, allowed: &Allowed<'_>, now: Tick, hold: u32) -> bool {
         self.rest(block, now, hold);
         self.ports_of(block).is_some_and(|ports| {
-            (0..self.words).any(|word| self.available(block, ports, allowed, word) != 0)
+            (0..self.words(block)).any(|word| self.available(block, ports, allowed, word) != 0)
         })
     }
 
@@ -457,7 +514,7 @@ impl BlockPorts {
 
     /// Port counts of one space.
     pub fn usage(&self, space: PortSpace) -> Usage {
-        self.counters[space.index()].usage(self.count() * u32::from(self.size()))
+        self.counters[space.index()].usage(self.ports)
     }
 
     /// Block counts.
@@ -483,10 +540,11 @@ impl BlockPorts {
         allowed: &Allowed<'_>,
         random: &mut Random,
     ) -> Option<u16> {
-        let start = random.below(self.size().into());
+        let start = random.below(ports.size());
         let (first, turn) = (start as usize / 64, start % 64);
-        for i in 0..self.words {
-            let word = (first + i) % self.words;
+        let words = self.words(block);
+        for i in 0..words {
+            let word = (first + i) % words;
             let available = self.available(block, ports, allowed, word);
             if available != 0 {
                 let bit = (available.rotate_right(turn).trailing_zeros() + turn) % 64;
@@ -538,7 +596,7 @@ impl BlockPorts {
     /// One step: `old` becomes free, `middle` old, `young` middle. Returns the number of ports that became free.
     fn move_sets(&self, block: BlockIndex, space: PortSpace) -> u32 {
         let mut freed = 0;
-        for word in 0..self.words {
+        for word in 0..self.words(block) {
             freed += self.shift_word(block, space, FREE + 1, word);
             for set in FREE + 2..SETS {
                 self.shift_word(block, space, set, word);
@@ -574,8 +632,15 @@ impl BlockPorts {
     /// One word of a set. Only for blocks that exist: callers have looked their metadata or ports up.
     #[inline]
     fn cell(&self, block: BlockIndex, space: PortSpace, set: usize, word: usize) -> &AtomicU64 {
-        let row = (block.index() * PortSpace::COUNT + space.index()) * SETS + set;
-        &self.bits[row * self.words + word]
+        let meta = &self.blocks[block.index()];
+        let row = space.index() * SETS + set;
+        &self.bits[meta.at as usize + row * usize::from(meta.words) + word]
+    }
+
+    /// Words of one set of a block that exists.
+    #[inline]
+    fn words(&self, block: BlockIndex) -> usize {
+        usize::from(self.blocks[block.index()].words)
     }
 
     #[inline]

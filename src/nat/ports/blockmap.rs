@@ -1,10 +1,11 @@
 //! Where the blocks of an address lie: from the low end of each range of ports, without gaps.
 
-use super::{BlockIndex, PortRange, PortRanges};
+use super::{BlockIndex, HostPlan, PortRange, PortRanges};
 
-/// A run of blocks in one range of ports.
+/// A run of blocks of equal size.
 struct Segment {
     ports: PortRange,
+    size: u16,
     first_block: u32,
 }
 
@@ -19,28 +20,72 @@ impl BlockMap {
     /// Blocks of `size` ports (0 counts as 1) in these ranges; what is left of a range behind its last whole block is
     /// unused.
     pub(super) fn new(size: u16, ranges: &PortRanges) -> BlockMap {
-        let size = size.max(1);
-        let mut count = 0;
+        let mut map = BlockMap {
+            size: size.max(1),
+            count: 0,
+            segments: Box::default(),
+        };
+        map.segments = map.cut(size.max(1), ranges.ranges()).into();
+        map
+    }
+
+    /// The blocks of a deterministic pool: first one for each host, then those for overflow. The block of a host reaches
+    /// across ports reserved inside it.
+    pub(super) fn planned(plan: &HostPlan) -> BlockMap {
+        let mut map = BlockMap {
+            size: plan.overflow.unwrap_or(1).max(1),
+            count: 0,
+            segments: Box::default(),
+        };
+        let mut segments: Vec<Segment> = Vec::new();
+        for slot in 0..plan.hosts {
+            let own = plan.own_ports(slot);
+            let (Some(first), Some(last)) = (own.first(), own.last()) else {
+                break;
+            };
+            let ports = PortRange::new(first.first, last.last);
+            let size = ports.size().min(u32::from(u16::MAX)) as u16;
+            map.size = map.size.max(size);
+            map.count += 1;
+            match segments.last_mut() {
+                Some(run)
+                    if run.size == size && run.ports.last.checked_add(1) == Some(ports.first) =>
+                {
+                    run.ports.last = ports.last;
+                }
+                _ => segments.push(Segment {
+                    ports,
+                    size,
+                    first_block: map.count - 1,
+                }),
+            }
+        }
+        if let Some(size) = plan.overflow {
+            segments.extend(map.cut(size.max(1), &plan.rest()));
+        }
+        map.segments = segments.into();
+        map
+    }
+
+    /// Cuts ranges into blocks and counts these.
+    fn cut(&mut self, size: u16, ranges: &[PortRange]) -> Vec<Segment> {
         let mut segments = Vec::new();
-        for range in ranges.ranges() {
+        for range in ranges {
             let here = range.size() / u32::from(size);
             if here > 0 {
                 let last = u32::from(range.first) + here * u32::from(size) - 1;
                 segments.push(Segment {
                     ports: PortRange::new(range.first, last as u16),
-                    first_block: count,
+                    size,
+                    first_block: self.count,
                 });
-                count += here;
+                self.count += here;
             }
         }
-        BlockMap {
-            size,
-            count,
-            segments: segments.into_boxed_slice(),
-        }
+        segments
     }
 
-    /// Ports in a block.
+    /// Ports in a block; in the largest, where sizes differ.
     #[inline]
     pub(super) fn size(&self) -> u16 {
         self.size
@@ -56,7 +101,7 @@ impl BlockMap {
     #[inline]
     pub(super) fn block_of(&self, port: u16) -> Option<BlockIndex> {
         let segment = self.segments.iter().find(|s| s.ports.contains(port))?;
-        let within = u32::from((port - segment.ports.first) / self.size);
+        let within = u32::from((port - segment.ports.first) / segment.size);
         Some(BlockIndex((segment.first_block + within) as u16))
     }
 
@@ -65,16 +110,16 @@ impl BlockMap {
     pub(super) fn ports_of(&self, block: BlockIndex) -> Option<PortRange> {
         let number = u32::from(block.0);
         let segment = self.segments.iter().rfind(|s| s.first_block <= number)?;
-        let offset = (number - segment.first_block) * u32::from(self.size);
+        let offset = (number - segment.first_block) * u32::from(segment.size);
         let first = u32::from(segment.ports.first) + offset;
-        let last = first + u32::from(self.size) - 1;
+        let last = first + u32::from(segment.size) - 1;
         (last <= u32::from(segment.ports.last)).then(|| PortRange::new(first as u16, last as u16))
     }
 
     /// For each segment the lowest and highest number of the blocks whose first port lies in `ports`.
     pub(super) fn starting_in(&self, ports: PortRange) -> impl Iterator<Item = (u32, u32)> + '_ {
-        let size = u32::from(self.size);
         self.segments.iter().filter_map(move |segment| {
+            let size = u32::from(segment.size);
             let part = segment.ports.intersect(ports)?;
             let offset = |port: u16| u32::from(port - segment.ports.first);
             let (first, last) = (offset(part.first).div_ceil(size), offset(part.last) / size);

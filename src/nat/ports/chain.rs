@@ -14,6 +14,8 @@ pub(super) struct Chain<'a> {
     pub(super) first: BlockLink,
     request: &'a Request<'a>,
     external: ExternalIndex,
+    /// Blocks below this one are hosts' own, and not chosen among.
+    first_open: u16,
 }
 
 impl<'a> Chain<'a> {
@@ -29,19 +31,30 @@ impl<'a> Chain<'a> {
             first: subscribers.first_block(request.subscriber),
             request,
             external,
+            first_open: 0,
         }
+    }
+
+    /// The same, without the blocks below `first_open`.
+    pub(super) fn overflow(self, first_open: u16) -> Chain<'a> {
+        Chain { first_open, ..self }
+    }
+
+    /// Whether this block of the address is among them.
+    pub(super) fn has(&self, block: BlockIndex) -> bool {
+        self.here().any(|held| held == block)
     }
 
     /// Blocks that count against the quota: those of the pool, when paired only those of the address (others are
     /// draining).
     pub(super) fn count(&self, pairing: Pairing) -> u16 {
         let pool = self.request.pool;
-        let counts = |&(external, _, of): &(ExternalIndex, BlockIndex, Option<PoolId>)| {
+        let counts = |&(external, block, of): &(ExternalIndex, BlockIndex, Option<PoolId>)| {
             let usable = match pairing {
                 Pairing::Paired => external == self.external,
                 Pairing::Spread => pool.find_active(external).is_some(),
             };
-            usable && of == Some(pool.policy().id)
+            usable && block.0 >= self.first_open && of == Some(pool.policy().id)
         };
         self.iter().filter(counts).count() as u16
     }
@@ -91,6 +104,7 @@ impl<'a> Chain<'a> {
         self.iter()
             .filter(move |&(external, _, of)| external == self.external && of == pool)
             .map(|(_, block, _)| block)
+            .filter(|block| block.0 >= self.first_open)
     }
 
     /// Every block of the subscriber with its address and pool.

@@ -1,6 +1,6 @@
 //! One external address and the registry of all of them.
 
-use super::{BlockPorts, PortRanges, PortSpace, SinglePorts};
+use super::{BlockPorts, HostPlan, PortRanges, PortSpace, SinglePorts};
 use crate::base::WorkerId;
 use hashbrown::HashMap;
 use std::net::IpAddr;
@@ -33,6 +33,8 @@ pub enum Layout {
         /// Where blocks lie: from the low end of each range; a remainder that fills no block is unused.
         ranges: PortRanges,
     },
+    /// A block for each host of a deterministic pool, and blocks for overflow.
+    Planned(HostPlan),
 }
 
 /// What has become of the ports of one space of an address.
@@ -121,6 +123,7 @@ impl External {
         let state = match &layout {
             Layout::Ports => State::Ports(SinglePorts::new()),
             Layout::Blocks { size, ranges } => State::Blocks(BlockPorts::new(*size, ranges)),
+            Layout::Planned(plan) => State::Blocks(BlockPorts::planned(plan)),
         };
         External {
             address,

@@ -21,6 +21,7 @@ mod bitmap;
 mod block;
 mod blockmap;
 mod chain;
+mod deterministic;
 mod external;
 mod hold;
 mod pool;
@@ -30,6 +31,7 @@ mod single;
 
 pub use allocator::{Allocator, Lease, Request, Returned, ReturnedBlock};
 pub use block::{BlockIndex, BlockLink, BlockPorts, Claim, Preference};
+pub use deterministic::{Deterministic, Holder, HostPlan, Place};
 pub use external::{BlockUsage, External, ExternalIndex, Externals, InternError, Layout, Usage};
 pub use hold::{Held, HoldQueue};
 pub use pool::{

@@ -1,6 +1,6 @@
 //! What a pool's configuration says about ports and addresses, as packet code reads it.
 
-use super::{External, ExternalIndex, PoolCounts, PortMask, PortRanges};
+use super::{Deterministic, External, ExternalIndex, PoolCounts, PortMask, PortRanges};
 use crate::base::PoolId;
 use std::sync::Arc;
 
@@ -52,7 +52,8 @@ pub enum Exhaustion {
 pub struct BlockPolicy {
     /// Ports in a block, at least 1.
     pub size: u16,
-    /// The most blocks a subscriber may hold, at least 1 (RFC 6888 REQ-4).
+    /// The most blocks a subscriber may hold (RFC 6888 REQ-4), beside its own ones in a deterministic pool: at least
+    /// 1, or 0 for no overflow.
     pub max_per_host: u16,
     /// Ticks a block without a port in use stays with its subscriber.
     pub idle: u32,
@@ -89,6 +90,9 @@ pub struct PoolPolicy {
     pub pairing: Pairing,
     /// Blocks of ports instead of single ones. Every address must then have [`super::Layout::Blocks`].
     pub block: Option<BlockPolicy>,
+    /// Every host has ports of its own by arithmetic (RFC 7422); `block` is about overflow then, and every address has
+    /// [`super::Layout::Planned`].
+    pub deterministic: Option<Arc<Deterministic>>,
     /// Ticks a port rests after use (RFC 6888 REQ-8; 0 = none).
     pub hold: u32,
     /// The most ports in hold, per worker.
@@ -159,6 +163,12 @@ impl Pool {
     #[inline]
     pub fn holds(&self, index: ExternalIndex) -> bool {
         self.find_active(index).is_some()
+    }
+
+    /// The address at this position of the configuration, if it is not draining.
+    #[inline]
+    pub(super) fn at(&self, position: usize) -> Option<&ExternalRef> {
+        self.externals.get(position).filter(|e| !e.draining)
     }
 
     /// Number of addresses that may be allocated from.
