@@ -72,6 +72,8 @@ drop_reasons! {
     NoBlock "no_block" "No free port block is left in the pool; add addresses or use smaller blocks.";
     QuotaBlocks "quota_blocks" "The subscriber holds block.max_per_host blocks and all their ports are taken.";
     SessionLimit "session_limit" "The subscriber has system.sessions_per_host sessions already.";
+    QuotaRate "quota_rate" "The subscriber opens more than system.new_sessions_per_host sessions a second.";
+    QuotaHalfOpen "quota_half_open" "The subscriber has system.half_open_per_host TCP connections that are not established yet.";
     TableFull "table_full" "The session table is full; raise system.sessions.";
     SubscriberLimit "subscriber_limit" "The table of subscribers is full.";
     MappingConflict "mapping_conflict" "The translated flow would be indistinguishable from a living one.";

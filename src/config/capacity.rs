@@ -13,7 +13,7 @@ pub const TRACKED_SHARE: u32 = 4;
 /// Bytes of an IPv6 flow the filter tracks, with its share of the table.
 pub const TRACKED_BYTES: u64 = 90;
 /// Bytes of an inside host.
-pub const SUBSCRIBER_BYTES: u64 = 64;
+pub const SUBSCRIBER_BYTES: u64 = 72;
 /// Bytes of one external address: port bitmaps of three protocols, resting ports, block owners.
 pub const ADDRESS_BYTES: u64 = 48 * 1024;
 /// Bytes of a tracked fragmented datagram with the fragments held for it.

@@ -15,6 +15,7 @@ pub use super::filtering::{Filter, FilterRule};
 pub use super::matching::{AddressList, InterfaceMatch, Match, PortSet, PrefixSet, ProtocolSet};
 use crate::base::{InterfaceId, PoolId, PortId, RealmId, VlanId};
 pub use crate::dataplane::device::Device;
+use crate::nat::limits::HostLimits;
 
 /// A whole configuration without errors.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,8 +92,8 @@ pub struct System {
     pub memory_bytes: u64,
     /// Sessions all workers together can hold.
     pub sessions: u32,
-    /// Sessions of one inside host; 0 is no limit.
-    pub sessions_per_host: u32,
+    /// What one inside host may use.
+    pub limits: HostLimits,
     /// Fragmented datagrams tracked at a time.
     pub fragments: u32,
     /// Inside hosts that can be tracked; derived from `sessions` unless given.

@@ -14,6 +14,7 @@ use crate::gateway::errors::ErrorKind;
 use crate::gateway::sanity;
 use crate::nat::fragments::DatagramKey;
 use crate::nat::icmp::{self, Complaint};
+use crate::nat::limits::HostLimits;
 use crate::nat::open::{NewFlow, Opened, open};
 use crate::nat::policy::Policy;
 use crate::nat::rewrite;
@@ -274,12 +275,8 @@ impl<B: Buffer> Shard<B> {
             DropReason::Filtered | DropReason::NoMapping if policy.filter.default().rejects() => {
                 Some(ErrorKind::PortUnreachable)
             }
-            DropReason::NoPort
-            | DropReason::NoBlock
-            | DropReason::QuotaBlocks
-            | DropReason::SessionLimit
-                if policy.tells_exhaustion =>
-            {
+            reason if HostLimits::refuses(reason) => policy.limits.error,
+            DropReason::NoPort | DropReason::NoBlock if policy.tells_exhaustion => {
                 // RFC 6888 REQ-11b: host unreachable is a soft error, a connection attempt goes on.
                 Some(ErrorKind::HostUnreachable)
             }

@@ -128,6 +128,12 @@ impl State {
         State::TcpReset,
     ];
 
+    /// Whether it is a TCP connection that is not established yet.
+    #[inline]
+    pub fn is_half_open(self) -> bool {
+        matches!(self, State::TcpOpening | State::TcpAnswered)
+    }
+
     /// The name used by `show sessions` and the metrics.
     pub fn name(self) -> &'static str {
         match self {

@@ -10,6 +10,7 @@ pub mod expiry;
 pub mod filter;
 pub mod fragments;
 pub mod icmp;
+pub mod limits;
 pub mod mapping;
 pub mod matcher;
 pub mod open;

@@ -176,7 +176,7 @@ pub fn open(
     }
     if let Some(first) = destination.mapping {
         session.flags |= FLAG_INBOUND;
-        return inbound(nat, policy, session, first).map(Opened::Session);
+        return inbound(nat, policy, session, first, now).map(Opened::Session);
     }
     if destination.rule.is_some() {
         session.flags |= FLAG_STATIC;
@@ -562,29 +562,33 @@ fn inbound(
     policy: &Policy,
     mut session: Session<u32>,
     first: SessionIndex,
+    now: Now,
 ) -> Result<SessionIndex, DropReason> {
-    let subscriber = charge(nat, policy, session.after.destination, session.realm)?;
+    let subscriber = charge(nat, policy, &session, now)?;
     session.subscriber = subscriber.0;
     let entered = enter(nat, session);
     match entered {
         Ok(index) => join(nat, policy, first, index),
-        Err(_) => nat.discharge(subscriber),
+        Err(_) => nat.discharge(&session),
     }
     entered
 }
 
-/// Counts one more session on a subscriber, within its limit.
+/// Counts one more session on its subscriber, within the limits.
 fn charge(
     nat: &mut Nat,
     policy: &Policy,
-    address: u32,
-    realm: RealmId,
+    session: &Session<u32>,
+    now: Now,
 ) -> Result<SubscriberIndex, DropReason> {
-    let subscriber = nat.subscribers.enter(u128::from(address), realm)?;
-    match nat
-        .subscribers
-        .open_session(subscriber, policy.sessions_per_host)
-    {
+    let (address, opens) = if session.flags & FLAG_INBOUND == 0 {
+        (session.before.source, Some(session.state.is_half_open()))
+    } else {
+        (session.after.destination, None)
+    };
+    let subscriber = nat.subscribers.enter(address.into(), session.realm)?;
+    let limits = &policy.limits;
+    match nat.subscribers.open_session(subscriber, opens, limits, now) {
         Ok(()) => Ok(subscriber),
         Err(reason) => {
             nat.subscribers.leave(subscriber);
@@ -609,7 +613,7 @@ fn allocate(
     now: Now,
     random: &mut Random,
 ) -> Result<SessionIndex, DropReason> {
-    let subscriber = charge(nat, policy, session.before.source, session.realm)?;
+    let subscriber = charge(nat, policy, &session, now)?;
     session.subscriber = subscriber.0;
     let entered = match PortSpace::from_protocol(session.protocol) {
         Some(space) => with_port(nat, policy, session, from, space, now, random),
@@ -625,7 +629,7 @@ fn allocate(
         },
     };
     if entered.is_err() {
-        nat.discharge(subscriber);
+        nat.discharge(&session);
     }
     entered
 }

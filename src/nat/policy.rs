@@ -19,6 +19,7 @@ use crate::gateway::proxy::Proxy;
 use crate::gateway::routes::Routes;
 use crate::nat::destination::Inside;
 use crate::nat::filter::Filter;
+use crate::nat::limits::HostLimits;
 use crate::nat::ports::{External, ExternalIndex, Externals, Pool, Pools, PortSpace};
 use crate::nat::rss::SourceSteering;
 use crate::nat::rules::{Exempt, PortForward, SourceRule, StaticRule};
@@ -44,8 +45,8 @@ pub struct Policy {
     pub filter: Filter,
     /// Idle timeouts.
     pub timeouts: Timeouts,
-    /// Sessions a subscriber may have; 0 = no limit.
-    pub sessions_per_host: u32,
+    /// What one subscriber may use.
+    pub limits: HostLimits,
     /// What the counted rules are, in the order of their numbers.
     pub rules: Vec<RuleInfo>,
     /// Configured neighbours: interface, address, MAC address.
@@ -54,7 +55,7 @@ pub struct Policy {
     pub stateful: bool,
     /// Whether remote addresses are tracked for address-dependent filtering; fixed at start, because it needs memory.
     pub tracks_contacts: bool,
-    /// Whether senders are told when ports or sessions ran out (some pool has `exhaustion = "icmp"`).
+    /// Whether senders are told when ports ran out (some pool has `exhaustion = "icmp"`).
     pub tells_exhaustion: bool,
 }
 

@@ -286,7 +286,13 @@ impl Nat {
         if let Some(session) = self.sessions.get_mut(index.0) {
             self.counts.live[session.state as usize] -= 1;
             self.counts.live[state as usize] += 1;
-            session.state = state;
+            let before = std::mem::replace(&mut session.state, state);
+            let opened_inside = session.flags & FLAG_INBOUND == 0;
+            if before.is_half_open() != state.is_half_open() && opened_inside {
+                let subscriber = SubscriberIndex(session.subscriber);
+                self.subscribers
+                    .half_open_changed(subscriber, state.is_half_open());
+            }
         }
     }
 
@@ -331,9 +337,7 @@ impl Nat {
                 now,
             );
         }
-        if session.subscriber != NONE {
-            self.discharge(SubscriberIndex(session.subscriber));
-        }
+        self.discharge(&session);
     }
 
     /// Returns a mapping's port to its address, to rest there or not.
@@ -367,9 +371,14 @@ impl Nat {
             .release(externals, &mut self.subscribers, &returned, now.tick);
     }
 
-    /// Counts one session less on a subscriber, and forgets it with its last one.
-    pub fn discharge(&mut self, subscriber: SubscriberIndex) {
-        self.subscribers.close_session(subscriber);
+    /// Counts one session less on its subscriber, if it has one, and forgets that with its last one.
+    pub fn discharge(&mut self, session: &Session<u32>) {
+        if session.subscriber == NONE {
+            return;
+        }
+        let subscriber = SubscriberIndex(session.subscriber);
+        let half_open = session.flags & FLAG_INBOUND == 0 && session.state.is_half_open();
+        self.subscribers.close_session(subscriber, half_open);
         self.subscribers.leave(subscriber);
     }
 

@@ -5,7 +5,9 @@
 //! addressed index with linear probing finds them. Nothing grows or moves after construction.
 
 use crate::arch::prefetch_index;
+use crate::base::time::Now;
 use crate::base::{DropReason, PoolId, RealmId};
+use crate::nat::limits::{HostLimits, Pace};
 use crate::nat::ports::{BlockLink, ExternalIndex};
 
 /// The number of a subscriber in its worker's table, valid while something refers to the subscriber.
@@ -33,6 +35,8 @@ struct Record {
     address: u128,
     pairings: [Paired; PAIRINGS],
     sessions: u32,
+    /// Sessions it opened that are half-open.
+    half_open: u32,
     leases: u32,
     references: u32,
     /// First block of the list that is chained through the blocks; next free record while unused.
@@ -54,6 +58,7 @@ const VACANT: Record = Record {
         holds: 0,
     }; PAIRINGS],
     sessions: 0,
+    half_open: 0,
     leases: 0,
     references: 0,
     blocks: BlockLink::END,
@@ -67,6 +72,8 @@ const VACANT: Record = Record {
 /// IPv4 addresses are the numbers below 2³², IPv6 addresses their 128-bit value, both in host order.
 pub struct Subscribers {
     records: Box<[Record]>,
+    /// How fast each opens sessions, by record number; read only where that is limited.
+    paces: Box<[Pace]>,
     /// Record numbers by hash, [`EMPTY`] where there is none; at most half full.
     index: Box<[u32]>,
     /// Unused record numbers.
@@ -81,6 +88,7 @@ impl Subscribers {
         let capacity = capacity.clamp(1, 1 << 30);
         Subscribers {
             records: vec![VACANT; capacity].into_boxed_slice(),
+            paces: vec![Pace::default(); capacity].into_boxed_slice(),
             index: vec![EMPTY; (capacity * 2).next_power_of_two()].into_boxed_slice(),
             vacant: (0..capacity as u32).rev().collect(),
             secret,
@@ -105,6 +113,7 @@ impl Subscribers {
     /// Bytes of the table.
     pub fn memory_bytes(&self) -> usize {
         size_of_val(&*self.records)
+            + size_of_val(&*self.paces)
             + size_of_val(&*self.index)
             + self.vacant.capacity() * size_of::<u32>()
     }
@@ -147,6 +156,7 @@ impl Subscribers {
             EMPTY => {
                 let number = self.vacant.pop().ok_or(DropReason::SubscriberLimit)?;
                 self.index[slot] = number;
+                self.paces[number as usize] = Pace::default();
                 self.records[number as usize] = Record {
                     address,
                     realm,
@@ -170,30 +180,64 @@ impl Subscribers {
         }
     }
 
-    /// Counts a session of a subscriber that is referred to.
+    /// Counts a session of a subscriber that is referred to. `opens`: whether the subscriber itself opens it, and if so,
+    /// whether it is half-open; what others open costs it neither tokens nor half-open connections.
     ///
     /// # Errors
-    /// [`DropReason::SessionLimit`] if the subscriber has `limit` sessions (0 = no limit; RFC 6888 REQ-5).
+    /// Nothing is counted if the subscriber is at a limit: [`DropReason::SessionLimit`], [`DropReason::QuotaHalfOpen`],
+    /// [`DropReason::QuotaRate`].
     #[inline]
     pub fn open_session(
         &mut self,
         subscriber: SubscriberIndex,
-        limit: u32,
+        opens: Option<bool>,
+        limits: &HostLimits,
+        now: Now,
     ) -> Result<(), DropReason> {
-        let record = self.get_mut(subscriber).ok_or(DropReason::Internal)?;
-        if limit != 0 && record.sessions >= limit {
+        let record = self.records.get_mut(subscriber.0 as usize);
+        let record = record.filter(|r| r.used).ok_or(DropReason::Internal)?;
+        if limits.sessions != 0 && record.sessions >= limits.sessions {
             return Err(DropReason::SessionLimit);
+        }
+        if let Some(half_open) = opens {
+            if half_open && limits.half_open != 0 && record.half_open >= limits.half_open {
+                return Err(DropReason::QuotaHalfOpen);
+            }
+            if limits.new_per_second != 0
+                && !self.paces[subscriber.0 as usize].take(limits.new_per_second, now)
+            {
+                return Err(DropReason::QuotaRate);
+            }
+            record.half_open += u32::from(half_open);
         }
         record.sessions += 1;
         Ok(())
     }
 
-    /// Uncounts a session.
+    /// Uncounts a session; `half_open`: it is one that the subscriber opened and that is half-open.
     #[inline]
-    pub fn close_session(&mut self, subscriber: SubscriberIndex) {
+    pub fn close_session(&mut self, subscriber: SubscriberIndex, half_open: bool) {
         if let Some(record) = self.get_mut(subscriber) {
             record.sessions = record.sessions.saturating_sub(1);
         }
+        if half_open {
+            self.half_open_changed(subscriber, false);
+        }
+    }
+
+    /// A session that the subscriber opened became half-open, or is so no more.
+    pub fn half_open_changed(&mut self, subscriber: SubscriberIndex, more: bool) {
+        if let Some(record) = self.get_mut(subscriber) {
+            record.half_open = match more {
+                true => record.half_open.saturating_add(1),
+                false => record.half_open.saturating_sub(1),
+            };
+        }
+    }
+
+    /// TCP connections the subscriber opened that are not established yet.
+    pub fn half_open(&self, subscriber: SubscriberIndex) -> u32 {
+        self.get(subscriber).map_or(0, |r| r.half_open)
     }
 
     /// Sessions of the subscriber.
@@ -447,13 +491,27 @@ mod tests {
     fn sessions_are_limited() {
         let mut table = Subscribers::new(4, 1);
         let a = table.enter(1, RealmId(0)).unwrap();
-        assert_eq!(table.open_session(a, 2), Ok(()));
-        assert_eq!(table.open_session(a, 2), Ok(()));
-        assert_eq!(table.open_session(a, 2), Err(DropReason::SessionLimit));
-        assert_eq!(table.open_session(a, 0), Ok(()));
-        table.close_session(a);
-        table.close_session(a);
-        assert_eq!(table.open_session(a, 2), Ok(()));
+        let limits = |sessions| HostLimits {
+            sessions,
+            half_open: 1,
+            new_per_second: 4,
+            ..HostLimits::default()
+        };
+        let now = Now::at(1000);
+        let mut open = |sessions, opens| table.open_session(a, opens, &limits(sessions), now);
+        assert_eq!(open(2, Some(true)), Ok(()));
+        assert_eq!(open(2, Some(true)), Err(DropReason::QuotaHalfOpen));
+        assert_eq!(open(2, Some(false)), Ok(()));
+        assert_eq!(open(2, Some(false)), Err(DropReason::SessionLimit));
+        assert_eq!(open(0, Some(false)), Ok(()));
+        assert_eq!(open(0, Some(false)), Ok(()));
+        assert_eq!(open(0, Some(false)), Err(DropReason::QuotaRate));
+        assert_eq!(open(0, None), Ok(()), "opened by others");
+        assert_eq!((table.sessions(a), table.half_open(a)), (5, 1));
+        table.close_session(a, true);
+        assert_eq!((table.sessions(a), table.half_open(a)), (4, 0));
+        table.close_session(a, false);
+        table.close_session(a, false);
         assert_eq!(table.sessions(a), 2);
     }
 

@@ -16,6 +16,7 @@ mod filter;
 mod filter_v6;
 mod deterministic;
 mod hairpin;
+mod limits;
 mod links;
 mod live;
 mod mtu;

@@ -98,7 +98,14 @@ pub fn headings(listing: Listing, verbose: bool) -> Vec<&'static str> {
             &[],
         ),
         Listing::Subscribers => (
-            &["SUBSCRIBER", "SESSIONS", "BLOCKS", "OUTSIDE", "WORKER"],
+            &[
+                "SUBSCRIBER",
+                "SESSIONS",
+                "HALF-OPEN",
+                "BLOCKS",
+                "OUTSIDE",
+                "WORKER",
+            ],
             &["REALM"],
         ),
         Listing::Mappings => (
@@ -237,6 +244,7 @@ pub fn cells(item: &Item, verbose: bool) -> Vec<String> {
             vec![
                 s.subscriber.clone(),
                 s.sessions.to_string(),
+                s.half_open.to_string(),
                 s.blocks.to_string(),
                 optional(s.outside.as_ref()),
                 s.worker.to_string(),

@@ -80,7 +80,7 @@ pub fn compile(
         nat,
         filter,
         timeouts,
-        sessions_per_host: config.system.sessions_per_host,
+        limits: config.system.limits,
         rules: {
             compiler.rules.sort_unstable_by_key(|rule| rule.id);
             compiler.rules

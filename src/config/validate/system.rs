@@ -8,9 +8,45 @@ use super::super::report::Findings;
 use super::super::validated::{Api, Idle, Metrics, System, Timeouts};
 use super::super::values;
 use super::choice;
+use crate::gateway::errors::ErrorKind;
+use crate::nat::limits::HostLimits;
 
 /// The longest path a unix socket can have, with its final zero.
 const SOCKET_PATH: usize = 107;
+
+/// What a host may hear of a refusal for its limits.
+const QUOTA_ERRORS: &[(&str, Option<ErrorKind>)] = &[
+    ("none", None),
+    ("host-unreachable", Some(ErrorKind::HostUnreachable)),
+    ("admin-prohibited", Some(ErrorKind::AdminProhibited)),
+];
+
+fn limits(raw: &raw::System, findings: &mut Findings) -> HostLimits {
+    for (key, limit) in [
+        ("sessions_per_host", raw.sessions_per_host),
+        ("half_open_per_host", raw.half_open_per_host),
+    ] {
+        if limit > raw.sessions {
+            let message = format!(
+                "is above system.sessions = {}, so it limits nothing",
+                raw.sessions
+            );
+            findings.warn(&format!("system.{key}"), message);
+        }
+    }
+    let error = choice(
+        "system.quota_error",
+        &raw.quota_error,
+        QUOTA_ERRORS,
+        findings,
+    );
+    HostLimits {
+        sessions: raw.sessions_per_host,
+        new_per_second: raw.new_sessions_per_host,
+        half_open: raw.half_open_per_host,
+        error: error.flatten(),
+    }
+}
 
 pub(super) fn system(raw: &raw::System, findings: &mut Findings) -> System {
     if !raw.cores.is_empty() && raw.cores.len() != usize::from(raw.workers) {
@@ -42,13 +78,6 @@ pub(super) fn system(raw: &raw::System, findings: &mut Findings) -> System {
         );
         findings.error("system.instance", message);
     }
-    if raw.sessions_per_host > raw.sessions {
-        let message = format!(
-            "is above system.sessions = {}, so it limits nothing",
-            raw.sessions
-        );
-        findings.warn("system.sessions_per_host", message);
-    }
     let words = [("adaptive", Idle::Adaptive), ("poll", Idle::Poll)];
     System {
         workers: raw.workers,
@@ -56,7 +85,7 @@ pub(super) fn system(raw: &raw::System, findings: &mut Findings) -> System {
         hugepages: raw.hugepages,
         memory_bytes: values::size(&raw.memory).unwrap_or(1 << 30),
         sessions: raw.sessions,
-        sessions_per_host: raw.sessions_per_host,
+        limits: limits(raw, findings),
         fragments: raw.fragments,
         subscribers: match raw.subscribers {
             // Eight sessions a host is few: a household has dozens, an idle phone ten.

@@ -298,6 +298,8 @@ pub struct Subscriber {
     pub realm: u8,
     /// Its sessions.
     pub sessions: u64,
+    /// TCP connections it opened that are not established yet.
+    pub half_open: u64,
     /// Its port blocks.
     pub blocks: u64,
     /// The outside address it is paired with.

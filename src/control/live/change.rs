@@ -91,9 +91,18 @@ pub fn describe(old: &Validated, new: &Validated) -> Vec<String> {
     if old.timeouts != new.timeouts {
         changes.push("timeouts changed".to_owned());
     }
-    if old.system.sessions_per_host != new.system.sessions_per_host {
-        let (a, b) = (old.system.sessions_per_host, new.system.sessions_per_host);
-        changes.push(format!("system.sessions_per_host {a} -> {b}"));
+    let (a, b) = (old.system.limits, new.system.limits);
+    for (key, a, b) in [
+        ("sessions_per_host", a.sessions, b.sessions),
+        ("new_sessions_per_host", a.new_per_second, b.new_per_second),
+        ("half_open_per_host", a.half_open, b.half_open),
+    ] {
+        if a != b {
+            changes.push(format!("system.{key} {a} -> {b}"));
+        }
+    }
+    if a.error != b.error {
+        changes.push("system.quota_error changed".to_owned());
     }
     for name in old
         .sets

@@ -317,6 +317,7 @@ impl<'a> Listed<'a> {
             address: u128,
             realm: RealmId,
             sessions: u32,
+            half_open: u32,
             blocks: u16,
             paired: Option<ExternalIndex>,
         }
@@ -331,6 +332,7 @@ impl<'a> Listed<'a> {
                     address: table.address(subscriber)?,
                     realm: table.realm(subscriber)?,
                     sessions: table.sessions(subscriber),
+                    half_open: table.half_open(subscriber),
                     blocks: table.block_count(subscriber),
                     paired: context
                         .policy
@@ -356,6 +358,7 @@ impl<'a> Listed<'a> {
                     subscriber: inside_address(row.address).to_string(),
                     realm: row.realm.0,
                     sessions: row.sessions.into(),
+                    half_open: row.half_open.into(),
                     blocks: row.blocks.into(),
                     outside: outside.map(|external| external.address().to_string()),
                     worker,
