@@ -52,7 +52,7 @@ impl Lab {
         };
         let mut externals = Externals::new();
         let index = externals
-            .intern(IpAddr::from([203, 0, 113, 1]), &layout)
+            .intern(IpAddr::from([203, 0, 113, 1]), &layout, |_| false)
             .expect("the first address");
         let external = ExternalRef {
             index,

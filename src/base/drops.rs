@@ -68,6 +68,7 @@ drop_reasons! {
     NoMapping "no_mapping" "An outside packet to an external address for which there is no mapping.";
     Filtered "filtered" "An outside packet to a mapped port from a remote the filtering behaviour does not admit.";
     NoAddress "no_address" "The outgoing interface has no address to masquerade with, or the host is not in the `inside` of a deterministic pool.";
+    PoolDraining "pool_draining" "Every address of the pool the flow could use is under drain or quarantine.";
     NoPort "no_port" "Every external port the flow may use is taken; add pool addresses or ports.";
     NoBlock "no_block" "No free port block is left in the pool; add addresses or use smaller blocks.";
     QuotaBlocks "quota_blocks" "The subscriber holds block.max_per_host blocks and all their ports are taken.";

@@ -208,6 +208,8 @@ pub const POOL: &[Key] = &[
     ORIGIN,
     bare("addresses", Kind::List),
     key("exclude", Kind::List, "[]"),
+    key("drain", Kind::List, "[]"),
+    key("quarantine", Kind::List, "[]"),
     bare("ports", Kind::List),
     bare("select", Kind::Text),
     bare("low_ports", Kind::Bool),

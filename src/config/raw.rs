@@ -213,6 +213,8 @@ pub struct Pool {
     pub label: Label,
     pub addresses: Option<Many>,
     pub exclude: Many,
+    pub drain: Many,
+    pub quarantine: Many,
     pub ports: Option<Many>,
     pub select: Option<String>,
     pub low_ports: Option<bool>,

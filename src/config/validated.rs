@@ -4,7 +4,7 @@
 //! compiler turns it into what packets are compared with. Vectors keep the order of the files; the index of an
 //! object in its vector is its identifier ([`PortId`], [`InterfaceId`], [`PoolId`], [`RealmId`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -316,6 +316,10 @@ pub struct Pool {
     pub addresses: Vec<Ipv4Addr>,
     /// Interfaces whose addresses the pool follows (`interface:IF`).
     pub interfaces: Vec<InterfaceId>,
+    /// Addresses among them that get no new sessions, while those they have go on.
+    pub drain: BTreeSet<Ipv4Addr>,
+    /// Addresses among them that have no sessions at all.
+    pub quarantine: BTreeSet<Ipv4Addr>,
     /// The ports to give out.
     pub ports: PortSet,
     /// Whether `ports` was given, so that nothing outside it may be used.

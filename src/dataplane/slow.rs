@@ -276,7 +276,9 @@ impl<B: Buffer> Shard<B> {
                 Some(ErrorKind::PortUnreachable)
             }
             reason if HostLimits::refuses(reason) => policy.limits.error,
-            DropReason::NoPort | DropReason::NoBlock if policy.tells_exhaustion => {
+            DropReason::NoPort | DropReason::NoBlock | DropReason::PoolDraining
+                if policy.tells_exhaustion =>
+            {
                 // RFC 6888 REQ-11b: host unreachable is a soft error, a connection attempt goes on.
                 Some(ErrorKind::HostUnreachable)
             }

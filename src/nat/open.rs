@@ -314,7 +314,8 @@ fn destination(
     let Some(space) = PortSpace::from_protocol(flow.facts.protocol) else {
         return Ok(None);
     };
-    if external.owner(space, tuple.destination_port).is_none() {
+    let taken = external.owner(space, tuple.destination_port).is_some();
+    if !taken || policy.nat.quarantined.contains(&tuple.destination) {
         return Ok(None);
     }
     if !flow.looped && policy.is_inside(flow.facts.ingress, tuple.source) {
@@ -743,9 +744,15 @@ fn remember(nat: &mut Nat, policy: &Policy, index: SessionIndex) {
 }
 
 /// Whether a session made under an older policy may go on under `policy`. A session keeps its treatment until it ends
-/// (E15); it ends early only when its outside address is gone, or when it masquerades and the address or the route it
+/// (E15); it ends early only when its outside address is gone or under quarantine, or when it masquerades and the address or the route it
 /// was made for changed (E11, E13b).
 pub fn still_valid(policy: &Policy, session: &Session<u32>) -> bool {
+    let quarantined = &policy.nat.quarantined;
+    if !quarantined.is_empty()
+        && Mapping::of(session).is_some_and(|m| quarantined.contains(&m.outside.address))
+    {
+        return false;
+    }
     if session.before.source == session.after.source || session.flags & FLAG_STATIC != 0 {
         return true;
     }

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use crate::base::{
     Generation, InterfaceId, PoolId, PortId, RealmId, RuleId, Tick, VlanId, WorkerId,
@@ -171,6 +171,8 @@ pub struct NatPolicy {
     /// Where subscribers are or were since the start, by interface: sessions outlive the rule that made their host
     /// a subscriber, and must still be found on its worker.
     pub ever_inside: Vec<Inside>,
+    /// External addresses on which no session may live.
+    pub quarantined: HashSet<u32>,
 }
 
 impl NatPolicy {
@@ -203,6 +205,11 @@ impl NatPolicy {
     /// The pool an external address belongs to; none while it only drains.
     pub fn pool_of(&self, index: ExternalIndex) -> Option<&Pool> {
         self.pool(self.pool_by_external.get(usize::from(index.0)).copied()??)
+    }
+
+    /// Whether ports of an external address are given out: it is in a pool and not draining.
+    pub fn offers(&self, index: ExternalIndex) -> bool {
+        self.pool_of(index).is_some_and(|pool| pool.holds(index))
     }
 
     /// The pool with this id.

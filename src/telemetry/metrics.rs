@@ -463,6 +463,18 @@ fn pools(out: &mut Families, pools: &[Pool]) {
         })
     });
     out.gauge("pool_ports", "Outside ports of a pool.", ports);
+    let addresses = pools.iter().flat_map(|pool| {
+        [
+            ("active", pool.addresses_active),
+            ("draining", pool.addresses_draining),
+            ("quarantined", pool.addresses_quarantined),
+        ]
+        .map(|(state, n)| {
+            let labels = vec![("pool", pool.pool.clone()), ("state", state.to_owned())];
+            (labels, n as f64)
+        })
+    });
+    out.gauge("pool_addresses", "Outside addresses of a pool.", addresses);
     let peaks = pools.iter().flat_map(|pool| {
         let labels =
             move |proto: &str| vec![("pool", pool.pool.clone()), ("proto", proto.to_owned())];

@@ -15,6 +15,7 @@ mod clamp;
 mod filter;
 mod filter_v6;
 mod deterministic;
+mod drain;
 mod hairpin;
 mod limits;
 mod links;

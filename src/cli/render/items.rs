@@ -91,7 +91,7 @@ pub fn headings(listing: Listing, verbose: bool) -> Vec<&'static str> {
                 "USED%",
                 "REFUSED",
             ],
-            &["HOLD", "PORTS-PEAK", "CREATED"],
+            &["HOLD", "PORTS-PEAK", "CREATED", "DRAINING", "DRAINED"],
         ),
         Listing::Blocks => (
             &["POOL", "ADDRESS", "PORTS", "SUBSCRIBER", "USED", "WORKER"],
@@ -344,10 +344,16 @@ fn pool(p: &Pool) -> (Vec<String>, Vec<String>) {
         }),
         sum(|ports| ports.refused.values().sum()),
     ];
+    let listed = |addresses: &[String]| match addresses {
+        [] => "-".to_owned(),
+        some => some.join(","),
+    };
     let more = vec![
         sum(|ports| ports.hold),
         sum(|ports| ports.high_water),
         sum(|ports| ports.created),
+        listed(&p.draining),
+        listed(&p.drained),
     ];
     (always, more)
 }
@@ -580,6 +586,6 @@ INDEX  NAME  IN   OUT   SRC         DST  PROTO  VIA        PORTS  HITS  PACKETS 
             ..Pool::default()
         };
         let cells = cells(&Item::Pool(pool), true);
-        assert_eq!(cells[12..], ["25.0", "6", "3", "3", "900"]);
+        assert_eq!(cells[12..], ["25.0", "6", "3", "3", "900", "-", "-"]);
     }
 }

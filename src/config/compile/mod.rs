@@ -186,6 +186,7 @@ impl<'a> Compiler<'a> {
             pool_by_external,
             inside,
             ever_inside,
+            quarantined: self.quarantined(),
         }
     }
 }

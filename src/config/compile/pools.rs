@@ -1,10 +1,11 @@
 //! Pools: those of the configuration, then one for each address that masquerades; and the addresses behind them.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use ipnet::Ipv4Net;
 
 use super::sets::{port_ranges, v4};
@@ -52,6 +53,7 @@ impl Compiler<'_> {
                 &addresses,
                 &layout,
                 &reserved,
+                Some(pool),
                 &pool.label.origin,
             );
             pools.push(self.succeeding(Pool::new(policy, refs)));
@@ -63,10 +65,8 @@ impl Compiler<'_> {
             .map(|e| e.index)
             .collect();
         // A worker may still lease by the policy in force: what that one offers goes one reload later.
-        let offered = |index| {
-            self.previous
-                .is_some_and(|p| p.nat.pool_of(index).is_some())
-        };
+        let previous = self.previous;
+        let offered = |index| previous.is_some_and(|p| p.nat.offers(index));
         externals.retire(|index| wanted.contains(&index) || offered(index));
         let by_address = externals
             .iter()
@@ -121,17 +121,22 @@ impl Compiler<'_> {
         addresses: &[Ipv4Addr],
         layout: &Layout,
         reserved: &Arc<PortMask>,
+        pool: Option<&validated::Pool>,
         origin: &str,
     ) -> Vec<ExternalRef> {
+        let drained = pool.map(|p| p.drain.union(&p.quarantine).copied().collect());
+        let drained: BTreeSet<Ipv4Addr> = drained.unwrap_or_default();
+        let previous = self.previous;
+        let offered = |index| previous.is_some_and(|p| p.nat.offers(index));
         let mut refs = Vec::new();
         for address in addresses {
-            match externals.intern(IpAddr::V4(*address), layout) {
+            match externals.intern(IpAddr::V4(*address), layout, offered) {
                 Ok(index) => {
                     if let Some(external) = externals.handle(index) {
                         refs.push(ExternalRef {
                             index,
                             external,
-                            draining: false,
+                            draining: drained.contains(address),
                             reserved: reserved.clone(),
                         });
                     }
@@ -166,6 +171,7 @@ impl Compiler<'_> {
                             &[address],
                             &Layout::Ports,
                             reserved,
+                            None,
                             &interface.label.origin,
                         );
                         pools.push(self.succeeding(Pool::new(policy, refs)));
@@ -176,6 +182,12 @@ impl Compiler<'_> {
             }
         }
         masquerade
+    }
+
+    /// Addresses on which no session may live.
+    pub(super) fn quarantined(&self) -> HashSet<u32> {
+        let addresses = self.config.pools.iter().flat_map(|p| &p.quarantine);
+        addresses.map(|address| u32::from(*address)).collect()
     }
 
     /// The pool counts on where the one with its id is.

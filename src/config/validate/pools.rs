@@ -1,5 +1,6 @@
 //! Pools: external addresses, ports and blocks.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ fn pool(path: &str, raw: &raw::Pool, names: &Names, findings: &mut Findings) -> 
     let at = |key: &str| format!("{path}.{key}");
     let label = label(&raw.label, path, findings);
     let (addresses, interfaces) = addresses(path, &label.name, raw, names, findings);
+    let drain = some_addresses(&at("drain"), &raw.drain, &addresses, findings);
+    let quarantine = some_addresses(&at("quarantine"), &raw.quarantine, &addresses, findings);
     let ports = pool_ports(&at("ports"), raw.ports.as_ref(), findings);
     let block = raw
         .block
@@ -89,6 +92,8 @@ fn pool(path: &str, raw: &raw::Pool, names: &Names, findings: &mut Findings) -> 
         label,
         addresses,
         interfaces,
+        drain,
+        quarantine,
         ports,
         ports_explicit: raw.ports.is_some(),
         select: choice(&at("select"), select, SELECT, findings).unwrap_or(Select::Preserve),
@@ -179,6 +184,36 @@ fn addresses(
         findings.error(&at, format!("pool {name:?} has no address"));
     }
     (addresses, interfaces)
+}
+
+/// Addresses of the pool that another key names.
+fn some_addresses(
+    path: &str,
+    written: &raw::Many,
+    addresses: &[Ipv4Addr],
+    findings: &mut Findings,
+) -> BTreeSet<Ipv4Addr> {
+    let known: BTreeSet<Ipv4Addr> = addresses.iter().copied().collect();
+    let mut named = BTreeSet::new();
+    for (index, text) in written.0.iter().enumerate() {
+        let at = element_path(path, index, findings);
+        let (first, last) = match range(text) {
+            Ok((first, last)) => (Ipv4Addr::from(first), Ipv4Addr::from(last)),
+            Err(message) => {
+                findings.error(&at, message);
+                continue;
+            }
+        };
+        let before = named.len();
+        named.extend(known.range(first..=last));
+        if named.len() == before {
+            findings.error(
+                &at,
+                format!("{text} is not among the addresses of the pool"),
+            );
+        }
+    }
+    named
 }
 
 fn add_interface(

@@ -238,6 +238,11 @@ impl Pool {
     /// Adds the addresses of another part of the same pool, and what is on them.
     pub fn join(&mut self, other: Pool) {
         self.addresses.extend(other.addresses);
+        self.draining.extend(other.draining);
+        self.drained.extend(other.drained);
+        self.addresses_active += other.addresses_active;
+        self.addresses_draining += other.addresses_draining;
+        self.addresses_quarantined += other.addresses_quarantined;
         self.blocks_total += other.blocks_total;
         self.blocks_in_use += other.blocks_in_use;
         self.blocks_high_water += other.blocks_high_water;
@@ -254,6 +259,16 @@ pub struct Pool {
     pub pool: String,
     /// Its addresses.
     pub addresses: Vec<String>,
+    /// Those that give out no ports any more and still have some in use.
+    pub draining: Vec<String>,
+    /// Those that give out no ports any more and have none in use.
+    pub drained: Vec<String>,
+    /// Number of addresses that give out ports.
+    pub addresses_active: u64,
+    /// Number of addresses under drain.
+    pub addresses_draining: u64,
+    /// Number of addresses under quarantine.
+    pub addresses_quarantined: u64,
     /// How ports are chosen: `preserve`, `random`, `sequential`.
     pub select: String,
     /// Who may send to a mapped port: `endpoint`, `address`, `address-port`.

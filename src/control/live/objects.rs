@@ -109,8 +109,17 @@ pub fn draining(policy: &Policy) -> Vec<PoolPorts> {
 /// Every pool with its ports, those of masquerading interfaces included. An interface that masquerades with several
 /// addresses is one pool here.
 pub fn pools(policy: &Policy) -> Vec<Pool> {
+    let quarantined = |address| match address {
+        IpAddr::V4(v4) => policy.nat.quarantined.contains(&u32::from(v4)),
+        IpAddr::V6(_) => false,
+    };
     let mut pools: Vec<Pool> = Vec::new();
-    for next in policy.nat.pools.iter().map(pool) {
+    for next in policy
+        .nat
+        .pools
+        .iter()
+        .map(|listed| pool(listed, quarantined))
+    {
         match pools.iter_mut().find(|pool| pool.pool == next.pool) {
             Some(known) => known.join(next),
             None => pools.push(next),
@@ -119,8 +128,15 @@ pub fn pools(policy: &Policy) -> Vec<Pool> {
     pools
 }
 
-fn pool(pool: &crate::nat::ports::Pool) -> Pool {
+fn pool(pool: &crate::nat::ports::Pool, quarantined: impl Fn(IpAddr) -> bool) -> Pool {
     let policy = pool.policy();
+    let closed = || pool.externals().iter().filter(|e| e.draining);
+    let closed_if = |idle: bool| {
+        let some = closed().filter(|e| e.external.is_idle() == idle);
+        addresses(some.map(|e| e.external.address()))
+    };
+    let in_quarantine = closed().filter(|e| quarantined(e.external.address()));
+    let in_quarantine = in_quarantine.count() as u64;
     let externals = || pool.externals().iter().map(|e| e.external.as_ref());
     let blocks = externals().map(External::block_usage);
     let (used, total, peak) = blocks.fold((0, 0, 0), |(used, total, peak), usage| {
@@ -133,6 +149,11 @@ fn pool(pool: &crate::nat::ports::Pool) -> Pool {
     Pool {
         pool: policy.name.clone(),
         addresses: addresses(externals().map(External::address)),
+        draining: closed_if(false),
+        drained: closed_if(true),
+        addresses_active: pool.active_count() as u64,
+        addresses_draining: closed().count() as u64 - in_quarantine,
+        addresses_quarantined: in_quarantine,
         select: match policy.select {
             Select::Preserve => "preserve",
             Select::Random => "random",

@@ -135,8 +135,8 @@ impl Allocator {
     /// Leases a port for a new mapping, and counts it on the pool.
     ///
     /// # Errors
-    /// - [`DropReason::NoAddress`]: the pool has no address that is not draining, or, being deterministic, none for this
-    ///   subscriber.
+    /// - [`DropReason::NoAddress`]: the pool has no address, or, being deterministic, none for this subscriber.
+    /// - [`DropReason::PoolDraining`]: every address of the pool is draining, or this subscriber's.
     /// - [`DropReason::NoPort`]: every allowed port is taken.
     /// - [`DropReason::NoBlock`]: the subscriber's blocks (if any) are full and no block is free.
     /// - [`DropReason::QuotaBlocks`]: the subscriber's blocks are full and it may have no more.
@@ -168,6 +168,9 @@ impl Allocator {
         if policy.deterministic.is_some() {
             let external = own_place(request.pool, inside).map(|(external, _)| external);
             let external = external.ok_or(DropReason::NoAddress)?;
+            if external.draining {
+                return Err(DropReason::PoolDraining);
+            }
             return self.allocate_on(external, externals, subscribers, request, random);
         }
         let paired = policy.pairing == Pairing::Paired;
@@ -185,7 +188,10 @@ impl Allocator {
                 tries = 1;
             }
         }
-        let mut refusal = DropReason::NoAddress;
+        let mut refusal = match request.pool.externals().is_empty() {
+            true => DropReason::NoAddress,
+            false => DropReason::PoolDraining,
+        };
         for turn in 0..tries {
             let Some(external) = request.pool.active(start) else {
                 break;
@@ -210,7 +216,8 @@ impl Allocator {
     ) -> Option<IpAddr> {
         let inside = subscribers.address(subscriber)?;
         if pool.policy().deterministic.is_some() {
-            return own_place(pool, inside).map(|(external, _)| external.external.address());
+            let (external, _) = own_place(pool, inside).filter(|(e, _)| !e.draining)?;
+            return Some(external.external.address());
         }
         let held = subscribers.paired(subscriber, pool.policy().id);
         let paired = held.and_then(|index| pool.find_active(index));

@@ -59,7 +59,7 @@ fn pool(externals: &mut Externals, policy: PoolPolicy, addresses: &[(u8, bool)])
     };
     let mut external = |&(n, draining): &(u8, bool)| {
         let index = externals
-            .intern(IpAddr::from([203, 0, 113, n]), &layout)
+            .intern(IpAddr::from([203, 0, 113, n]), &layout, |_| false)
             .unwrap();
         ExternalRef {
             index,
@@ -302,7 +302,7 @@ fn draining_addresses_get_nothing_new() {
     }
     assert!(lab.externals.get(ExternalIndex(0)).unwrap().is_idle());
     lab.pool = pool(&mut lab.externals, policy("1024-65535"), &[(1, true)]);
-    assert_eq!(lab.ask(hosts[0], 1), Err(DropReason::NoAddress));
+    assert_eq!(lab.ask(hosts[0], 1), Err(DropReason::PoolDraining));
     assert_eq!(lab.errors(), 0);
 }
 
@@ -555,7 +555,7 @@ fn deterministic(overflow: Option<u16>, max_per_host: u16) -> (Externals, Pool) 
     let layout = Layout::Planned(plan);
     let refs = [1, 2].map(|n| {
         let index = externals
-            .intern(IpAddr::from([203, 0, 113, n]), &layout)
+            .intern(IpAddr::from([203, 0, 113, n]), &layout, |_| false)
             .unwrap();
         ExternalRef {
             index,

@@ -228,9 +228,10 @@ pub struct Externals {
 /// Why an address could not be registered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InternError {
-    /// The address is in use with another layout: its leases must end first.
+    /// The address is in use with another layout, or may be by the policy in force.
     #[error(
-        "the port layout of {0} cannot change while its ports are in use (drain the address first)"
+        "{0} is in use with other blocks (list it under drain and reload; change them when `natgate show pools` \
+         says it is drained)"
     )]
     LayoutChanged(IpAddr),
     /// All 65,535 indices are taken.
@@ -262,18 +263,21 @@ impl Externals {
         slots.filter_map(move |(i, slot)| Some((index(i), slot.as_ref()?)))
     }
 
-    /// The index of an address: the one it has, or a new one with fresh ports.
+    /// The index of an address: the one it has, or a new one with fresh ports. `offered` says whether the policy in
+    /// force gives out ports of an address: a worker may lease one at this very moment.
     ///
     /// # Errors
-    /// [`InternError::LayoutChanged`] if the address is busy under another layout; [`InternError::TooMany`].
+    /// [`InternError::LayoutChanged`] if the address is busy or offered under another layout; [`InternError::TooMany`].
     pub fn intern(
         &mut self,
         address: IpAddr,
         layout: &Layout,
+        offered: impl Fn(ExternalIndex) -> bool,
     ) -> Result<ExternalIndex, InternError> {
         let known = self.by_address.get(&address).copied();
         let known = known.and_then(|index| Some((index, self.get(index)?)));
-        let place = match known.map(|(index, e)| (index, e.layout() == layout, e.is_idle())) {
+        let free = |index, e: &External| e.is_idle() && !offered(index);
+        let place = match known.map(|(index, e)| (index, e.layout() == layout, free(index, e))) {
             Some((index, true, _)) => return Ok(index),
             Some((_, false, false)) => return Err(InternError::LayoutChanged(address)),
             Some((index, false, true)) => index.index(),
@@ -324,22 +328,25 @@ mod tests {
             ranges: PortRanges::single(1024, 65535),
         };
         let mut first = Externals::new();
-        let one = first.intern(address(1), &Layout::Ports).unwrap();
-        let two = first.intern(address(2), &blocks).unwrap();
+        let one = first.intern(address(1), &Layout::Ports, |_| true).unwrap();
+        let two = first.intern(address(2), &blocks, |_| true).unwrap();
         let held = first.get(one).unwrap().single().unwrap();
         assert!(held.claim(PortSpace::Tcp, 80, WorkerId(1)));
 
         let mut next = first.clone();
-        assert_eq!(next.intern(address(1), &Layout::Ports), Ok(one));
+        assert_eq!(next.intern(address(1), &Layout::Ports, |_| true), Ok(one));
         let owner = next.get(one).unwrap().owner(PortSpace::Tcp, 80);
         assert_eq!(owner, Some(WorkerId(1)), "the state is shared");
-        let busy = next.intern(address(1), &blocks);
+        let busy = next.intern(address(1), &blocks, |_| false);
         assert_eq!(busy, Err(InternError::LayoutChanged(address(1))));
-        assert_eq!(next.intern(address(2), &Layout::Ports), Ok(two), "idle");
+        let offered = next.intern(address(2), &Layout::Ports, |index| index == two);
+        assert_eq!(offered, Err(InternError::LayoutChanged(address(2))));
+        let idle = next.intern(address(2), &Layout::Ports, |_| false);
+        assert_eq!(idle, Ok(two), "idle and not offered");
 
         next.retire(|_| false);
         assert!(next.get(one).is_some(), "a leased port keeps the address");
         assert!(next.get(two).is_none());
-        assert_eq!(next.intern(address(3), &Layout::Ports), Ok(two));
+        assert_eq!(next.intern(address(3), &Layout::Ports, |_| true), Ok(two));
     }
 }

@@ -165,10 +165,10 @@ impl Pool {
         self.find_active(index).is_some()
     }
 
-    /// The address at this position of the configuration, if it is not draining.
+    /// The address at this position of the configuration, draining or not.
     #[inline]
     pub(super) fn at(&self, position: usize) -> Option<&ExternalRef> {
-        self.externals.get(position).filter(|e| !e.draining)
+        self.externals.get(position)
     }
 
     /// Number of addresses that may be allocated from.

@@ -49,8 +49,9 @@ pub struct PoolCounts {
 
 impl PoolCounts {
     /// Why a pool refuses a mapping.
-    pub const REASONS: [DropReason; 4] = [
+    pub const REASONS: [DropReason; 5] = [
         DropReason::NoAddress,
+        DropReason::PoolDraining,
         DropReason::NoPort,
         DropReason::NoBlock,
         DropReason::QuotaBlocks,
@@ -95,7 +96,7 @@ mod tests {
         counts.count(PortSpace::Udp, Some(DropReason::QuotaBlocks));
         let of = |space| counts.refused(space).map(|(_, n)| n).collect::<Vec<_>>();
         assert_eq!(PortSpace::ALL.map(|space| counts.created(space)), [1, 0, 0]);
-        assert_eq!(of(PortSpace::Udp), [0, 2, 0, 1]);
-        assert_eq!(of(PortSpace::Tcp), [0; 4]);
+        assert_eq!(of(PortSpace::Udp), [0, 0, 2, 0, 1]);
+        assert_eq!(of(PortSpace::Tcp), [0; 5]);
     }
 }
