@@ -35,6 +35,7 @@ impl Lab {
             ports: "1024-65535".parse().expect("a valid list"),
             low_ports: false,
             select: Select::Random,
+            parity: false,
             pairing: Pairing::Paired,
             block,
             hold: 0,

@@ -213,6 +213,7 @@ pub const POOL: &[Key] = &[
     bare("ports", Kind::List),
     bare("select", Kind::Text),
     bare("low_ports", Kind::Bool),
+    key("parity", Kind::Bool, "false"),
     key("pairing", Kind::Text, "\"paired\""),
     key("mapping", Kind::Text, "\"endpoint\""),
     key("filtering", Kind::Text, "\"address-port\""),

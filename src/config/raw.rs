@@ -218,6 +218,7 @@ pub struct Pool {
     pub ports: Option<Many>,
     pub select: Option<String>,
     pub low_ports: Option<bool>,
+    pub parity: bool,
     pub pairing: String,
     pub mapping: String,
     pub filtering: String,

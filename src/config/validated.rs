@@ -328,6 +328,8 @@ pub struct Pool {
     pub select: Select,
     /// Keep source ports 1–511 and 512–1023 within their class; true only when `ports` was not given.
     pub low_ports: bool,
+    /// Keep even ports even and odd ones odd.
+    pub parity: bool,
     /// Which address a host gets.
     pub pairing: Pairing,
     /// Mapping behaviour.

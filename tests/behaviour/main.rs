@@ -22,6 +22,7 @@ mod links;
 mod live;
 mod mtu;
 mod neighbours;
+mod parity;
 mod refusals;
 mod reload;
 

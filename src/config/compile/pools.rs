@@ -269,6 +269,7 @@ fn pool_policy(id: PoolId, pool: &validated::Pool) -> PoolPolicy {
         ports: port_ranges(&pool.ports),
         low_ports: pool.low_ports,
         select: select(pool.select),
+        parity: pool.parity,
         pairing: match pool.pairing {
             validated::Pairing::Paired => Pairing::Paired,
             validated::Pairing::Spread => Pairing::Spread,
@@ -297,6 +298,7 @@ fn masquerade_policy(id: PoolId, name: String) -> PoolPolicy {
         ports: PortRanges::single(1024, u16::MAX),
         low_ports: true,
         select: Select::Preserve,
+        parity: false,
         pairing: Pairing::Paired,
         block: None,
         deterministic: None,

@@ -68,6 +68,17 @@ fn pool(path: &str, raw: &raw::Pool, names: &Names, findings: &mut Findings) -> 
             "ports below 1024 are in no block (write low_ports = false, or leave block out)",
         );
     }
+    let single = |size: Option<u16>| size == Some(1);
+    let own = raw.deterministic.as_ref();
+    if raw.parity
+        && (raw.block.as_ref().is_some_and(|block| single(block.size))
+            || own.is_some_and(|own| single(own.ports_per_host)))
+    {
+        findings.error(
+            &at("parity"),
+            "a block of a single port is either even or odd (use blocks of two ports or more)",
+        );
+    }
     let mapping =
         choice(&at("mapping"), &raw.mapping, DEPENDENCE, findings).unwrap_or(Dependence::Endpoint);
     if mapping != Dependence::Endpoint {
@@ -98,6 +109,7 @@ fn pool(path: &str, raw: &raw::Pool, names: &Names, findings: &mut Findings) -> 
         ports_explicit: raw.ports.is_some(),
         select: choice(&at("select"), select, SELECT, findings).unwrap_or(Select::Preserve),
         low_ports: low_ports && !in_blocks,
+        parity: raw.parity,
         pairing: choice(&at("pairing"), &raw.pairing, &pairing, findings)
             .unwrap_or(Pairing::Paired),
         mapping,

@@ -42,6 +42,14 @@ impl Request<'_> {
     fn select(&self) -> Select {
         self.select.unwrap_or(self.pool.policy().select)
     }
+
+    /// Of these ports, those with the parity the pool asks for.
+    fn of_parity<'a>(&self, allowed: Allowed<'a>) -> Allowed<'a> {
+        match self.pool.policy().parity && self.space != PortSpace::Icmp {
+            true => allowed.with_parity_of(self.inside_port),
+            false => allowed,
+        }
+    }
 }
 
 /// A port leased to a mapping.
@@ -351,16 +359,16 @@ impl Allocator {
         random: &mut Random,
     ) -> Option<u16> {
         let policy = request.pool.policy();
-        let whole = Allowed::new(
+        let whole = request.of_parity(Allowed::new(
             request.ports.unwrap_or(&policy.ports),
             &external.reserved,
             request.space,
-        );
+        ));
         let classed = policy.low_ports && request.ports.is_none();
         if !classed {
             return self.pick(single, &whole, request, random);
         }
-        let anywhere = Allowed::all(&external.reserved, request.space);
+        let anywhere = request.of_parity(Allowed::all(&external.reserved, request.space));
         let class = match (request.space, request.inside_port) {
             (PortSpace::Icmp, _) => return self.pick(single, &anywhere, request, random),
             (_, 1..512) => anywhere.clip(PortRange::new(1, 511)),
@@ -416,6 +424,7 @@ impl Allocator {
             Some(ports) => Allowed::new(ports, &external.reserved, request.space),
             None => Allowed::all(&external.reserved, request.space),
         };
+        let allowed = request.of_parity(allowed);
         let wanted = (request.select() == Select::Preserve && request.inside_port != 0)
             .then_some(request.inside_port);
         let take = |index: BlockIndex, random: &mut Random| {

@@ -24,6 +24,7 @@ fn policy(ports: &str) -> PoolPolicy {
         ports: ports.parse().unwrap(),
         low_ports: true,
         select: Select::Preserve,
+        parity: false,
         pairing: Pairing::Paired,
         block: None,
         deterministic: None,

@@ -86,6 +86,8 @@ pub struct PoolPolicy {
     pub low_ports: bool,
     /// How ports are chosen.
     pub select: Select,
+    /// TCP and UDP ports stay even or odd (RFC 4787 REQ-4).
+    pub parity: bool,
     /// How addresses are chosen.
     pub pairing: Pairing,
     /// Blocks of ports instead of single ones. Every address must then have [`super::Layout::Blocks`].

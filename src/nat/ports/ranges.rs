@@ -236,13 +236,18 @@ impl PortMask {
     }
 }
 
-/// The ports one allocation may use: some ranges, clipped to a class, without the reserved ports.
+/// Every second bit, the lowest one first.
+const EVEN: u64 = 0x5555_5555_5555_5555;
+
+/// The ports one allocation may use: some ranges, clipped to a class, without the reserved ports, perhaps of one parity.
 #[derive(Clone, Copy, Debug)]
 pub struct Allowed<'a> {
     ranges: &'a [PortRange],
     clip: PortRange,
     reserved: &'a PortMask,
     space: PortSpace,
+    /// Bit `n` set: ports that are `n` modulo 64 may be handed out.
+    residues: u64,
 }
 
 impl<'a> Allowed<'a> {
@@ -253,6 +258,7 @@ impl<'a> Allowed<'a> {
             clip: PortRange::ALL,
             reserved,
             space,
+            residues: u64::MAX,
         }
     }
 
@@ -263,6 +269,15 @@ impl<'a> Allowed<'a> {
             clip: PortRange::ALL,
             reserved,
             space,
+            residues: u64::MAX,
+        }
+    }
+
+    /// Those of the ports that are even or odd as `port` is (RFC 4787 REQ-4).
+    pub fn with_parity_of(self, port: u16) -> Allowed<'a> {
+        Allowed {
+            residues: EVEN << (port % 2),
+            ..self
         }
     }
 
@@ -291,6 +306,7 @@ impl<'a> Allowed<'a> {
     pub fn is_everything(&self) -> bool {
         self.ranges == [PortRange::ALL]
             && self.clip == PortRange::ALL
+            && self.residues == u64::MAX
             && self.reserved.spaces[self.space.index()].is_empty()
     }
 
@@ -300,7 +316,7 @@ impl<'a> Allowed<'a> {
         self.space
     }
 
-    /// The clipped ranges, ascending. Reserved ports are still among them.
+    /// The clipped ranges, ascending. Reserved ports and those of the wrong parity are still among them.
     #[inline]
     pub fn ranges(&self) -> impl Iterator<Item = PortRange> + Clone + 'a {
         let clip = self.clip;
@@ -331,12 +347,13 @@ impl<'a> Allowed<'a> {
         self.clip.contains(port)
             && self.ranges.iter().any(|r| r.contains(port))
             && !self.reserved.contains(self.space, port)
+            && self.residues >> (port % 64) & 1 == 1
     }
 
-    /// Word `word` of the reserved mask.
+    /// Ports `64 * word` to `64 * word + 63`, bit set = not reserved, and of the right parity.
     #[inline]
-    pub(super) fn reserved_word(&self, word: usize) -> u64 {
-        self.reserved.word(self.space, word)
+    pub(super) fn unreserved_word(&self, word: usize) -> u64 {
+        !self.reserved.word(self.space, word) & self.residues
     }
 
     /// Ports `port` to `port + 63`, bit set = may be handed out.
@@ -353,7 +370,8 @@ impl<'a> Allowed<'a> {
                 bits |= ones << (part.first - port);
             }
         }
-        bits & !self.reserved.bits_at(self.space, port)
+        let residues = self.residues.rotate_right(u32::from(port % 64));
+        bits & !self.reserved.bits_at(self.space, port) & residues
     }
 }
 
@@ -393,6 +411,7 @@ mod tests {
             reserved in proptest::collection::vec(0u16..500, 0..40),
             clip in (0u16..300, 0u16..300),
             at in 0u16..500,
+            parity in proptest::option::of(0u16..2),
         ) {
             let mut list: Vec<PortRange> = Vec::new();
             for (first, len) in ports {
@@ -407,10 +426,18 @@ mod tests {
             }
             let ranges = PortRanges::new(list).unwrap();
             let clip = PortRange::new(clip.0, clip.0 + clip.1);
-            let allowed = Allowed::new(&ranges, &mask, PortSpace::Udp).clip(clip);
+            let mut allowed = Allowed::new(&ranges, &mask, PortSpace::Udp).clip(clip);
+            if let Some(parity) = parity {
+                allowed = allowed.with_parity_of(parity);
+            }
             let bits = allowed.bits_at(at);
             for i in 0..64 {
-                prop_assert_eq!(bits >> i & 1 == 1, allowed.contains(at + i));
+                let expected = ranges.contains(at + i)
+                    && clip.contains(at + i)
+                    && !mask.contains(PortSpace::Udp, at + i)
+                    && parity.is_none_or(|parity| (at + i) % 2 == parity);
+                prop_assert_eq!(bits >> i & 1 == 1, expected);
+                prop_assert_eq!(allowed.contains(at + i), expected);
             }
             let all: Vec<u16> = ranges.iter().filter(|&p| clip.contains(p)).collect();
             prop_assert_eq!(all.len() as u32, allowed.size());

@@ -104,7 +104,7 @@ impl SinglePorts {
         for PortRange { first, last } in allowed.ranges() {
             let bit = state
                 .free
-                .claim_in(first.into(), last.into(), |w| !allowed.reserved_word(w));
+                .claim_in(first.into(), last.into(), |w| allowed.unreserved_word(w));
             if let Some(bit) = bit {
                 let port = bit as u16;
                 state.won(port, worker);
