@@ -43,6 +43,7 @@ impl Lab {
             mapping: Behaviour::Endpoint,
             filtering: Behaviour::Endpoint,
             exhaustion: Exhaustion::Drop,
+            deterministic: None,
         };
         let layout = match block {
             None => Layout::Ports,

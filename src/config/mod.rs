@@ -13,8 +13,8 @@
 
 pub mod capacity;
 pub mod compile;
-pub mod filtering;
 pub mod deterministic;
+pub mod filtering;
 pub mod keys;
 mod layers;
 pub mod matching;

@@ -12,10 +12,10 @@
 mod common;
 
 mod clamp;
-mod filter;
-mod filter_v6;
 mod deterministic;
 mod drain;
+mod filter;
+mod filter_v6;
 mod hairpin;
 mod limits;
 mod links;

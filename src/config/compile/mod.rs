@@ -4,6 +4,7 @@
 //! numbers while they keep their names, because sessions, mappings and counters refer to them. External addresses that the
 //! new configuration no longer has stay as long as ports on them are leased, and give out none (they drain).
 //!
+//! - `filter`: the filter's rules;
 //! - `network`: interfaces, routes, neighbours, and the addresses that are answered for;
 //! - `pools`: pools and the external addresses behind them;
 //! - `rules`: translation rules, and where subscribers are;

@@ -4,8 +4,8 @@
 //! only used when no error was found.
 
 mod cross;
-mod filter;
 mod deterministic;
+mod filter;
 mod links;
 mod operands;
 mod pools;
