@@ -454,10 +454,7 @@ result       forwarded as 203.0.113.1:40000 > 203.0.113.9:53
             "{hairpin}"
         );
         let ping = told(&["in=lan", "src=10.0.0.2", "dst=10.0.0.1", "proto=icmp"]);
-        assert!(
-            ping.ends_with("result       for the gateway itself\n"),
-            "{ping}"
-        );
+        assert!(ping.ends_with("result  for the gateway itself\n"), "{ping}");
     }
 
     #[test]
@@ -470,7 +467,7 @@ result       forwarded as 203.0.113.1:40000 > 203.0.113.9:53
             "dport=53",
         ]);
         assert!(
-            out.contains("route        out through wan\nfilter       accept  by filter.rule 2\n"),
+            out.contains("route   out through wan\nfilter  accept  by filter.rule 2\n"),
             "{out}"
         );
         let knock = told(&[
@@ -481,7 +478,7 @@ result       forwarded as 203.0.113.1:40000 > 203.0.113.9:53
             "dport=22",
         ]);
         assert!(
-            knock.ends_with("result       dropped: policy_filter\n"),
+            knock.ends_with("result  dropped: policy_filter\n"),
             "{knock}"
         );
         let policy = crate::config::compile::compile_text("test", CONFIG).unwrap();

@@ -108,7 +108,11 @@ fn a_block_quota_grows_and_block_layouts_stay_while_in_use() {
     for (port, public) in (5000..).zip(public) {
         works(&mut rack, 0, ("10.0.0.2", port), public);
     }
-    // Once nothing is held there any more it may be laid out anew.
+    // Drained, and with nothing held there any more, it may be laid out anew.
+    let drained = pool(
+        "ports = \"2048-2111\"\nblock = { size = 4, max_per_host = 2 }\ndrain = [\"203.0.113.20\"]",
+    );
+    reload(&mut rack, &lab_text(1, &drained, ""));
     for _ in 0..2 {
         rack.advance(3_600_000);
         rack.maintain();

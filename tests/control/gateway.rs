@@ -47,7 +47,7 @@ impl TxQueue<MemoryBuffer> for Queue {
     fn transmit(&mut self, burst: &mut Burst<MemoryBuffer>) -> usize {
         let fewer = |n: usize| n.checked_sub(1);
         let (order, clogged) = (Ordering::Relaxed, &self.clogged);
-        if clogged.fetch_update(order, order, fewer).is_ok() {
+        if !burst.is_empty() && clogged.fetch_update(order, order, fewer).is_ok() {
             return 0;
         }
         let count = burst.len();

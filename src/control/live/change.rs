@@ -292,10 +292,6 @@ via = "none"
             ("port[a].mac", port("mac = \"02:00:00:00:00:01\"")),
             ("port[a].promiscuous", port("promiscuous = true")),
             ("port[a].descriptors", port("descriptors = 512")),
-            (
-                "pool[p].block.size",
-                base.replace("size = 64", "size = 128"),
-            ),
         ];
         for (key, text) in rows {
             let named = needs_restart(&parse(base), &parse(&text));

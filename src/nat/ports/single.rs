@@ -253,8 +253,9 @@ mod tests {
                 let port = ports.claim_random(worker, &allowed, steered, &mut random);
                 abroad += u32::from(worker_of_port(port.unwrap(), workers) != worker);
             }
-            // The next free port of a drawn one may lie behind a border, and two superblocks of 128 make no round of three.
-            assert!(abroad < 40, "{abroad} of 4000 with {workers} workers");
+            // The next free port of a drawn one may lie behind a border, and two superblocks of 128 make no round of three:
+            // one in a hundred.
+            assert!(abroad < 80, "{abroad} of 4000 with {workers} workers");
         }
         let one_ranges = ranges("2048-2559");
         let one = Allowed::new(&one_ranges, PortMask::none(), PortSpace::Udp);
