@@ -25,6 +25,7 @@ mod neighbours;
 mod parity;
 mod refusals;
 mod reload;
+mod sanity;
 
 use common::*;
 use natgate::base::{PortId, WorkerId};

@@ -47,6 +47,26 @@ fn traceroute_shows_the_gateway_and_the_server() {
 }
 
 #[test]
+fn traceroute_and_tracepath_end_at_the_gateway_itself() {
+    same_on_both(&Setup::MASQUERADE, |lab| {
+        for (from, address) in [
+            ("in", "10.0.0.1"),
+            ("in", "203.0.113.1"),
+            ("out", "203.0.113.1"),
+        ] {
+            for method in ["", "-I"] {
+                let line = format!("traceroute -n -q 1 -w 2 -m 4 {method} {address}");
+                let path = lab.ns(from).sh(&line);
+                assert_eq!(path.lines().count(), 2, "one hop: {line}\n{path}");
+                assert!(!path.contains('*'), "{line}\n{path}");
+            }
+            let path = lab.ns(from).sh(&format!("tracepath -n -m 4 {address}"));
+            assert!(path.contains("reached"), "{from}: {path}");
+        }
+    });
+}
+
+#[test]
 fn tracepath_finds_the_narrow_link() {
     same_on_both(&NARROW, |lab| {
         let path = lab.inside.sh("tracepath -n -m 5 203.0.113.9");
