@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrayvec::ArrayVec;
-use nix::net::if_::InterfaceFlags;
 
 use crate::base::PortId;
 use crate::dataplane::buffer::{BURST, Buffer, Burst};
@@ -61,8 +60,6 @@ pub struct PortRequest {
 /// An opened port, for the management side.
 pub struct OpenedPort {
     port: Port,
-    /// The kernel's interface beneath, whose link the driver does not follow.
-    kernel_interface: Option<String>,
     /// Which.
     pub id: PortId,
     /// Its MAC address.
@@ -86,11 +83,6 @@ impl OpenedPort {
             up: true,
             ..Link::default()
         });
-        let beneath = self.kernel_interface.as_deref().and_then(kernel_link);
-        let link = Link {
-            up: link.up && beneath.unwrap_or(true),
-            ..link
-        };
         self.link.store(link.up, Ordering::Relaxed);
         link
     }
@@ -167,7 +159,6 @@ pub fn open(
             link: Arc::new(AtomicBool::new(true)),
             rx_queues: config.rx_queues,
             tx_queues: config.tx_queues,
-            kernel_interface: spec.device.kernel_interface().map(str::to_owned),
             port,
         };
         opened.poll_link();
@@ -189,29 +180,22 @@ pub fn open(
     })
 }
 
-/// Whether an interface of the kernel is up and has a carrier. `None` when the kernel does not say.
-fn kernel_link(name: &str) -> Option<bool> {
-    let works = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING;
-    let mut interfaces = nix::ifaddrs::getifaddrs().ok()?;
-    let on = interfaces.find(|on| on.interface_name == name)?;
-    Some(on.flags.contains(works))
-}
-
 /// The port's MAC address: the wanted one, or its own. A driver that cannot change it must receive everything instead; the
 /// packet path looks at the address anyway.
 fn address(spec: &PortSpec, port: &Port, wanted: Option<MacAddr>) -> Result<MacAddr, Error> {
     let own = port.mac().map(MacAddr)?;
-    match (&spec.device, wanted) {
+    let mut parts = spec.device.parts().iter();
+    if parts.any(|part| matches!(part, Device::Tap { .. })) {
         // The driver's address is that of the kernel's end: on a bridge or a host there must be two.
-        (Device::Tap { .. }, wanted) => Ok(wanted.unwrap_or(opposite(own))),
-        (_, None) => Ok(own),
-        (_, Some(mac)) => {
-            if port.set_mac(mac.0).is_err() {
-                port.receive_everything()?;
-            }
-            Ok(mac)
-        }
+        return Ok(wanted.unwrap_or(opposite(own)));
     }
+    let Some(mac) = wanted else {
+        return Ok(own);
+    };
+    if port.set_mac(mac.0).is_err() {
+        port.receive_everything()?;
+    }
+    Ok(mac)
 }
 
 /// Another address of the same kind.

@@ -4,6 +4,9 @@ use std::ffi::CString;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::InterfaceFlags;
+
 use crate::dataplane::device::{BondMode, Device, PortSpec};
 
 use super::error::{Error, attempt};
@@ -157,8 +160,13 @@ pub(super) fn interface_mtu(interface: &str) -> Option<u16> {
     Some(u16::try_from(mtu).unwrap_or(u16::MAX))
 }
 
-/// Whether the kernel says that an interface carries packets. One that is switched off, or gone, does not.
+/// Whether the kernel says that an interface is up and has a carrier. One that is gone has none.
 pub(super) fn interface_carrier(interface: &str) -> bool {
-    std::fs::read_to_string(format!("/sys/class/net/{interface}/carrier"))
-        .is_ok_and(|text| text.trim() == "1")
+    let works = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_RUNNING;
+    let Ok(mut all) = getifaddrs() else {
+        // A kernel that does not answer is taken at its best.
+        return true;
+    };
+    all.find(|on| on.interface_name == interface)
+        .is_some_and(|on| on.flags.contains(works))
 }

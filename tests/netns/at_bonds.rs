@@ -234,34 +234,3 @@ fn balance_carries_vlans() {
         "#,
     );
 }
-
-/// Taps tell the driver when they lose their link, as cards do.
-#[test]
-fn balance_leaves_a_member_without_link_out() {
-    let setup = Setup {
-        ports: r#"
-            [[port]]
-            name = "p-lan"
-            device = "af_packet:lan0"
-            [[port]]
-            name = "p-wan"
-            bond = { mode = "balance", members = ["tap:t0", "tap:t1"] }
-        "#,
-        ..Setup::MASQUERADE
-    };
-    on_workers(1, &setup, |lab| {
-        lab.middle.ip("link add sw type bridge mcast_snooping 0
-                       link set wan0 master sw
-                       link set t0 master sw
-                       link set t1 master sw
-                       link set sw up");
-        let server = "203.0.113.9:5000";
-        answered_within(lab, Duration::from_secs(5), server);
-        for lost in ["t0", "t1"] {
-            lab.middle.ip(&format!("link set {lost} down"));
-            answered_within(lab, Duration::from_secs(3), server);
-            lab.middle.ip(&format!("link set {lost} up"));
-            answered_within(lab, Duration::from_secs(3), server);
-        }
-    });
-}
