@@ -59,8 +59,8 @@ pub(super) struct Batch {
     /// Flow-table values that are probably right, or [`NONE`].
     candidates: [u32; BURST],
     slots: [Slot; BURST],
-    /// Positions of the packets that no session claimed.
-    news: [u8; BURST],
+    /// Positions of the packets for [`Shard::new_flows`], those not for a new flow with [`BY_HAND`].
+    later: [u8; BURST],
 }
 
 impl Batch {
@@ -70,10 +70,14 @@ impl Batch {
             hashes: [Hash(0); BURST],
             candidates: [NONE; BURST],
             slots: [Slot::default(); BURST],
-            news: [0; BURST],
+            later: [0; BURST],
         }
     }
 }
+
+/// Marks a position whose packet goes by hand.
+const BY_HAND: u8 = 0x80;
+const _: () = assert!(BURST <= BY_HAND as usize);
 
 /// Frames ahead of the one being read whose first line is fetched.
 const AHEAD: usize = 8;
@@ -150,41 +154,46 @@ impl<B: Buffer> Shard<B> {
                 .sessions
                 .prefetch(FlowEntry(*candidate).session().0);
         }
-        let mut news = Burst::new();
+        let mut later = Burst::new();
         for (lane, buffer) in burst.drain(..).enumerate() {
-            match self.express(policy, now, lane, buffer, sink) {
-                Express::Done => {}
-                Express::Unusual(buffer) => self.by_hand(policy, now, port, buffer, sink),
-                Express::New(buffer) => {
-                    self.batch.news[news.len()] = lane as u8;
-                    news.push(buffer);
+            let (buffer, how) = match self.express(policy, now, lane, buffer, sink) {
+                Express::Done => continue,
+                Express::Unusual(buffer) if later.is_empty() => {
+                    self.by_hand(policy, now, port, buffer, sink);
+                    continue;
                 }
-            }
+                Express::Unusual(buffer) => (buffer, BY_HAND),
+                Express::New(buffer) => (buffer, 0),
+            };
+            self.batch.later[later.len()] = lane as u8 | how;
+            later.push(buffer);
         }
-        if !news.is_empty() {
-            self.new_flows(policy, now, port, &mut news, sink);
+        if !later.is_empty() {
+            self.new_flows(policy, now, port, &mut later, sink);
         }
     }
 
-    /// Plain packets that no session claimed, as a batch of their own: in order, so that the packets of a flow stay in
-    /// theirs. The first of a flow opens it for the others.
+    /// Plain packets that no session claimed, and the unusual ones between them, as a batch of their own: in order, so that
+    /// the packets of a flow stay in theirs. The first of a flow opens it for the others.
     #[inline(never)]
     fn new_flows(
         &mut self,
         policy: &Policy,
         now: Now,
         port: PortId,
-        news: &mut Burst<B>,
+        later: &mut Burst<B>,
         sink: &mut impl Sink<B>,
     ) {
-        let lanes = self.batch.news[..news.len()].iter();
+        let lanes = self.batch.later[..later.len()].iter();
+        let new = lanes.filter(|lane| *lane & BY_HAND == 0);
         self.nat
-            .prefetch_new(lanes.map(|lane| self.batch.keys[usize::from(*lane) % BURST]));
-        for (i, buffer) in news.drain(..).enumerate() {
-            let lane = usize::from(self.batch.news[i]) % BURST;
+            .prefetch_new(new.map(|lane| self.batch.keys[usize::from(*lane) % BURST]));
+        for (i, buffer) in later.drain(..).enumerate() {
+            let (lane, by_hand) = (self.batch.later[i], self.batch.later[i] & BY_HAND != 0);
+            let lane = usize::from(lane) % BURST;
             let (hash, key) = (self.batch.hashes[lane], self.batch.keys[lane]);
-            let opened_meanwhile = self.nat.find_block(NONE, hash, key).is_some();
-            let parsed = parse(buffer.bytes()).ok().filter(|_| !opened_meanwhile);
+            let known = by_hand || self.nat.find_block(NONE, hash, key).is_some();
+            let parsed = parse(buffer.bytes()).ok().filter(|_| !known);
             let Some(packet) = parsed else {
                 self.by_hand(policy, now, port, buffer, sink);
                 continue;
