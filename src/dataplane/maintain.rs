@@ -7,8 +7,8 @@ use crate::dataplane::shard::{Parked, Shard, WAITING_PER_NEIGHBOUR};
 use crate::gateway::errors::ErrorKind;
 use crate::gateway::neighbour::{Event, NeighbourId};
 use crate::nat::expiry::SweepBudget;
-use crate::nat::open::still_valid;
 use crate::nat::policy::Policy;
+use crate::nat::revalidate::still_valid;
 use crate::wire::parse::{Network, parse};
 
 /// Bounds of one slice.

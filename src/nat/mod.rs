@@ -16,6 +16,7 @@ pub mod matcher;
 pub mod open;
 pub mod policy;
 pub mod ports;
+pub mod revalidate;
 pub mod rewrite;
 pub mod rss;
 pub mod rules;

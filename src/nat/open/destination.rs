@@ -1,0 +1,137 @@
+//! The destination half of a new flow: what its destination becomes.
+
+use super::NewFlow;
+use crate::base::time::Now;
+use crate::base::{DropReason, RuleId};
+use crate::flow::session::{Session, SessionIndex};
+use crate::nat::destination::{PolicyDestination, by_policy};
+use crate::nat::mapping::{Mapping, OutsideEndpoint};
+use crate::nat::policy::Policy;
+use crate::nat::ports::{Behaviour, PortSpace};
+use crate::nat::state::Nat;
+use crate::nat::trace::DestinationStep;
+
+/// How the destination came out.
+pub(super) struct Destination {
+    pub(super) address: u32,
+    pub(super) port: u16,
+    pub(super) rule: Option<RuleId>,
+    pub(super) source: Option<u32>,
+    /// First session of the mapping that an outside host reaches the inside through.
+    pub(super) mapping: Option<SessionIndex>,
+    pub(super) hairpin: bool,
+    pub(super) allowed: bool,
+}
+
+impl Destination {
+    pub(super) fn step(&self) -> DestinationStep {
+        match (self.rule, self.mapping) {
+            (Some(rule), _) => DestinationStep::Translated {
+                address: self.address,
+                port: self.port,
+                rule,
+                allowed: self.allowed,
+            },
+            (None, Some(_)) => DestinationStep::Mapped,
+            (None, None) if self.hairpin => DestinationStep::Hairpin,
+            (None, None) => DestinationStep::Kept,
+        }
+    }
+}
+
+/// The destination half. `None`: an external or own address with nothing behind this port.
+pub(super) fn destination(
+    nat: &Nat,
+    policy: &Policy,
+    flow: &NewFlow,
+    now: Now,
+) -> Result<Option<Destination>, DropReason> {
+    let tuple = flow.facts.tuple;
+    let keep = Destination {
+        address: tuple.destination,
+        port: tuple.destination_port,
+        rule: None,
+        source: None,
+        mapping: None,
+        hairpin: false,
+        allowed: false,
+    };
+    match by_policy(policy, flow.realm, &flow.facts, flow.looped) {
+        PolicyDestination::Translate {
+            address,
+            port,
+            rule,
+            source,
+            allowed,
+        } => {
+            return Ok(Some(Destination {
+                address,
+                port,
+                rule: Some(rule),
+                source,
+                allowed,
+                ..keep
+            }));
+        }
+        PolicyDestination::Hairpin => {
+            return Ok(Some(Destination {
+                hairpin: true,
+                ..keep
+            }));
+        }
+        PolicyDestination::Keep => {}
+    }
+    let own = policy
+        .routes
+        .local_v4(flow.realm, tuple.destination)
+        .is_some();
+    let Some((index, external)) = policy.nat.external_of(tuple.destination) else {
+        return Ok((!own).then_some(keep));
+    };
+    let Some(space) = PortSpace::from_protocol(flow.facts.protocol) else {
+        return Ok(None);
+    };
+    let taken = external.owner(space, tuple.destination_port).is_some();
+    if !taken || policy.nat.quarantined.contains(&tuple.destination) {
+        return Ok(None);
+    }
+    if !flow.looped && policy.is_inside(flow.facts.ingress, tuple.source) {
+        return Ok(Some(Destination {
+            hairpin: true,
+            ..keep
+        }));
+    }
+    let endpoint = OutsideEndpoint {
+        address: tuple.destination,
+        port: tuple.destination_port,
+        space,
+    };
+    let Some(first) = nat.mappings.find_outside(&nat.sessions, endpoint) else {
+        // The port rests after use (RFC 6888 REQ-8), or belongs to a worker that is about to let it go.
+        return Ok(None);
+    };
+    let lives = |s: &Session<u32>| !policy.timeouts.expired(s.state, s.seen(), now.tick);
+    if !nat.mappings.any(&nat.sessions, first, lives) {
+        return Ok(None);
+    }
+    let filtering = policy
+        .nat
+        .pool_of(index)
+        .map(|pool| pool.policy().filtering);
+    let admitted = match filtering {
+        Some(Behaviour::Endpoint) => true,
+        Some(Behaviour::Address) => nat.contacts.knows(endpoint, tuple.source),
+        Some(Behaviour::AddressPort) | None => false,
+    };
+    if !admitted {
+        return Err(DropReason::Filtered);
+    }
+    let mapping = nat.session(first).and_then(Mapping::of);
+    let inside = mapping.ok_or(DropReason::Internal)?.inside;
+    Ok(Some(Destination {
+        address: inside.address,
+        port: inside.port,
+        mapping: Some(first),
+        ..keep
+    }))
+}

@@ -1,0 +1,212 @@
+//! Entering a decided flow: the subscriber's limits, the outside port, both tuples.
+
+use std::net::IpAddr;
+
+use crate::base::time::Now;
+use crate::base::{DropReason, Random};
+use crate::flow::session::{FLAG_INBOUND, Session, SessionIndex};
+use crate::nat::mapping::{InsideEndpoint, Mapping};
+use crate::nat::policy::Policy;
+use crate::nat::ports::{Behaviour, Pool, PortRanges, PortSpace, Request, Returned, Select};
+use crate::nat::rewrite::deltas;
+use crate::nat::state::{Nat, NotEntered, remote_of};
+use crate::nat::subscriber::SubscriberIndex;
+
+/// Enters a session whose tuples are complete.
+pub(super) fn enter(nat: &mut Nat, mut session: Session<u32>) -> Result<SessionIndex, DropReason> {
+    let (addresses, transport) = deltas(&session.before, &session.after, session.protocol);
+    session.address_delta = addresses.raw();
+    session.transport_delta = transport.raw();
+    let portless = PortSpace::from_protocol(session.protocol).is_none();
+    nat.insert(session).map_err(|refusal| match refusal {
+        NotEntered::Full => DropReason::TableFull,
+        NotEntered::Taken if portless => DropReason::NoPortConflict,
+        NotEntered::Taken => DropReason::MappingConflict,
+    })
+}
+
+/// Enters the session of an outside host that a mapping admits.
+pub(super) fn inbound(
+    nat: &mut Nat,
+    policy: &Policy,
+    mut session: Session<u32>,
+    first: SessionIndex,
+    now: Now,
+) -> Result<SessionIndex, DropReason> {
+    let subscriber = charge(nat, policy, &session, now)?;
+    session.subscriber = subscriber.0;
+    let entered = enter(nat, session);
+    match entered {
+        Ok(index) => join(nat, policy, first, index),
+        Err(_) => nat.discharge(&session),
+    }
+    entered
+}
+
+/// Counts one more session on its subscriber, within the limits.
+fn charge(
+    nat: &mut Nat,
+    policy: &Policy,
+    session: &Session<u32>,
+    now: Now,
+) -> Result<SubscriberIndex, DropReason> {
+    let (address, opens) = if session.flags & FLAG_INBOUND == 0 {
+        (session.before.source, Some(session.state.is_half_open()))
+    } else {
+        (session.after.destination, None)
+    };
+    let subscriber = nat.subscribers.enter(address.into(), session.realm)?;
+    let limits = &policy.limits;
+    match nat.subscribers.open_session(subscriber, opens, limits, now) {
+        Ok(()) => Ok(subscriber),
+        Err(reason) => {
+            nat.subscribers.leave(subscriber);
+            Err(reason)
+        }
+    }
+}
+
+/// What a rule allocates from.
+pub(super) struct Allocation<'a> {
+    pub(super) pool: &'a Pool,
+    pub(super) ports: Option<&'a PortRanges>,
+    pub(super) select: Option<Select>,
+}
+
+/// Gives the flow an outside endpoint and enters its session.
+pub(super) fn allocate(
+    nat: &mut Nat,
+    policy: &Policy,
+    mut session: Session<u32>,
+    from: &Allocation<'_>,
+    now: Now,
+    random: &mut Random,
+) -> Result<SessionIndex, DropReason> {
+    let subscriber = charge(nat, policy, &session, now)?;
+    session.subscriber = subscriber.0;
+    let entered = match PortSpace::from_protocol(session.protocol) {
+        Some(space) => with_port(nat, policy, session, from, space, now, random),
+        None => match nat
+            .allocator
+            .address(&nat.subscribers, from.pool, subscriber)
+        {
+            Some(IpAddr::V4(address)) => {
+                session.after.source = u32::from(address);
+                enter(nat, session)
+            }
+            _ => Err(DropReason::NoAddress),
+        },
+    };
+    if entered.is_err() {
+        nat.discharge(&session);
+    }
+    entered
+}
+
+/// The outside port: that of the endpoint's mapping (RFC 4787 REQ-1), or a new one.
+fn with_port(
+    nat: &mut Nat,
+    policy: &Policy,
+    mut session: Session<u32>,
+    from: &Allocation<'_>,
+    space: PortSpace,
+    now: Now,
+    random: &mut Random,
+) -> Result<SessionIndex, DropReason> {
+    let inside = InsideEndpoint {
+        address: session.before.source,
+        port: session.before.source_port,
+        space,
+        realm: session.realm,
+    };
+    let eligible = |address| {
+        let external = policy.nat.external_of(address);
+        external.is_some_and(|(index, _)| from.pool.holds(index))
+    };
+    let known = nat.mappings.find_inside(&nat.sessions, inside, eligible);
+    let Some(first) = known else {
+        return with_new_port(nat, policy, session, from, inside, now, random);
+    };
+    let mapping = nat.session(first).and_then(Mapping::of);
+    let outside = mapping.ok_or(DropReason::Internal)?.outside;
+    (session.after.source, session.after.source_port) = (outside.address, outside.port);
+    let index = enter(nat, session)?;
+    join(nat, policy, first, index);
+    Ok(index)
+}
+
+/// Leases an outside port for the first session of a new mapping.
+fn with_new_port(
+    nat: &mut Nat,
+    policy: &Policy,
+    mut session: Session<u32>,
+    from: &Allocation<'_>,
+    inside: InsideEndpoint<u32>,
+    now: Now,
+    random: &mut Random,
+) -> Result<SessionIndex, DropReason> {
+    let externals = &policy.nat.externals;
+    let subscriber = SubscriberIndex(session.subscriber);
+    let request = Request {
+        pool: from.pool,
+        ports: from.ports,
+        select: from.select,
+        subscriber,
+        inside_port: inside.port,
+        space: inside.space,
+        now: now.tick,
+    };
+    let lease = nat
+        .allocator
+        .allocate(externals, &mut nat.subscribers, &request, random)?;
+    (session.after.source, session.after.source_port) = (lease.v4(), lease.port);
+    let entered = enter(nat, session).and_then(|index| {
+        let begun = nat.mappings.begin(&mut nat.sessions, index);
+        begun.map(|()| index).map_err(|_| {
+            nat.undo(index);
+            DropReason::TableFull
+        })
+    });
+    match entered {
+        Ok(index) => {
+            nat.counts.mappings_created += 1;
+            remember(nat, policy, index);
+        }
+        Err(_) => {
+            let returned = Returned {
+                subscriber,
+                external: lease.external,
+                space: inside.space,
+                port: lease.port,
+                hold: 0,
+            };
+            nat.allocator
+                .release(externals, &mut nat.subscribers, &returned, now.tick);
+        }
+    }
+    entered
+}
+
+/// Adds a session to the mapping that begins with `first`.
+fn join(nat: &mut Nat, policy: &Policy, first: SessionIndex, index: SessionIndex) {
+    nat.mappings.join(&mut nat.sessions, first, index);
+    remember(nat, policy, index);
+}
+
+/// Notes the remote host among those the session's mapping talks to, where filtering asks for it.
+fn remember(nat: &mut Nat, policy: &Policy, index: SessionIndex) {
+    if !policy.tracks_contacts {
+        return;
+    }
+    let Some(session) = nat.sessions.get(index.0) else {
+        return;
+    };
+    let Some(mapping) = Mapping::of(session) else {
+        return;
+    };
+    let external = policy.nat.external_of(mapping.outside.address);
+    let pool = external.and_then(|(index, _)| policy.nat.pool_of(index));
+    if pool.is_some_and(|pool| pool.policy().filtering == Behaviour::Address) {
+        nat.contacts.remember(mapping.outside, remote_of(session));
+    }
+}

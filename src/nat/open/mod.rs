@@ -1,0 +1,262 @@
+//! The slow path: what becomes of a packet that belongs to no session.
+//!
+//! ```text
+//!   destination   static NAT → port forward → mapping of the port → the gateway itself
+//!   route         by the new destination: the outgoing interface
+//!   filter        the first rule that matches, or the default
+//!   source        static NAT → exemption (longest prefix) → source NAT (in order, first match)
+//!   session       outside port, subscriber's limits, both tuples; or a drop with its reason
+//! ```
+//!
+//! The order is that of PREROUTING, FORWARD and POSTROUTING, so rules mean what they mean on Linux. A refusal changes
+//! nothing: no living flow is evicted, moved or overwritten (RFC 6888 REQ-11d).
+
+mod destination;
+mod enter;
+mod source;
+
+use crate::base::time::Now;
+use crate::base::{DropReason, InterfaceId, Random, RealmId, RuleId};
+use crate::flow::key::Tuple;
+use crate::flow::session::{
+    Direction, Egress, FLAG_ALLOWED, FLAG_INBOUND, FLAG_LOOPED, FLAG_MASQUERADE, FLAG_STATIC,
+    SessionIndex, State,
+};
+use crate::nat::filter::Verdict;
+use crate::nat::filter::conditions::IcmpKind;
+use crate::nat::filter::flows::{self, Bound};
+use crate::nat::policy::Policy;
+use crate::nat::ports::PortSpace;
+use crate::nat::rules::Facts;
+use crate::nat::state::{Nat, blank_session};
+use crate::nat::tcp;
+use crate::nat::trace::Trace;
+use crate::wire::parse::Transport;
+use destination::{Destination, destination};
+use enter::{Allocation, allocate, enter, inbound};
+use source::{Source, source};
+
+/// A packet that no session claimed.
+#[derive(Clone, Copy, Debug)]
+pub struct NewFlow {
+    /// What rules look at.
+    pub facts: Facts,
+    /// What kind of packet it is.
+    pub transport: Transport,
+    /// TCP flags.
+    pub tcp_flags: u8,
+    /// ICMP type and code.
+    pub icmp: Option<IcmpKind>,
+    /// Realm of the ingress interface.
+    pub realm: RealmId,
+    /// It is the second half of a hairpin.
+    pub looped: bool,
+}
+
+/// What to do with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// A session exists now; the packet travels forward through it.
+    Session(SessionIndex),
+    /// It is for the gateway itself.
+    Local(InterfaceId),
+}
+
+/// Decides a new flow and, if it is to be forwarded, enters its session. The caller has looked the flow up in vain. `trace`
+/// takes down what each stage decides.
+///
+/// # Errors
+/// The reason to drop the packet; nothing is changed then.
+pub fn open(
+    nat: &mut Nat,
+    policy: &Policy,
+    flow: &NewFlow,
+    now: Now,
+    random: &mut Random,
+    trace: &mut Trace,
+) -> Result<Opened, DropReason> {
+    match flow.transport {
+        Transport::IcmpReply => return Err(unsolicited(policy, flow)),
+        Transport::IcmpOther | Transport::IcmpError => {
+            return local_or(policy, flow, DropReason::IcmpType);
+        }
+        _ => {}
+    }
+    let destination = match destination(nat, policy, flow, now)? {
+        Some(destination) => destination,
+        None => return local_or(policy, flow, DropReason::NoMapping),
+    };
+    trace.destination = Some(destination.step());
+    let egress = outgoing(policy, flow, &destination)?;
+    trace.egress = Some(egress);
+    let verdict = judge(policy, flow, &destination, egress);
+    trace.verdict = Some(verdict);
+    if !verdict.passes() {
+        return Err(DropReason::PolicyFilter);
+    }
+    let mut session = blank_session(flow.realm, policy.generation, now);
+    session.before = flow.facts.tuple;
+    session.after = Tuple {
+        destination: destination.address,
+        destination_port: destination.port,
+        ..flow.facts.tuple
+    };
+    session.protocol = flow.facts.protocol;
+    session.ingress = flow.facts.ingress;
+    session.state = first_state(flow);
+    session.rule = destination.rule.unwrap_or(RuleId::NONE);
+    if flow.looped {
+        // Its client is the first half's external address: answers go back into the translator.
+        session.flags |= FLAG_LOOPED;
+        session.egress[Direction::Reverse.index()] = Egress::LOOP;
+    }
+    if destination.hairpin {
+        session.egress[Direction::Forward.index()] = Egress::LOOP;
+    }
+    if destination.allowed {
+        session.flags |= FLAG_ALLOWED;
+    }
+    if let Some(first) = destination.mapping {
+        session.flags |= FLAG_INBOUND;
+        return inbound(nat, policy, session, first, now).map(Opened::Session);
+    }
+    if destination.rule.is_some() {
+        session.flags |= FLAG_STATIC;
+    }
+    let source = source(policy, flow, &session.after, egress, &destination)?;
+    trace.source = Some(source.step());
+    match source {
+        Source::Keep(rule) => {
+            if session.rule == RuleId::NONE {
+                session.rule = rule.unwrap_or(RuleId::NONE);
+            }
+            enter(nat, session).map(Opened::Session)
+        }
+        Source::Static { address, rule } => {
+            session.after.source = address;
+            session.flags |= FLAG_STATIC;
+            session.rule = rule;
+            enter(nat, session).map(Opened::Session)
+        }
+        Source::Allocate {
+            pool,
+            rule,
+            ports,
+            select,
+            masquerade,
+        } => {
+            mid_stream_refused(flow)?;
+            session.rule = rule;
+            if masquerade {
+                session.flags |= FLAG_MASQUERADE;
+            }
+            let pool = policy.nat.pool(pool).ok_or(DropReason::Internal)?;
+            let from = Allocation {
+                pool,
+                ports: ports.as_ref(),
+                select,
+            };
+            allocate(nat, policy, session, &from, now, random).map(Opened::Session)
+        }
+    }
+}
+
+/// The filter's word on a new flow.
+fn judge(
+    policy: &Policy,
+    flow: &NewFlow,
+    destination: &Destination,
+    egress: InterfaceId,
+) -> Verdict {
+    let bound = Bound {
+        to: Tuple {
+            destination: destination.address,
+            destination_port: destination.port,
+            ..flow.facts.tuple
+        },
+        egress,
+        hairpin: destination.hairpin,
+        allowed: destination.allowed,
+    };
+    flows::opening(policy, flow, &bound)
+}
+
+/// A reply to a query nobody asked.
+fn unsolicited(policy: &Policy, flow: &NewFlow) -> DropReason {
+    let to = flow.facts.tuple;
+    match policy
+        .nat
+        .port_owner(to.destination, PortSpace::Icmp, to.destination_port)
+    {
+        Some(_) => DropReason::Filtered,
+        None => DropReason::IcmpNoSession,
+    }
+}
+
+/// The gateway's own address, or else a drop.
+fn local_or(policy: &Policy, flow: &NewFlow, reason: DropReason) -> Result<Opened, DropReason> {
+    match policy
+        .routes
+        .local_v4(flow.realm, flow.facts.tuple.destination)
+    {
+        Some(local) => Ok(Opened::Local(local.interface)),
+        None => Err(reason),
+    }
+}
+
+/// A translated TCP flow starts with a SYN: without the state of the connection a new outside port would only be answered
+/// by a reset.
+fn mid_stream_refused(flow: &NewFlow) -> Result<(), DropReason> {
+    let opens = flow.tcp_flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN;
+    if flow.transport == Transport::Tcp && !opens {
+        return Err(DropReason::TcpNoSession);
+    }
+    Ok(())
+}
+
+fn first_state(flow: &NewFlow) -> State {
+    match flow.transport {
+        Transport::Tcp => tcp::opening(flow.tcp_flags),
+        Transport::Udp => State::UdpUnreplied,
+        Transport::IcmpQuery => State::Icmp,
+        _ => State::Other,
+    }
+}
+
+/// The interface the flow leaves through. A hairpin leaves through the interface its public address belongs to.
+fn outgoing(
+    policy: &Policy,
+    flow: &NewFlow,
+    destination: &Destination,
+) -> Result<InterfaceId, DropReason> {
+    if destination.hairpin {
+        return policy
+            .home_of(flow.realm, destination.address)
+            .ok_or(DropReason::NoRoute);
+    }
+    if policy
+        .routes
+        .local_v4(flow.realm, destination.address)
+        .is_some()
+    {
+        return Err(DropReason::OwnService);
+    }
+    policy
+        .routes
+        .route_v4(
+            flow.realm,
+            destination.address,
+            flow_hash(&flow.facts.tuple),
+        )
+        .map(|hop| hop.interface)
+        .ok_or(DropReason::NoRoute)
+}
+
+/// A hash for choosing among equal routes; the same for all packets of a flow.
+pub fn flow_hash(tuple: &Tuple<u32>) -> u32 {
+    let mut x = tuple.source ^ tuple.destination.rotate_left(16);
+    x ^= u32::from(tuple.source_port) << 16 | u32::from(tuple.destination_port);
+    x ^= x >> 16;
+    x = x.wrapping_mul(0x85eb_ca6b);
+    x ^ x >> 13
+}

@@ -1,0 +1,169 @@
+//! The source half of a new flow: what its source becomes, and what an outside port is taken from.
+
+use super::destination::Destination;
+use super::{NewFlow, flow_hash};
+use crate::base::{DropReason, InterfaceId, PoolId, RuleId};
+use crate::flow::key::Tuple;
+use crate::nat::policy::Policy;
+use crate::nat::ports::{PortRanges, Select};
+use crate::nat::rules::{Exemption, Facts, Via};
+use crate::nat::trace::SourceStep;
+use crate::wire::ICMP;
+
+/// How the source comes out.
+pub(super) enum Source {
+    /// By the rule that says so, if one does.
+    Keep(Option<RuleId>),
+    Static {
+        address: u32,
+        rule: RuleId,
+    },
+    Allocate {
+        pool: PoolId,
+        rule: RuleId,
+        ports: Option<PortRanges>,
+        select: Option<Select>,
+        masquerade: bool,
+    },
+}
+
+impl Source {
+    pub(super) fn step(&self) -> SourceStep {
+        match self {
+            Source::Keep(rule) => SourceStep::Kept(*rule),
+            Source::Static { rule, .. } => SourceStep::Static(*rule),
+            Source::Allocate { pool, rule, .. } => SourceStep::Pool {
+                pool: *pool,
+                rule: (*rule != RuleId::NONE).then_some(*rule),
+            },
+        }
+    }
+}
+
+/// The source half. `after` has the translated destination already.
+pub(super) fn source(
+    policy: &Policy,
+    flow: &NewFlow,
+    after: &Tuple<u32>,
+    egress: InterfaceId,
+    destination: &Destination,
+) -> Result<Source, DropReason> {
+    if let Some(address) = destination.source {
+        let pool = policy
+            .nat
+            .masquerade
+            .get(&address)
+            .copied()
+            .ok_or(DropReason::NoAddress)?;
+        let rule = destination.rule.unwrap_or(RuleId::NONE);
+        return Ok(Source::Allocate {
+            pool,
+            rule,
+            ports: None,
+            select: None,
+            masquerade: true,
+        });
+    }
+    // The packet was source-translated in the first half of its hairpin.
+    if flow.looped {
+        return Ok(Source::Keep(None));
+    }
+    let facts = Facts {
+        tuple: *after,
+        ..flow.facts
+    };
+    for rule in policy.nat.statics.iter().filter(|r| r.outbound) {
+        let leaves_there = rule.interface.is_none_or(|i| i == egress);
+        if let Some(address) = rule.to_external(after.source).filter(|_| leaves_there) {
+            return Ok(Source::Static {
+                address,
+                rule: rule.id,
+            });
+        }
+    }
+    let exempt = exemption(policy, &facts).filter(|_| !destination.hairpin);
+    if exempt.is_some() {
+        return Ok(Source::Keep(exempt));
+    }
+    for rule in &policy.nat.source {
+        if !rule.conditions.match_flow(&facts, Some(egress)) {
+            continue;
+        }
+        let (pool, masquerade) = match rule.via {
+            Via::Nothing if destination.hairpin => continue,
+            Via::Nothing => return Ok(Source::Keep(Some(rule.id))),
+            Via::Pool(pool) => (pool, false),
+            Via::Interface => (
+                masquerade_pool(policy, flow, egress, after.destination)?,
+                true,
+            ),
+        };
+        // Without a protocol of its own a port range does not bind query ids (E6).
+        let binding = facts.protocol != ICMP || rule.binds_ids;
+        let ports = rule.ports.clone().filter(|_| binding);
+        return Ok(Source::Allocate {
+            pool,
+            rule: rule.id,
+            ports,
+            select: rule.select,
+            masquerade,
+        });
+    }
+    if destination.hairpin {
+        // No rule: the gateway still has to stand between the two, or the answer would bypass it.
+        let pool = policy.nat.masquerade.get(&destination.address).copied();
+        let pool = pool.map_or_else(
+            || masquerade_pool(policy, flow, egress, after.destination),
+            Ok,
+        )?;
+        return Ok(Source::Allocate {
+            pool,
+            rule: RuleId::NONE,
+            ports: None,
+            select: None,
+            masquerade: true,
+        });
+    }
+    Ok(Source::Keep(None))
+}
+
+/// The rule whose prefix is the longest that matches, if it says "leave alone".
+fn exemption(policy: &Policy, facts: &Facts) -> Option<RuleId> {
+    policy
+        .nat
+        .exempt
+        .iter()
+        .filter(|e| e.ingress.contains(facts.ingress) && e.source.contains(facts.tuple.source))
+        .filter_map(|e| {
+            let (exemption, length) = e.destinations.lookup_prefix(facts.tuple.destination)?;
+            Some((e.id, exemption, length))
+        })
+        .max_by_key(|(_, _, length)| *length)
+        .filter(|(_, exemption, _)| *exemption == Exemption::Leave)
+        .map(|(rule, ..)| rule)
+}
+
+/// The unnamed pool that stands for the outgoing interface's address. Never another interface's (E13).
+fn masquerade_pool(
+    policy: &Policy,
+    flow: &NewFlow,
+    egress: InterfaceId,
+    towards: u32,
+) -> Result<PoolId, DropReason> {
+    let next_hop = policy
+        .routes
+        .route_v4(flow.realm, towards, flow_hash(&flow.facts.tuple))
+        .filter(|hop| hop.interface == egress)
+        .map_or(towards, |hop| hop.next_hop);
+    let address = policy
+        .interfaces
+        .get(egress)
+        .and_then(|i| i.source_v4(next_hop))
+        .ok_or(DropReason::NoAddress)?;
+    policy
+        .nat
+        .masquerade
+        .get(&address)
+        .copied()
+        .ok_or(DropReason::NoAddress)
+}

@@ -1,0 +1,65 @@
+//! Sessions made under an older policy: which of them go on.
+
+use crate::base::time::Now;
+use crate::flow::session::{Egress, FLAG_MASQUERADE, FLAG_STATIC, Session, SessionIndex};
+use crate::nat::filter::flows;
+use crate::nat::mapping::Mapping;
+use crate::nat::open::flow_hash;
+use crate::nat::policy::Policy;
+use crate::nat::state::{EndCause, Nat};
+
+/// Whether a session made under an older policy may go on under `policy`. A session keeps its treatment until it ends
+/// (E15); it ends early only when its outside address is gone or under quarantine, or when it masquerades and the address or the route it
+/// was made for changed (E11, E13b).
+pub fn still_valid(policy: &Policy, session: &Session<u32>) -> bool {
+    let quarantined = &policy.nat.quarantined;
+    if !quarantined.is_empty()
+        && Mapping::of(session).is_some_and(|m| quarantined.contains(&m.outside.address))
+    {
+        return false;
+    }
+    if session.before.source == session.after.source || session.flags & FLAG_STATIC != 0 {
+        return true;
+    }
+    let source = session.after.source;
+    if policy.nat.external_of(source).is_none() {
+        return false;
+    }
+    if session.flags & FLAG_MASQUERADE == 0 || session.egress[0] == Egress::LOOP {
+        return true;
+    }
+    let hop = policy.routes.route_v4(
+        session.realm,
+        session.after.destination,
+        flow_hash(&session.before),
+    );
+    let owner = policy.routes.local_v4(session.realm, source);
+    match (hop, owner) {
+        (Some(hop), Some(owner)) => {
+            hop.interface == owner.interface
+                && policy.interfaces.get(owner.interface).is_some_and(|i| i.up)
+        }
+        _ => false,
+    }
+}
+
+/// Ends a session whose policy is gone, or stamps it as valid under the new one. Returns whether it lives.
+pub fn revalidate(nat: &mut Nat, policy: &Policy, index: SessionIndex, now: Now) -> bool {
+    let Some(session) = nat.sessions.get(index.0) else {
+        return false;
+    };
+    if !still_valid(policy, session) {
+        nat.end(policy, index, EndCause::ConfigChanged, now);
+        return false;
+    }
+    if let Some(session) = nat.sessions.get_mut(index.0) {
+        session.generation = policy.generation;
+        for egress in &mut session.egress {
+            if *egress != Egress::LOOP {
+                *egress = Egress::UNKNOWN;
+            }
+        }
+        flows::bar_answers(policy, session, None);
+    }
+    true
+}
