@@ -38,10 +38,11 @@ impl Ledger {
         })
     }
 
-    /// The tuple of a flow will be asked for.
+    /// A frame of the flow will soon be sent and come back: from inside, of every 16th flow the source will be compared.
     #[inline]
-    pub fn prefetch(&self, flow: u32) {
-        crate::arch::prefetch_index(&self.outside, flow as usize);
+    pub fn prefetch(&self, flow: u32, inside: bool) {
+        let asked = !inside || flow.is_multiple_of(SAMPLE);
+        crate::arch::prefetch_index(&self.outside, if asked { flow as usize } else { 0 });
     }
 
     /// Whether the external endpoint of a flow is known.

@@ -79,6 +79,37 @@ impl Order {
     }
 }
 
+/// Draws of [`Ahead`] between a flow's announcement and its turn: a burst, which is longer than memory takes.
+const LEAD: usize = 64;
+
+/// An order that tells which flow will have its turn soon, so that what is known of it can be fetched from memory.
+#[derive(Clone, Debug)]
+pub struct Ahead {
+    order: Order,
+    line: [u32; LEAD],
+    at: usize,
+}
+
+impl Ahead {
+    /// The same sequence as `order`'s.
+    pub fn new(mut order: Order) -> Ahead {
+        Ahead {
+            line: std::array::from_fn(|_| order.next_flow()),
+            order,
+            at: 0,
+        }
+    }
+
+    /// The next flow, and the one that will be next after 63 others.
+    #[inline]
+    pub fn next_flow(&mut self) -> (u32, u32) {
+        let later = self.order.next_flow();
+        let flow = std::mem::replace(&mut self.line[self.at % LEAD], later);
+        self.at += 1;
+        (flow, later)
+    }
+}
+
 /// Every flow once per turn, pseudo-randomly, without a table.
 #[derive(Clone, Copy, Debug)]
 pub struct Shuffle {
@@ -191,6 +222,21 @@ mod tests {
                     assert!(!seen[flow], "flow {flow} of {flows} came twice in one turn");
                     seen[flow] = true;
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn flows_are_announced_a_burst_before_their_turn() {
+        let mut plain = Order::new(Pattern::Random, 1000, 1);
+        let mut ahead = Ahead::new(plain.clone());
+        let mut announced = Vec::new();
+        for turn in 0..3000 {
+            let (flow, later) = ahead.next_flow();
+            assert_eq!(flow, plain.next_flow(), "turn {turn}");
+            announced.push(later);
+            if turn >= LEAD {
+                assert_eq!(announced[turn - LEAD], flow, "turn {turn}");
             }
         }
     }

@@ -11,7 +11,7 @@ use crate::base::{PortId, Random};
 use crate::bench::BenchError;
 use crate::bench::buffer::SlotBuffer;
 use crate::bench::ledger::Ledger;
-use crate::bench::order::{Order, Pattern};
+use crate::bench::order::{Ahead, Order, Pattern};
 use crate::bench::phase::{Extra, Length, MOST_SLICES, Measured, Phase, SLICE};
 use crate::bench::script::{Course, Script, Templates};
 use crate::bench::traffic::{Purpose, is_generated};
@@ -117,8 +117,8 @@ pub struct Station {
     free: Vec<SlotBuffer>,
     ledger: Ledger,
     /// The established flows in the wanted order, and every one of them in turn for phases that are thorough.
-    order: Order,
-    turn: Order,
+    order: Ahead,
+    turn: Ahead,
     random: Random,
     results: Vec<Measured>,
     current: Measured,
@@ -160,8 +160,8 @@ impl Station {
             templates: Templates::new(&script),
             free: (0..BUFFERS).map(|_| SlotBuffer::default()).collect(),
             ledger: Ledger::new(script.population.clone(), script.flows)?,
-            order: Order::new(script.pattern, script.established, script.seed),
-            turn: Order::new(Pattern::Random, script.established, script.seed),
+            order: Ahead::new(Order::new(script.pattern, script.established, script.seed)),
+            turn: Ahead::new(Order::new(Pattern::Random, script.established, script.seed)),
             random: Random::from_seed(script.seed),
             results: Vec::new(),
             current: Measured::new()?,
@@ -306,13 +306,13 @@ impl Station {
         let mut flows = [0; BURST];
         if established {
             for flow in flows.iter_mut().take(count) {
-                *flow = match thorough {
-                    false => self.order.next_flow(),
-                    true => self.turn.next_flow(),
+                let order = match thorough {
+                    false => &mut self.order,
+                    true => &mut self.turn,
                 };
-                if !inside {
-                    self.ledger.prefetch(*flow);
-                }
+                let (next, later) = order.next_flow();
+                *flow = next;
+                self.ledger.prefetch(later, inside);
             }
         }
         let mut owed = 0;

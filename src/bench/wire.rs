@@ -382,7 +382,7 @@ impl<'a> Wire<'a> {
                 true => self.turn.next_flow(),
             };
             if !inside {
-                self.ledger.prefetch(*flow);
+                self.ledger.prefetch(*flow, false);
             }
         }
         self.write(inside, Purpose::Established, &flows[..count]);

@@ -58,6 +58,8 @@ pub(super) struct Batch {
     hashes: [Hash; BURST],
     /// Flow-table values that are probably right, or [`NONE`].
     candidates: [u32; BURST],
+    /// Positions of the packets whose table entry may be displaced.
+    displaced: [u8; BURST],
     slots: [Slot; BURST],
     /// Positions of the packets for [`Shard::new_flows`], those not for a new flow with [`BY_HAND`].
     later: [u8; BURST],
@@ -69,6 +71,7 @@ impl Batch {
             keys: [0; BURST],
             hashes: [Hash(0); BURST],
             candidates: [NONE; BURST],
+            displaced: [0; BURST],
             slots: [Slot::default(); BURST],
             later: [0; BURST],
         }
@@ -147,13 +150,7 @@ impl<B: Buffer> Shard<B> {
         for hash in &batch.hashes[..count] {
             self.nat.table.prefetch(*hash);
         }
-        let lanes = batch.hashes.iter().zip(&mut batch.candidates);
-        for (hash, candidate) in lanes.take(count) {
-            *candidate = self.nat.table.candidate(*hash).unwrap_or(NONE);
-            self.nat
-                .sessions
-                .prefetch(FlowEntry(*candidate).session().0);
-        }
+        self.guess_sessions(count);
         let mut later = Burst::new();
         for (lane, buffer) in burst.drain(..).enumerate() {
             let (buffer, how) = match self.express(policy, now, lane, buffer, sink) {
@@ -170,6 +167,36 @@ impl<B: Buffer> Shard<B> {
         }
         if !later.is_empty() {
             self.new_flows(policy, now, port, &mut later, sink);
+        }
+    }
+
+    /// Third pass. Entries that live away from their home bucket are looked for together, when their lines have come.
+    #[inline(always)]
+    fn guess_sessions(&mut self, count: usize) {
+        let Batch {
+            hashes,
+            candidates,
+            displaced,
+            ..
+        } = &mut *self.batch;
+        let (table, sessions) = (&self.nat.table, &self.nat.sessions);
+        let mut away = 0;
+        for (lane, (hash, candidate)) in hashes.iter().zip(&mut *candidates).enumerate().take(count)
+        {
+            *candidate = table.candidate(*hash).unwrap_or(NONE);
+            if *candidate != NONE {
+                sessions.prefetch(FlowEntry(*candidate).session().0);
+            } else if table.prefetch_away(*hash) {
+                displaced[away % BURST] = lane as u8;
+                away += 1;
+            }
+        }
+        for lane in &displaced[..away.min(BURST)] {
+            let lane = usize::from(*lane) % BURST;
+            if let Some(value) = table.candidate_away(hashes[lane]) {
+                candidates[lane] = value;
+                sessions.prefetch(FlowEntry(value).session().0);
+            }
         }
     }
 

@@ -155,16 +155,32 @@ impl BucketTable {
     }
 
     /// A guess at what [`BucketTable::find`] will ask about first, so that its session can be prefetched: the first
-    /// value at home with the right tag. If there is none but entries live away, prefetches the away bucket.
-    #[inline]
+    /// value at home with the right tag.
+    #[inline(always)]
     pub fn candidate(&self, hash: Hash) -> Option<u32> {
-        let tag = tag_of(hash);
+        let bucket = &self.buckets[self.home(hash) as usize];
+        let first = bucket.pick(bucket.matching(tag_of(hash), false), |_| true);
+        first.map(|(_, value)| value)
+    }
+
+    /// For a hash without a [`BucketTable::candidate`]: whether an entry may live away from its home. If so, fetches the
+    /// away bucket ahead of [`BucketTable::candidate_away`].
+    #[inline]
+    pub fn prefetch_away(&self, hash: Hash) -> bool {
         let home = self.home(hash);
-        let bucket = &self.buckets[home as usize];
-        let first = bucket.pick(bucket.matching(tag, false), |_| true);
-        if first.is_none() && bucket.overflow != 0 {
-            prefetch_index(&self.buckets, self.other(home, tag) as usize);
+        let away = self.buckets[home as usize].overflow != 0;
+        if away {
+            prefetch_index(&self.buckets, self.other(home, tag_of(hash)) as usize);
         }
+        away
+    }
+
+    /// As [`BucketTable::candidate`], in the away bucket.
+    #[inline]
+    pub fn candidate_away(&self, hash: Hash) -> Option<u32> {
+        let tag = tag_of(hash);
+        let bucket = &self.buckets[self.other(self.home(hash), tag) as usize];
+        let first = bucket.pick(bucket.matching(tag, true), |_| true);
         first.map(|(_, value)| value)
     }
 
