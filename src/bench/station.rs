@@ -303,23 +303,23 @@ impl Station {
             (false, None) => 0,
             _ => self.wanted(phase).min(self.free.len()),
         };
-        let mut flows = [0; BURST];
+        let mut flows = [(0, 0); BURST];
         if established {
             for flow in flows.iter_mut().take(count) {
                 let order = match thorough {
                     false => &mut self.order,
                     true => &mut self.turn,
                 };
-                let (next, later) = order.next_flow();
-                *flow = next;
-                self.ledger.prefetch(later, inside);
+                *flow = order.next_flow();
             }
         }
         let mut owed = 0;
-        for (at, &flow) in flows.iter().enumerate().take(count) {
+        for (at, &(flow, later)) in flows.iter().enumerate().take(count) {
             let Some(mut buffer) = self.free.pop() else {
                 break;
             };
+            // One at a time: the processor drops prefetches when too many are under way.
+            self.ledger.prefetch(later, inside);
             if let Some((kind, share)) = extra
                 && owed == 0
             {
