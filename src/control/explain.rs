@@ -4,7 +4,7 @@
 //! shown is what the slow path decided, not what somebody thought it would. Nothing of the running gateway is touched; its
 //! living sessions are asked for separately.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,6 +19,7 @@ use crate::dataplane::shard::ShardSize;
 use crate::flow::key::{FlowKey, Tuple};
 use crate::flow::session::Direction;
 use crate::gateway::interface::Interface;
+use crate::gateway::lpm::Address;
 use crate::nat::policy::Policy;
 use crate::nat::trace::{DestinationStep, SourceStep, Trace};
 use crate::wire::{
@@ -207,11 +208,7 @@ impl Telling<'_> {
                 port,
                 rule,
                 ..
-            }) => add(
-                "destination",
-                self.end(Ipv4Addr::from(address), port),
-                Some(rule),
-            ),
+            }) => add("destination", self.end(address, port), Some(rule)),
             None => {}
         }
         if let Some(egress) = trace.egress {
@@ -291,15 +288,15 @@ impl Telling<'_> {
         }
         Some(format!(
             "{} > {}",
-            self.end(Ipv4Addr::from(tuple.source), tuple.source_port),
-            self.end(Ipv4Addr::from(tuple.destination), tuple.destination_port)
+            self.end(tuple.source.to_ip(), tuple.source_port),
+            self.end(tuple.destination.to_ip(), tuple.destination_port)
         ))
     }
 
     /// An endpoint; without a port where there is none.
-    fn end(&self, address: Ipv4Addr, port: u16) -> String {
+    fn end(&self, address: IpAddr, port: u16) -> String {
         match self.question.protocol {
-            TCP | UDP => format!("{address}:{port}"),
+            TCP | UDP => SocketAddr::new(address, port).to_string(),
             _ => address.to_string(),
         }
     }

@@ -18,7 +18,7 @@ impl<B: Buffer> Shard<B> {
         &mut self,
         policy: &Policy,
         index: SessionIndex,
-        flow: &NewFlow,
+        flow: &NewFlow<u32>,
         verdict: Verdict,
     ) {
         if let Some(session) = self.nat.sessions.get_mut(index.0) {

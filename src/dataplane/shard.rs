@@ -79,7 +79,7 @@ pub struct Shard<B> {
     /// Which worker this is.
     pub id: WorkerId,
     /// Translation state.
-    pub nat: Nat,
+    pub nat: Nat<u32>,
     /// Next hops.
     pub neighbours: Neighbours,
     /// What the worker counts.

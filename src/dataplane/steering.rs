@@ -26,7 +26,7 @@ use crate::nat::rules::Facts;
 #[derive(Clone, Copy, Debug)]
 pub struct Steer {
     /// Ingress, tuple, protocol.
-    pub facts: Facts,
+    pub facts: Facts<u32>,
     /// Realm of the ingress interface.
     pub realm: RealmId,
     /// Second half of a hairpin.
@@ -45,7 +45,7 @@ pub fn owner(policy: &Policy, steer: &Steer) -> Option<WorkerId> {
     let destination = match by_policy(policy, steer.realm, &steer.facts, steer.looped) {
         PolicyDestination::Hairpin => return Some(of_address(policy, tuple.source)),
         PolicyDestination::Translate { address, .. } => address,
-        PolicyDestination::Keep if policy.nat.by_address.contains_key(&tuple.destination) => {
+        PolicyDestination::Keep if policy.nat.v4.by_address.contains_key(&tuple.destination) => {
             return to_external(policy, steer, from_subscriber);
         }
         PolicyDestination::Keep => tuple.destination,

@@ -131,7 +131,7 @@ pub struct JobContext<'a> {
     /// Now.
     pub now: Now,
     /// Translation state.
-    pub nat: &'a mut Nat,
+    pub nat: &'a mut Nat<u32>,
     /// Next hops.
     pub neighbours: &'a mut Neighbours,
     /// Counters.

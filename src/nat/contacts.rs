@@ -5,20 +5,18 @@
 
 use hashbrown::HashMap;
 
+use crate::flow::key::Address;
 use crate::nat::mapping::OutsideEndpoint;
 
-/// A mapping, named by its outside endpoint.
-type Outside = OutsideEndpoint<u32>;
-
 /// Remote addresses by mapping, with the sessions that lead there.
-pub struct Contacts {
-    sessions: HashMap<(Outside, u32), u32>,
+pub struct Contacts<A> {
+    sessions: HashMap<(OutsideEndpoint<A>, A), u32>,
     capacity: usize,
 }
 
-impl Contacts {
+impl<A: Address> Contacts<A> {
     /// Room for `capacity` pairs of mapping and remote address.
-    pub fn new(capacity: u32) -> Contacts {
+    pub fn new(capacity: u32) -> Contacts<A> {
         Contacts {
             sessions: HashMap::with_capacity(capacity as usize),
             capacity: capacity as usize,
@@ -26,7 +24,7 @@ impl Contacts {
     }
 
     /// Counts a session from a mapping to a remote address.
-    pub fn remember(&mut self, mapping: Outside, remote: u32) {
+    pub fn remember(&mut self, mapping: OutsideEndpoint<A>, remote: A) {
         if let Some(count) = self.sessions.get_mut(&(mapping, remote)) {
             *count += 1;
         } else if self.sessions.len() < self.capacity {
@@ -35,7 +33,7 @@ impl Contacts {
     }
 
     /// Counts one session less.
-    pub fn forget(&mut self, mapping: Outside, remote: u32) {
+    pub fn forget(&mut self, mapping: OutsideEndpoint<A>, remote: A) {
         if let Some(count) = self.sessions.get_mut(&(mapping, remote)) {
             *count -= 1;
             if *count == 0 {
@@ -45,7 +43,7 @@ impl Contacts {
     }
 
     /// Whether the mapping has a session with that remote address.
-    pub fn knows(&self, mapping: Outside, remote: u32) -> bool {
+    pub fn knows(&self, mapping: OutsideEndpoint<A>, remote: A) -> bool {
         self.sessions.contains_key(&(mapping, remote))
     }
 
@@ -63,8 +61,8 @@ mod tests {
     #[test]
     fn a_contact_lasts_as_long_as_a_session_leads_there() {
         let mut contacts = Contacts::new(2);
-        let outside = |port| Outside {
-            address: 0xcb00_7101,
+        let outside = |port| OutsideEndpoint {
+            address: 0xcb00_7101u32,
             port,
             space: PortSpace::Udp,
         };

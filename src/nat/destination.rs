@@ -4,25 +4,26 @@
 //! therefore depends on the policy alone, never on a worker's state.
 
 use crate::base::{InterfaceId, RealmId, RuleId};
+use crate::nat::family::Family;
 use crate::nat::matcher::RangeSet;
 use crate::nat::policy::Policy;
 use crate::nat::rules::{Facts, PortForward, StaticRule};
 
 /// Whether packets that arrive on an interface come from subscribers, that is from sources which source NAT applies to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Inside {
+pub enum Inside<A> {
     /// No rule translates what arrives here.
     #[default]
     Never,
     /// Some rule translates whatever arrives here.
     Always,
     /// Rules translate these sources.
-    Sources(RangeSet<u32>),
+    Sources(RangeSet<A>),
 }
 
-impl Inside {
+impl<A: Family> Inside<A> {
     /// Whatever either says is inside.
-    pub fn union(&self, other: &Inside) -> Inside {
+    pub fn union(&self, other: &Inside<A>) -> Inside<A> {
         match (self, other) {
             (Inside::Always, _) | (_, Inside::Always) => Inside::Always,
             (Inside::Never, one) | (one, Inside::Never) => one.clone(),
@@ -34,7 +35,7 @@ impl Inside {
     }
 
     /// Whether `source` is a subscriber's address.
-    pub fn contains(&self, source: u32) -> bool {
+    pub fn contains(&self, source: A) -> bool {
         match self {
             Inside::Never => false,
             Inside::Always => true,
@@ -45,19 +46,19 @@ impl Inside {
 
 /// What static rules say about a destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PolicyDestination {
+pub enum PolicyDestination<A> {
     /// Nothing.
     Keep,
     /// Translate it.
     Translate {
         /// New address.
-        address: u32,
+        address: A,
         /// New port.
         port: u16,
         /// The rule to count it on.
         rule: RuleId,
         /// Source the target is to see.
-        source: Option<u32>,
+        source: Option<A>,
         /// The filter is not asked: a port forward with `allow`.
         allowed: bool,
     },
@@ -68,19 +69,20 @@ pub enum PolicyDestination {
 
 /// Applies static NAT and port forwards to a new flow. `looped` marks the second half of a hairpin, whose `ingress` is
 /// the interface that the public address belongs to.
-pub fn by_policy(
+pub fn by_policy<A: Family>(
     policy: &Policy,
     realm: RealmId,
-    facts: &Facts,
+    facts: &Facts<A>,
     looped: bool,
-) -> PolicyDestination {
+) -> PolicyDestination<A> {
+    let rules = A::translation(&policy.nat);
     let inside = !looped && policy.is_inside(facts.ingress, facts.tuple.source);
-    for rule in policy.nat.statics.iter().filter(|r| r.inbound) {
+    for rule in rules.statics.iter().filter(|r| r.inbound) {
         if let Some(answer) = by_static(policy, realm, facts, inside, looped, rule) {
             return answer;
         }
     }
-    for rule in &policy.nat.forwards {
+    for rule in &rules.forwards {
         if let Some(answer) = by_forward(policy, realm, facts, inside, looped, rule) {
             return answer;
         }
@@ -88,14 +90,14 @@ pub fn by_policy(
     PolicyDestination::Keep
 }
 
-fn by_static(
+fn by_static<A: Family>(
     policy: &Policy,
     realm: RealmId,
-    facts: &Facts,
+    facts: &Facts<A>,
     inside: bool,
     looped: bool,
-    rule: &StaticRule,
-) -> Option<PolicyDestination> {
+    rule: &StaticRule<A>,
+) -> Option<PolicyDestination<A>> {
     let address = rule.to_internal(facts.tuple.destination)?;
     let direct = looped || rule.interface.is_none_or(|i| i == facts.ingress);
     if inside && (!direct || leads_back(policy, realm, address, facts.ingress)) {
@@ -110,14 +112,14 @@ fn by_static(
     })
 }
 
-fn by_forward(
+fn by_forward<A: Family>(
     policy: &Policy,
     realm: RealmId,
-    facts: &Facts,
+    facts: &Facts<A>,
     inside: bool,
     looped: bool,
-    rule: &PortForward,
-) -> Option<PolicyDestination> {
+    rule: &PortForward<A>,
+) -> Option<PolicyDestination<A>> {
     let c = &rule.conditions;
     let public = c.destination.contains(facts.tuple.destination)
         && c.destination_port.contains(facts.tuple.destination_port)
@@ -140,7 +142,7 @@ fn by_forward(
     (rule.hairpin && inside).then_some(PolicyDestination::Hairpin)
 }
 
-fn translate(rule: &PortForward, address: u32, port: u16) -> PolicyDestination {
+fn translate<A: Family>(rule: &PortForward<A>, address: A, port: u16) -> PolicyDestination<A> {
     PolicyDestination::Translate {
         address,
         port,
@@ -151,9 +153,6 @@ fn translate(rule: &PortForward, address: u32, port: u16) -> PolicyDestination {
 }
 
 /// Whether the target lies behind the interface the client's packet came from, so that its answers would bypass us.
-fn leads_back(policy: &Policy, realm: RealmId, target: u32, ingress: InterfaceId) -> bool {
-    policy
-        .routes
-        .route_v4(realm, target, 0)
-        .is_some_and(|hop| hop.interface == ingress)
+fn leads_back<A: Family>(policy: &Policy, realm: RealmId, target: A, ingress: InterfaceId) -> bool {
+    A::route(&policy.routes, realm, target, 0).is_some_and(|hop| hop.interface == ingress)
 }

@@ -11,6 +11,7 @@ use arrayvec::ArrayVec;
 
 use crate::base::time::Now;
 use crate::flow::session::{Direction, Session, SessionIndex, State};
+use crate::nat::family::Family;
 use crate::nat::policy::Policy;
 use crate::nat::state::{EndCause, Nat};
 
@@ -37,7 +38,7 @@ impl SweepBudget {
     };
 }
 
-impl Nat {
+impl<A: Family> Nat<A> {
     /// Looks at the next slice of sessions and ends those that are idle too long or no longer allowed; frees ports and
     /// blocks that have rested. `valid` judges a session made under an older policy. Returns how many were ended.
     pub fn sweep(
@@ -45,7 +46,7 @@ impl Nat {
         policy: &Policy,
         now: Now,
         budget: SweepBudget,
-        valid: impl Fn(&Session<u32>) -> bool,
+        valid: impl Fn(&Session<A>) -> bool,
     ) -> u32 {
         let limit = self.sessions.high_water();
         let mut slice = self.hand.next_slice(limit, budget.sessions);
@@ -80,7 +81,7 @@ impl Nat {
         policy: &Policy,
         now: Now,
         slice: &mut Range<u32>,
-        valid: &impl Fn(&Session<u32>) -> bool,
+        valid: &impl Fn(&Session<A>) -> bool,
     ) -> ArrayVec<(SessionIndex, EndCause), GROUP> {
         let mut group = ArrayVec::new();
         while !group.is_full()

@@ -7,6 +7,7 @@
 pub mod contacts;
 pub mod destination;
 pub mod expiry;
+pub mod family;
 pub mod filter;
 pub mod fragments;
 pub mod icmp;

@@ -18,6 +18,7 @@ use crate::gateway::interface::{Interface, Interfaces};
 use crate::gateway::proxy::Proxy;
 use crate::gateway::routes::Routes;
 use crate::nat::destination::Inside;
+use crate::nat::family::Family;
 use crate::nat::filter::Filter;
 use crate::nat::limits::HostLimits;
 use crate::nat::ports::{External, ExternalIndex, Externals, Pool, Pools, PortSpace};
@@ -76,8 +77,8 @@ impl Policy {
 
     /// Whether a packet from `source` that arrives on `ingress` comes from a subscriber.
     #[inline]
-    pub fn is_inside(&self, ingress: InterfaceId, source: u32) -> bool {
-        self.nat
+    pub fn is_inside<A: Family>(&self, ingress: InterfaceId, source: A) -> bool {
+        A::translation(&self.nat)
             .inside
             .get(ingress.index())
             .is_some_and(|inside| inside.contains(source))
@@ -116,29 +117,23 @@ impl Policy {
     }
 
     /// [`Policy::is_inside`] under this policy or an earlier one; what steering goes by.
-    pub fn was_inside(&self, ingress: InterfaceId, source: u32) -> bool {
-        let ever = self.nat.ever_inside.get(ingress.index());
+    pub fn was_inside<A: Family>(&self, ingress: InterfaceId, source: A) -> bool {
+        let ever = A::translation(&self.nat).ever_inside.get(ingress.index());
         ever.is_some_and(|inside| inside.contains(source))
     }
 
     /// The interface a public address belongs to: the one that has it, or that it is routed to.
-    pub fn home_of(&self, realm: RealmId, address: u32) -> Option<InterfaceId> {
-        self.routes
-            .local_v4(realm, address)
+    pub fn home_of<A: Family>(&self, realm: RealmId, address: A) -> Option<InterfaceId> {
+        A::local(&self.routes, realm, address)
             .map(|local| local.interface)
-            .or_else(|| {
-                self.routes
-                    .route_v4(realm, address, 0)
-                    .map(|hop| hop.interface)
-            })
+            .or_else(|| A::route(&self.routes, realm, address, 0).map(|hop| hop.interface))
             .or_else(|| self.interfaces.iter().next().map(|i| i.id))
     }
 
     /// Whether packets to `address` concern the translator: it holds ports on it, or a static rule maps it.
-    pub fn is_translated_address(&self, address: u32) -> bool {
+    pub fn is_translated_address<A: Family>(&self, address: A) -> bool {
         self.nat.external_of(address).is_some()
-            || self
-                .nat
+            || A::translation(&self.nat)
                 .statics
                 .iter()
                 .any(|rule| rule.to_internal(address).is_some())
@@ -148,57 +143,65 @@ impl Policy {
 /// The translation part of a policy.
 #[derive(Default)]
 pub struct NatPolicy {
-    /// Destinations left untranslated.
-    pub exempt: Vec<Exempt>,
-    /// Source NAT, in order; the first match decides.
-    pub source: Vec<SourceRule>,
-    /// Port forwards, in order.
-    pub forwards: Vec<PortForward>,
-    /// One-to-one NAT.
-    pub statics: Vec<StaticRule>,
+    /// Rules for IPv4.
+    pub v4: Translation<u32>,
+    /// Rules for IPv6.
+    pub v6: Translation<u128>,
     /// Pools: those of the configuration in its order, then one for each address of an interface that masquerades.
     pub pools: Pools,
-    /// The pool that masquerades as a given interface address.
-    pub masquerade: HashMap<u32, PoolId>,
     /// Every external address the gateway holds ports on, draining ones included.
     pub externals: Externals,
-    /// The same, by address.
-    pub by_address: HashMap<u32, ExternalIndex>,
     /// The pool each external address belongs to, by [`ExternalIndex`].
     pub pool_by_external: Vec<Option<PoolId>>,
-    /// Where subscribers are, by interface.
-    pub inside: Vec<Inside>,
-    /// Where subscribers are or were since the start, by interface: sessions outlive the rule that made their host
-    /// a subscriber, and must still be found on its worker.
-    pub ever_inside: Vec<Inside>,
-    /// External addresses on which no session may live.
-    pub quarantined: HashSet<u32>,
 }
 
-impl NatPolicy {
-    /// Whether IPv4 flows are tracked at all: a policy without any translation only routes.
+/// The translation of one address family.
+#[derive(Default)]
+pub struct Translation<A> {
+    /// Destinations left untranslated.
+    pub exempt: Vec<Exempt<A>>,
+    /// Source NAT, in order; the first match decides.
+    pub source: Vec<SourceRule<A>>,
+    /// Port forwards, in order.
+    pub forwards: Vec<PortForward<A>>,
+    /// One-to-one NAT.
+    pub statics: Vec<StaticRule<A>>,
+    /// The pool that masquerades as a given interface address.
+    pub masquerade: HashMap<A, PoolId>,
+    /// The external addresses the gateway holds ports on.
+    pub by_address: HashMap<A, ExternalIndex>,
+    /// Where subscribers are, by interface.
+    pub inside: Vec<Inside<A>>,
+    /// Where subscribers are or were since the start, by interface: sessions outlive the rule that made their host
+    /// a subscriber, and must still be found on its worker.
+    pub ever_inside: Vec<Inside<A>>,
+    /// External addresses on which no session may live.
+    pub quarantined: HashSet<A>,
+}
+
+impl<A> Translation<A> {
+    /// Whether anything is translated: flows are tracked then.
     pub fn is_stateful(&self) -> bool {
         !(self.source.is_empty() && self.forwards.is_empty() && self.statics.is_empty())
     }
+}
 
+impl NatPolicy {
     /// The external address at `index`.
     #[inline]
     pub fn external(&self, index: ExternalIndex) -> Option<&External> {
         self.externals.get(index)
     }
 
-    /// The IPv4 address at `index`, in host order.
-    pub fn address_of(&self, index: ExternalIndex) -> Option<u32> {
-        match self.external(index)?.address() {
-            IpAddr::V4(address) => Some(u32::from(address)),
-            IpAddr::V6(_) => None,
-        }
+    /// The address at `index`, if it is of this family.
+    pub fn address_of<A: Family>(&self, index: ExternalIndex) -> Option<A> {
+        A::from_ip(self.external(index)?.address())
     }
 
     /// The external object of `address`, if ports are held on it.
     #[inline]
-    pub fn external_of(&self, address: u32) -> Option<(ExternalIndex, &External)> {
-        let index = *self.by_address.get(&address)?;
+    pub fn external_of<A: Family>(&self, address: A) -> Option<(ExternalIndex, &External)> {
+        let index = *A::translation(self).by_address.get(&address)?;
         Some((index, self.external(index)?))
     }
 
@@ -218,7 +221,12 @@ impl NatPolicy {
     }
 
     /// The worker that holds `port` of an external address: where packets to it belong.
-    pub fn port_owner(&self, address: u32, space: PortSpace, port: u16) -> Option<WorkerId> {
+    pub fn port_owner<A: Family>(
+        &self,
+        address: A,
+        space: PortSpace,
+        port: u16,
+    ) -> Option<WorkerId> {
         self.external_of(address)?.1.owner(space, port)
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::base::time::Now;
 use crate::flow::session::{Egress, FLAG_MASQUERADE, FLAG_STATIC, Session, SessionIndex};
+use crate::nat::family::Family;
 use crate::nat::filter::flows;
 use crate::nat::mapping::Mapping;
 use crate::nat::open::flow_hash;
@@ -11,8 +12,8 @@ use crate::nat::state::{EndCause, Nat};
 /// Whether a session made under an older policy may go on under `policy`. A session keeps its treatment until it ends
 /// (E15); it ends early only when its outside address is gone or under quarantine, or when it masquerades and the address or the route it
 /// was made for changed (E11, E13b).
-pub fn still_valid(policy: &Policy, session: &Session<u32>) -> bool {
-    let quarantined = &policy.nat.quarantined;
+pub fn still_valid<A: Family>(policy: &Policy, session: &Session<A>) -> bool {
+    let quarantined = &A::translation(&policy.nat).quarantined;
     if !quarantined.is_empty()
         && Mapping::of(session).is_some_and(|m| quarantined.contains(&m.outside.address))
     {
@@ -28,12 +29,9 @@ pub fn still_valid(policy: &Policy, session: &Session<u32>) -> bool {
     if session.flags & FLAG_MASQUERADE == 0 || session.egress[0] == Egress::LOOP {
         return true;
     }
-    let hop = policy.routes.route_v4(
-        session.realm,
-        session.after.destination,
-        flow_hash(&session.before),
-    );
-    let owner = policy.routes.local_v4(session.realm, source);
+    let (to, hash) = (session.after.destination, flow_hash(&session.before));
+    let hop = A::route(&policy.routes, session.realm, to, hash);
+    let owner = A::local(&policy.routes, session.realm, source);
     match (hop, owner) {
         (Some(hop), Some(owner)) => {
             hop.interface == owner.interface
@@ -44,7 +42,12 @@ pub fn still_valid(policy: &Policy, session: &Session<u32>) -> bool {
 }
 
 /// Ends a session whose policy is gone, or stamps it as valid under the new one. Returns whether it lives.
-pub fn revalidate(nat: &mut Nat, policy: &Policy, index: SessionIndex, now: Now) -> bool {
+pub fn revalidate<A: Family>(
+    nat: &mut Nat<A>,
+    policy: &Policy,
+    index: SessionIndex,
+    now: Now,
+) -> bool {
     let Some(session) = nat.sessions.get(index.0) else {
         return false;
     };

@@ -5,6 +5,7 @@
 
 use crate::flow::key::Tuple;
 use crate::flow::session::{Direction, Session};
+use crate::nat::family::Family;
 use crate::wire::checksum::Delta;
 use crate::wire::parse::{Parsed, Transport};
 use crate::wire::{read_u16, read_u32, write_u16, write_u32};
@@ -18,10 +19,11 @@ const UDP_CHECKSUM: usize = 6;
 const ICMP_CHECKSUM: usize = 2;
 const ICMP_ID: usize = 4;
 
-/// The checksum deltas of a session's forward direction: for the IPv4 header, and for the transport checksum.
-pub fn deltas(before: &Tuple<u32>, after: &Tuple<u32>, protocol: u8) -> (Delta, Delta) {
-    let addresses = Delta::u32(before.source, after.source)
-        .and(Delta::u32(before.destination, after.destination));
+/// The checksum deltas of a session's forward direction: for the IPv4 header (without meaning in IPv6), and for
+/// the transport checksum.
+pub fn deltas<A: Family>(before: &Tuple<A>, after: &Tuple<A>, protocol: u8) -> (Delta, Delta) {
+    let addresses =
+        A::delta(before.source, after.source).and(A::delta(before.destination, after.destination));
     let ports = Delta::u16(before.source_port, after.source_port)
         .and(Delta::u16(before.destination_port, after.destination_port));
     // The ICMP checksum does not cover the addresses: there is no pseudo header in ICMPv4.

@@ -6,31 +6,32 @@
 use crate::base::{InterfaceId, PoolId, RuleId};
 use crate::flow::key::Tuple;
 use crate::gateway::lpm::Lpm;
+use crate::nat::family::Family;
 use crate::nat::matcher::{InterfaceSet, RangeSet};
 use crate::nat::ports::{PortRanges, Select};
 
 /// What is known of a flow when rules are asked.
 #[derive(Clone, Copy, Debug)]
-pub struct Facts {
+pub struct Facts<A> {
     /// Interface it came in on.
     pub ingress: InterfaceId,
     /// Its addresses and ports, as far as translated.
-    pub tuple: Tuple<u32>,
+    pub tuple: Tuple<A>,
     /// IP protocol.
     pub protocol: u8,
 }
 
 /// Conditions common to all rules.
-#[derive(Clone, Debug, Default)]
-pub struct Conditions {
+#[derive(Clone, Debug)]
+pub struct Conditions<A> {
     /// Receiving interface.
     pub ingress: InterfaceSet,
     /// Outgoing interface (source rules only).
     pub egress: InterfaceSet,
     /// Source address.
-    pub source: RangeSet<u32>,
+    pub source: RangeSet<A>,
     /// Destination address.
-    pub destination: RangeSet<u32>,
+    pub destination: RangeSet<A>,
     /// IP protocol.
     pub protocol: RangeSet<u8>,
     /// Source port.
@@ -39,9 +40,24 @@ pub struct Conditions {
     pub destination_port: RangeSet<u16>,
 }
 
-impl Conditions {
+impl<A> Default for Conditions<A> {
+    /// No conditions.
+    fn default() -> Conditions<A> {
+        Conditions {
+            ingress: InterfaceSet::default(),
+            egress: InterfaceSet::default(),
+            source: RangeSet::any(),
+            destination: RangeSet::any(),
+            protocol: RangeSet::any(),
+            source_port: RangeSet::any(),
+            destination_port: RangeSet::any(),
+        }
+    }
+}
+
+impl<A: Family> Conditions<A> {
     /// Whether a flow satisfies them; `egress` is the outgoing interface where it is known.
-    pub fn match_flow(&self, facts: &Facts, egress: Option<InterfaceId>) -> bool {
+    pub fn match_flow(&self, facts: &Facts<A>, egress: Option<InterfaceId>) -> bool {
         self.ingress.contains(facts.ingress)
             && egress.is_none_or(|e| self.egress.contains(e))
             && self.source.contains(facts.tuple.source)
@@ -65,11 +81,11 @@ pub enum Via {
 
 /// `[[source-nat]]`.
 #[derive(Clone, Debug)]
-pub struct SourceRule {
+pub struct SourceRule<A> {
     /// Counter.
     pub id: RuleId,
     /// When it applies.
-    pub conditions: Conditions,
+    pub conditions: Conditions<A>,
     /// What it does.
     pub via: Via,
     /// Ports of its own, narrower than the pool's.
@@ -91,47 +107,47 @@ pub enum Exemption {
 
 /// `[[exempt]]`.
 #[derive(Clone, Debug)]
-pub struct Exempt {
+pub struct Exempt<A> {
     /// Counter.
     pub id: RuleId,
     /// Receiving interfaces it applies to.
     pub ingress: InterfaceSet,
     /// Sources it applies to.
-    pub source: RangeSet<u32>,
+    pub source: RangeSet<A>,
     /// Destinations; the longest prefix decides.
-    pub destinations: Lpm<u32, Exemption>,
+    pub destinations: Lpm<A, Exemption>,
 }
 
 /// One target of a port forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ForwardTarget {
+pub struct ForwardTarget<A> {
     /// Inside address.
-    pub address: u32,
+    pub address: A,
     /// First inside port; `None` keeps the port.
     pub first_port: Option<u16>,
 }
 
 /// `[[port-forward]]`.
 #[derive(Clone, Debug)]
-pub struct PortForward {
+pub struct PortForward<A> {
     /// Counter.
     pub id: RuleId,
     /// When it applies; `destination` and `destination_port` are the public side.
-    pub conditions: Conditions,
+    pub conditions: Conditions<A>,
     /// Where to. Several: by hash of the client's address, so that a client always meets the same server (E19).
-    pub targets: Vec<ForwardTarget>,
+    pub targets: Vec<ForwardTarget<A>>,
     /// Clients behind the target's own interface may call the public address, too.
     pub hairpin: bool,
     /// Source address the target is to see.
-    pub source: Option<u32>,
+    pub source: Option<A>,
     /// Its flows pass without the filter being asked.
     pub allow: bool,
 }
 
-impl PortForward {
+impl<A: Family> PortForward<A> {
     /// The target of a client. Equal-length ranges shift one to one (E20).
-    pub fn target(&self, client: u32, port: u16) -> Option<(u32, u16)> {
-        let pick = spread(client, self.targets.len())?;
+    pub fn target(&self, client: A, port: u16) -> Option<(A, u16)> {
+        let pick = spread(client.fold(), self.targets.len())?;
         let target = self.targets.get(pick)?;
         let shifted = match target.first_port {
             None => port,
@@ -156,15 +172,15 @@ fn spread(client: u32, count: usize) -> Option<usize> {
 
 /// `[[static-nat]]`: equal-length prefixes, one to one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StaticRule {
+pub struct StaticRule<A> {
     /// Counter.
     pub id: RuleId,
     /// First external address.
-    pub external: u32,
+    pub external: A,
     /// First internal address.
-    pub internal: u32,
+    pub internal: A,
     /// Number of addresses − 1 (a mask of host bits).
-    pub host_mask: u32,
+    pub host_mask: A,
     /// Interface of the outside, if the rule names one.
     pub interface: Option<InterfaceId>,
     /// Translate flows from outside.
@@ -173,15 +189,15 @@ pub struct StaticRule {
     pub outbound: bool,
 }
 
-impl StaticRule {
+impl<A: Family> StaticRule<A> {
     /// The internal address behind an external one.
-    pub fn to_internal(&self, address: u32) -> Option<u32> {
+    pub fn to_internal(&self, address: A) -> Option<A> {
         (address & !self.host_mask == self.external)
             .then_some(self.internal | (address & self.host_mask))
     }
 
     /// The external address in front of an internal one.
-    pub fn to_external(&self, address: u32) -> Option<u32> {
+    pub fn to_external(&self, address: A) -> Option<A> {
         (address & !self.host_mask == self.internal)
             .then_some(self.external | (address & self.host_mask))
     }
@@ -191,7 +207,7 @@ impl StaticRule {
 mod tests {
     use super::*;
 
-    fn forward(targets: &[(u32, Option<u16>)], ports: (u16, u16)) -> PortForward {
+    fn forward(targets: &[(u32, Option<u16>)], ports: (u16, u16)) -> PortForward<u32> {
         PortForward {
             id: RuleId(0),
             conditions: Conditions {
@@ -241,7 +257,7 @@ mod tests {
     fn static_prefixes_map_both_ways() {
         let rule = StaticRule {
             id: RuleId(0),
-            external: 0xcb00_7100,
+            external: 0xcb00_7100u32,
             internal: 0x0a00_0000,
             host_mask: 0xff,
             interface: None,

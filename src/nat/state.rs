@@ -4,7 +4,7 @@ use crate::arch::OutOfMemory;
 use crate::base::time::Now;
 use crate::base::{Generation, RealmId, Tick, WorkerId};
 use crate::flow::hash::{Hash, Hasher};
-use crate::flow::key::FlowKey;
+use crate::flow::key::{Address, FlowKey};
 use crate::flow::session::{
     Direction, FLAG_INBOUND, FLAG_MAPPED, FlowEntry, MappingLink, NONE, Session, SessionIndex,
     State,
@@ -13,6 +13,7 @@ use crate::flow::slab::Slab;
 use crate::flow::sweep::ClockHand;
 use crate::flow::table::BucketTable;
 use crate::nat::contacts::Contacts;
+use crate::nat::family::Family;
 use crate::nat::mapping::{InsideEndpoint, Mapping, Mappings, OutsideEndpoint};
 use crate::nat::policy::Policy;
 use crate::nat::ports::{Allocator, PortSpace, Preference, Returned};
@@ -93,11 +94,11 @@ pub enum NotEntered {
 }
 
 /// The translation state of one worker.
-pub struct Nat {
+pub struct Nat<A: Family> {
     /// The worker it belongs to.
     pub worker: WorkerId,
     /// Every session.
-    pub sessions: Slab<Session<u32>>,
+    pub sessions: Slab<Session<A>>,
     /// Both tuples of every session.
     pub table: BucketTable,
     /// Keyed hash; its secret is drawn at start.
@@ -105,7 +106,7 @@ pub struct Nat {
     /// Inside endpoint ↔ outside endpoint.
     pub mappings: Mappings,
     /// Which remote addresses each mapping talks to.
-    pub contacts: Contacts,
+    pub contacts: Contacts<A>,
     /// Inside hosts.
     pub subscribers: Subscribers,
     /// Port allocation and hold-down.
@@ -115,12 +116,16 @@ pub struct Nat {
     pub(super) hand: ClockHand,
 }
 
-impl Nat {
+impl<A: Family> Nat<A> {
     /// Empty state of the given size.
     ///
     /// # Errors
     /// When the memory cannot be had.
-    pub fn new(worker: WorkerId, capacity: Capacity, secret: [u64; 2]) -> Result<Nat, OutOfMemory> {
+    pub fn new(
+        worker: WorkerId,
+        capacity: Capacity,
+        secret: [u64; 2],
+    ) -> Result<Nat<A>, OutOfMemory> {
         let hasher = Hasher::new(secret);
         Ok(Nat {
             worker,
@@ -142,13 +147,13 @@ impl Nat {
 
     /// Hash of a key under this worker's secret.
     #[inline]
-    pub fn hash(&self, key: &FlowKey<u32>) -> Hash {
-        self.hasher.hash4(key)
+    pub fn hash(&self, key: &FlowKey<A>) -> Hash {
+        A::hash_key(&self.hasher, key)
     }
 
     /// The flow a packet belongs to.
     #[inline]
-    pub fn find(&self, hash: Hash, key: &FlowKey<u32>) -> Option<FlowEntry> {
+    pub fn find(&self, hash: Hash, key: &FlowKey<A>) -> Option<FlowEntry> {
         self.table
             .find(hash, |value| {
                 let entry = FlowEntry(value);
@@ -161,57 +166,14 @@ impl Nat {
             .map(FlowEntry)
     }
 
-    /// [`Nat::find`] for the packet path: the key as one number, and a guess (`candidate`, or [`NONE`]) at the answer.
-    #[inline(always)]
-    pub fn find_block(
-        &self,
-        candidate: u32,
-        hash: Hash,
-        key: u128,
-    ) -> Option<(FlowEntry, &Session<u32>)> {
-        let fits = |value: u32| {
-            let entry = FlowEntry(value);
-            let session = self.sessions.get(entry.session().0)?;
-            (session.key_block(entry.direction()) == key).then_some((entry, session))
-        };
-        if let Some(found) = fits(candidate) {
-            return Some(found);
-        }
-        let value = self.table.find(hash, |value| fits(value).is_some())?;
-        fits(value)
-    }
-
-    /// Fetches what new flows with these keys need first: the mappings of their sources, the sources' subscribers, and
-    /// the lines the sessions will lie in.
-    pub fn prefetch_new(&self, keys: impl Iterator<Item = u128> + Clone) {
-        for (i, key) in keys.clone().enumerate() {
-            let (address, protocol, realm) = (key as u32, (key >> 96) as u8, (key >> 104) as u8);
-            let realm = RealmId(realm);
-            self.subscribers.prefetch_index(address.into(), realm);
-            if let Some(space) = PortSpace::from_protocol(protocol) {
-                self.mappings.prefetch_inside(InsideEndpoint {
-                    address,
-                    port: (key >> 64) as u16,
-                    space,
-                    realm,
-                });
-            }
-            self.sessions.prefetch_fresh(i as u32);
-        }
-        for key in keys {
-            let realm = RealmId((key >> 104) as u8);
-            self.subscribers.prefetch_record((key as u32).into(), realm);
-        }
-    }
-
     /// [`Nat::find`] with the hash computed here; for the slow path.
-    pub fn lookup(&self, key: &FlowKey<u32>) -> Option<FlowEntry> {
+    pub fn lookup(&self, key: &FlowKey<A>) -> Option<FlowEntry> {
         self.find(self.hash(key), key)
     }
 
     /// The session at `index`.
     #[inline]
-    pub fn session(&self, index: SessionIndex) -> Option<&Session<u32>> {
+    pub fn session(&self, index: SessionIndex) -> Option<&Session<A>> {
         self.sessions.get(index.0)
     }
 
@@ -219,7 +181,7 @@ impl Nat {
     ///
     /// # Errors
     /// [`NotEntered`]; nothing is changed then. The caller has looked the forward tuple up: no session has it.
-    pub fn insert(&mut self, session: Session<u32>) -> Result<SessionIndex, NotEntered> {
+    pub fn insert(&mut self, session: Session<A>) -> Result<SessionIndex, NotEntered> {
         let reverse = session.key(Direction::Reverse);
         let reverse_hash = self.hash(&reverse);
         let same = reverse == session.key(Direction::Forward);
@@ -297,7 +259,7 @@ impl Nat {
     }
 
     /// Takes a session out again: both tuples, the slab slot, its place in the counts. Its mapping must be gone.
-    fn remove(&mut self, index: SessionIndex) -> Option<Session<u32>> {
+    fn remove(&mut self, index: SessionIndex) -> Option<Session<A>> {
         let session = *self.session(index).filter(|s| s.state != State::Free)?;
         for direction in [Direction::Forward, Direction::Reverse] {
             let hash = self.hash(&session.key(direction));
@@ -344,7 +306,7 @@ impl Nat {
     fn give_back(
         &mut self,
         policy: &Policy,
-        mapping: &Mapping<u32>,
+        mapping: &Mapping<A>,
         subscriber: SubscriberIndex,
         rests: bool,
         now: Now,
@@ -372,7 +334,7 @@ impl Nat {
     }
 
     /// Counts one session less on its subscriber, if it has one, and forgets that with its last one.
-    pub fn discharge(&mut self, session: &Session<u32>) {
+    pub fn discharge(&mut self, session: &Session<A>) {
         if session.subscriber == NONE {
             return;
         }
@@ -391,8 +353,53 @@ impl Nat {
     }
 }
 
+impl Nat<u32> {
+    /// [`Nat::find`] for the packet path: the key as one number, and a guess (`candidate`, or [`NONE`]) at the answer.
+    #[inline(always)]
+    pub fn find_block(
+        &self,
+        candidate: u32,
+        hash: Hash,
+        key: u128,
+    ) -> Option<(FlowEntry, &Session<u32>)> {
+        let fits = |value: u32| {
+            let entry = FlowEntry(value);
+            let session = self.sessions.get(entry.session().0)?;
+            (session.key_block(entry.direction()) == key).then_some((entry, session))
+        };
+        if let Some(found) = fits(candidate) {
+            return Some(found);
+        }
+        let value = self.table.find(hash, |value| fits(value).is_some())?;
+        fits(value)
+    }
+
+    /// Fetches what new flows with these keys need first: the mappings of their sources, the sources' subscribers, and
+    /// the lines the sessions will lie in.
+    pub fn prefetch_new(&self, keys: impl Iterator<Item = u128> + Clone) {
+        for (i, key) in keys.clone().enumerate() {
+            let (address, protocol, realm) = (key as u32, (key >> 96) as u8, (key >> 104) as u8);
+            let realm = RealmId(realm);
+            self.subscribers.prefetch_index(address.into(), realm);
+            if let Some(space) = PortSpace::from_protocol(protocol) {
+                self.mappings.prefetch_inside(InsideEndpoint {
+                    address,
+                    port: (key >> 64) as u16,
+                    space,
+                    realm,
+                });
+            }
+            self.sessions.prefetch_fresh(i as u32);
+        }
+        for key in keys {
+            let realm = RealmId((key >> 104) as u8);
+            self.subscribers.prefetch_record((key as u32).into(), realm);
+        }
+    }
+}
+
 /// The outside host of a session on a mapping.
-pub fn remote_of(session: &Session<u32>) -> u32 {
+pub fn remote_of<A: Address>(session: &Session<A>) -> A {
     if session.flags & FLAG_INBOUND == 0 {
         session.after.destination
     } else {
@@ -409,7 +416,7 @@ fn preference(workers: u8) -> Preference {
 }
 
 /// The session of a flow that is forwarded as it is; callers fill in what differs.
-pub fn blank_session(realm: RealmId, generation: Generation, now: Now) -> Session<u32> {
+pub fn blank_session<A: Address>(realm: RealmId, generation: Generation, now: Now) -> Session<A> {
     Session {
         before: Default::default(),
         after: Default::default(),

@@ -1,5 +1,7 @@
 //! What the slow path decided about a new flow, stage by stage: what `natgate explain` shows.
 
+use std::net::IpAddr;
+
 use crate::base::{InterfaceId, PoolId, RuleId};
 use crate::nat::filter::Verdict;
 
@@ -31,7 +33,7 @@ pub enum DestinationStep {
     /// A rule translates it.
     Translated {
         /// New address.
-        address: u32,
+        address: IpAddr,
         /// New port.
         port: u16,
         /// The rule.

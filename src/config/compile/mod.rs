@@ -21,7 +21,7 @@ use std::sync::Arc;
 use super::report::{Diagnostic, Report, Severity};
 use super::validated::{self, Validated};
 use crate::base::{Generation, InterfaceId, PoolId, Random};
-use crate::nat::policy::{NatPolicy, Policy, RuleInfo, TimeoutSettings, Timeouts};
+use crate::nat::policy::{NatPolicy, Policy, RuleInfo, TimeoutSettings, Timeouts, Translation};
 use crate::nat::ports::Exhaustion;
 use crate::nat::rss::SourceSteering;
 use crate::wire::MacAddr;
@@ -68,7 +68,9 @@ pub fn compile(
             |p| p.steering.clone(),
         ),
         // Sessions outlive the last rule (E15), so tracking goes on once it was needed.
-        stateful: nat.is_stateful() || filter.is_active() || previous.is_some_and(|p| p.stateful),
+        stateful: nat.v4.is_stateful()
+            || filter.is_active()
+            || previous.is_some_and(|p| p.stateful),
         tracks_contacts,
         tells_exhaustion: nat
             .pools
@@ -175,19 +177,23 @@ impl<'a> Compiler<'a> {
         let statics = self.statics();
         let inside = self.inside(&source, &statics);
         let ever_inside = self.ever_inside(&inside);
-        NatPolicy {
+        let v4 = Translation {
             exempt,
             source,
             forwards,
             statics,
-            pools,
             masquerade,
-            externals,
             by_address,
-            pool_by_external,
             inside,
             ever_inside,
             quarantined: self.quarantined(),
+        };
+        NatPolicy {
+            v4,
+            v6: Translation::default(),
+            pools,
+            externals,
+            pool_by_external,
         }
     }
 }

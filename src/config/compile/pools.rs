@@ -27,7 +27,8 @@ const OVERFLOW_IDLE: Duration = Duration::from_secs(120);
 /// Masqueraded ports in hold-down at a time, the default of pools.
 const HOLD_MAX: u32 = 4096;
 
-/// What pools add up to; the fields are those of [`crate::nat::policy::NatPolicy`].
+/// What pools add up to; the fields are those of [`crate::nat::policy::NatPolicy`] and its
+/// [`Translation`](crate::nat::policy::Translation).
 pub(super) struct PoolSet {
     pub pools: Pools,
     pub masquerade: HashMap<u32, PoolId>,

@@ -49,7 +49,7 @@ impl Compiler<'_> {
         id
     }
 
-    fn conditions(&self, m: &validated::Match) -> Conditions {
+    fn conditions(&self, m: &validated::Match) -> Conditions<u32> {
         Conditions {
             ingress: self.interfaces_of(&m.in_),
             egress: self.interfaces_of(&m.out),
@@ -61,7 +61,7 @@ impl Compiler<'_> {
         }
     }
 
-    pub(super) fn source_rules(&mut self) -> Vec<SourceRule> {
+    pub(super) fn source_rules(&mut self) -> Vec<SourceRule<u32>> {
         let config = self.config;
         let mut rules = Vec::new();
         for rule in &config.source_nat {
@@ -86,7 +86,7 @@ impl Compiler<'_> {
         rules
     }
 
-    pub(super) fn exempts(&mut self) -> Vec<Exempt> {
+    pub(super) fn exempts(&mut self) -> Vec<Exempt<u32>> {
         let config = self.config;
         let mut rules = Vec::new();
         for rule in &config.exempts {
@@ -139,7 +139,7 @@ impl Compiler<'_> {
         ranges.ranges().iter().flat_map(subnets).collect()
     }
 
-    pub(super) fn statics(&mut self) -> Vec<StaticRule> {
+    pub(super) fn statics(&mut self) -> Vec<StaticRule<u32>> {
         let config = self.config;
         let mut rules = Vec::new();
         for rule in &config.static_nat {
@@ -161,7 +161,7 @@ impl Compiler<'_> {
         rules
     }
 
-    pub(super) fn forwards(&mut self) -> Vec<PortForward> {
+    pub(super) fn forwards(&mut self) -> Vec<PortForward<u32>> {
         let config = self.config;
         let mut rules = Vec::new();
         for rule in &config.port_forwards {
@@ -222,17 +222,21 @@ impl Compiler<'_> {
     }
 
     /// Where subscribers are or were, by receiving interface.
-    pub(super) fn ever_inside(&self, inside: &[Inside]) -> Vec<Inside> {
-        let before = self.previous.map_or(&[][..], |p| &p.nat.ever_inside);
+    pub(super) fn ever_inside(&self, inside: &[Inside<u32>]) -> Vec<Inside<u32>> {
+        let before = self.previous.map_or(&[][..], |p| &p.nat.v4.ever_inside);
         let slots = inside.len().max(before.len());
-        let at = |list: &[Inside], slot: usize| list.get(slot).cloned().unwrap_or_default();
+        let at = |list: &[Inside<u32>], slot: usize| list.get(slot).cloned().unwrap_or_default();
         (0..slots)
             .map(|slot| at(inside, slot).union(&at(before, slot)))
             .collect()
     }
 
     /// Where subscribers are: whose packets some rule may source-translate, by receiving interface.
-    pub(super) fn inside(&self, source: &[SourceRule], statics: &[StaticRule]) -> Vec<Inside> {
+    pub(super) fn inside(
+        &self,
+        source: &[SourceRule<u32>],
+        statics: &[StaticRule<u32>],
+    ) -> Vec<Inside<u32>> {
         let slots = self.ids.iter().map(|id| id.index() + 1).max().unwrap_or(0);
         let mut inside = vec![Inside::Never; slots];
         for id in &self.ids {

@@ -110,7 +110,7 @@ pub fn draining(policy: &Policy) -> Vec<PoolPorts> {
 /// addresses is one pool here.
 pub fn pools(policy: &Policy) -> Vec<Pool> {
     let quarantined = |address| match address {
-        IpAddr::V4(v4) => policy.nat.quarantined.contains(&u32::from(v4)),
+        IpAddr::V4(v4) => policy.nat.v4.quarantined.contains(&u32::from(v4)),
         IpAddr::V6(_) => false,
     };
     let mut pools: Vec<Pool> = Vec::new();

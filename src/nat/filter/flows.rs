@@ -1,4 +1,4 @@
-//! IPv4 flows before the filter: the packet that opens one, its answers, and ICMP errors about it.
+//! Flows before the filter: the packet that opens one, its answers, and ICMP errors about it.
 
 use super::conditions::{Crossing, IcmpKind, States};
 use super::{Action, Verdict};
@@ -6,18 +6,19 @@ use crate::base::InterfaceId;
 use crate::flow::key::Tuple;
 use crate::flow::session::{Direction, Egress, FLAG_ALLOWED, Session};
 use crate::nat::destination::{PolicyDestination, by_policy};
+use crate::nat::family::Family;
 use crate::nat::open::{NewFlow, flow_hash};
 use crate::nat::policy::Policy;
 use crate::nat::rules::Facts;
 use crate::nat::tcp;
 use crate::wire::parse::Transport;
-use crate::wire::{ICMP, TCP, UDP};
+use crate::wire::{ICMPV6, TCP, UDP};
 
 /// Where a new flow is going, as the filter is told.
 #[derive(Clone, Copy, Debug)]
-pub struct Bound {
+pub struct Bound<A> {
     /// Its endpoints, the destination translated.
-    pub to: Tuple<u32>,
+    pub to: Tuple<A>,
     /// The interface it leaves by; for a hairpin the one its public address belongs to.
     pub egress: InterfaceId,
     /// It goes out and comes back: its destination is translated on the way back in.
@@ -31,7 +32,7 @@ pub struct Bound {
 /// A hairpin is judged once, when it comes in, and as what it will be: by the target its second half leads to, where
 /// a port forward or static NAT says which. Only if the public address leads to another subscriber's mapping is it judged
 /// by that address.
-pub fn opening(policy: &Policy, flow: &NewFlow, bound: &Bound) -> Verdict {
+pub fn opening<A: Family>(policy: &Policy, flow: &NewFlow<A>, bound: &Bound<A>) -> Verdict {
     if !policy.filter.is_active() || flow.looped || bound.allowed {
         return Verdict::PASS;
     }
@@ -51,7 +52,7 @@ pub fn opening(policy: &Policy, flow: &NewFlow, bound: &Bound) -> Verdict {
     } else {
         States::INVALID
     };
-    policy.filter.judge_v4(&Crossing {
+    let crossing = Crossing {
         ingress: flow.facts.ingress,
         egress: bound.egress,
         tuple: bound.to,
@@ -60,11 +61,16 @@ pub fn opening(policy: &Policy, flow: &NewFlow, bound: &Bound) -> Verdict {
         has_ports: has_ports(flow.facts.protocol),
         icmp: flow.icmp,
         states: first | when(translated, States::DNAT),
-    })
+    };
+    A::judge(&policy.filter, &crossing)
 }
 
 /// Where a hairpin's second half leads.
-fn second_half(policy: &Policy, flow: &NewFlow, bound: &Bound) -> Option<Bound> {
+fn second_half<A: Family>(
+    policy: &Policy,
+    flow: &NewFlow<A>,
+    bound: &Bound<A>,
+) -> Option<Bound<A>> {
     let facts = Facts {
         ingress: bound.egress,
         ..flow.facts
@@ -81,7 +87,7 @@ fn second_half(policy: &Policy, flow: &NewFlow, bound: &Bound) -> Option<Bound> 
                 destination_port: port,
                 ..bound.to
             };
-            let hop = policy.routes.route_v4(flow.realm, address, flow_hash(&to));
+            let hop = A::route(&policy.routes, flow.realm, address, flow_hash(&to));
             Some(Bound {
                 to,
                 egress: hop.map_or(bound.egress, |hop| hop.interface),
@@ -95,7 +101,7 @@ fn second_half(policy: &Policy, flow: &NewFlow, bound: &Bound) -> Option<Bound> 
 
 /// Whether a packet can be the first of a flow. In TCP a SYN can, and a plain ACK from the middle of a connection whose
 /// beginning the gateway has not seen; answers, resets and ends cannot.
-fn may_open(flow: &NewFlow) -> bool {
+fn may_open<A: Family>(flow: &NewFlow<A>) -> bool {
     flow.transport != Transport::Tcp || opens_tcp(flow.tcp_flags)
 }
 
@@ -106,35 +112,29 @@ pub fn opens_tcp(flags: u8) -> bool {
 
 /// Judges the answers of `session`, once, when it is opened or revalidated, and bars them if they may not pass. `icmp` is
 /// the query it was opened with, where that is known; queries count as echo requests otherwise.
-pub fn bar_answers(policy: &Policy, session: &mut Session<u32>, icmp: Option<IcmpKind>) {
+pub fn bar_answers<A: Family>(policy: &Policy, session: &mut Session<A>, icmp: Option<IcmpKind>) {
     let unasked = session.flags & FLAG_ALLOWED != 0 || session.egress.contains(&Egress::LOOP);
     if !policy.filter.judges_answers() || unasked {
         return;
     }
-    let to = &session.after;
-    let hop = policy
-        .routes
-        .route_v4(session.realm, to.destination, flow_hash(&session.before));
+    let (to, hash) = (session.after.destination, flow_hash(&session.before));
+    let hop = A::route(&policy.routes, session.realm, to, hash);
     let from = hop.map_or(session.ingress, |hop| hop.interface);
-    let query = icmp.or((session.protocol == ICMP).then_some(IcmpKind { kind: 8, code: 0 }));
-    let answer = query.map(|query| query.answer(false));
-    if !policy
-        .filter
-        .judge_v4(&answering(session, from, answer))
-        .passes()
-    {
+    let query = icmp.or((session.protocol == A::ICMP).then_some(A::ECHO));
+    let answer = query.map(|query| query.answer(A::ICMP == ICMPV6));
+    if !A::judge(&policy.filter, &answering(session, from, answer)).passes() {
         session.egress[Direction::Reverse.index()] = Egress::BARRED;
     }
 }
 
 /// Judges one answer of a barred session: whose counter it is, and what its sender is told.
-pub fn answer(
+pub fn answer<A: Family>(
     policy: &Policy,
-    session: &Session<u32>,
+    session: &Session<A>,
     from: InterfaceId,
     icmp: Option<IcmpKind>,
 ) -> Verdict {
-    let verdict = policy.filter.judge_v4(&answering(session, from, icmp));
+    let verdict = A::judge(&policy.filter, &answering(session, from, icmp));
     match verdict.action {
         // It came by another way than its session was judged for, or is another kind of answer.
         Action::Accept => Verdict {
@@ -146,7 +146,11 @@ pub fn answer(
 }
 
 /// An answer as the filter sees it: translated back at its destination, not yet at its source.
-fn answering(session: &Session<u32>, from: InterfaceId, icmp: Option<IcmpKind>) -> Crossing<u32> {
+fn answering<A: Family>(
+    session: &Session<A>,
+    from: InterfaceId,
+    icmp: Option<IcmpKind>,
+) -> Crossing<A> {
     Crossing {
         ingress: from,
         egress: session.ingress,
@@ -165,18 +169,18 @@ fn answering(session: &Session<u32>, from: InterfaceId, icmp: Option<IcmpKind>) 
 }
 
 /// Judges an ICMP error about `session`, from `source` to `destination` (translated back).
-pub fn error(
+pub fn error<A: Family>(
     policy: &Policy,
-    session: &Session<u32>,
+    session: &Session<A>,
     from: InterfaceId,
-    (source, destination): (u32, u32),
+    (source, destination): (A, A),
     icmp: IcmpKind,
 ) -> Verdict {
     if !policy.filter.judges_answers() {
         return Verdict::PASS;
     }
-    let hop = policy.routes.route_v4(session.realm, destination, 0);
-    policy.filter.judge_v4(&Crossing {
+    let hop = A::route(&policy.routes, session.realm, destination, 0);
+    let crossing = Crossing {
         ingress: from,
         egress: hop.map_or(session.ingress, |hop| hop.interface),
         tuple: Tuple {
@@ -185,14 +189,15 @@ pub fn error(
             ..Tuple::default()
         },
         original: (session.before.destination, session.before.destination_port),
-        protocol: ICMP,
+        protocol: A::ICMP,
         has_ports: false,
         icmp: Some(icmp),
         states: States::RELATED | translated(session),
-    })
+    };
+    A::judge(&policy.filter, &crossing)
 }
 
-fn translated(session: &Session<u32>) -> States {
+fn translated<A: Family>(session: &Session<A>) -> States {
     let (before, after) = (&session.before, &session.after);
     let source = (before.source, before.source_port) != (after.source, after.source_port);
     let destination = (before.destination, before.destination_port)

@@ -5,6 +5,7 @@ use crate::base::time::Now;
 use crate::base::{DropReason, RuleId};
 use crate::flow::session::{Session, SessionIndex};
 use crate::nat::destination::{PolicyDestination, by_policy};
+use crate::nat::family::Family;
 use crate::nat::mapping::{Mapping, OutsideEndpoint};
 use crate::nat::policy::Policy;
 use crate::nat::ports::{Behaviour, PortSpace};
@@ -12,22 +13,22 @@ use crate::nat::state::Nat;
 use crate::nat::trace::DestinationStep;
 
 /// How the destination came out.
-pub(super) struct Destination {
-    pub(super) address: u32,
+pub(super) struct Destination<A> {
+    pub(super) address: A,
     pub(super) port: u16,
     pub(super) rule: Option<RuleId>,
-    pub(super) source: Option<u32>,
+    pub(super) source: Option<A>,
     /// First session of the mapping that an outside host reaches the inside through.
     pub(super) mapping: Option<SessionIndex>,
     pub(super) hairpin: bool,
     pub(super) allowed: bool,
 }
 
-impl Destination {
+impl<A: Family> Destination<A> {
     pub(super) fn step(&self) -> DestinationStep {
         match (self.rule, self.mapping) {
             (Some(rule), _) => DestinationStep::Translated {
-                address: self.address,
+                address: self.address.to_ip(),
                 port: self.port,
                 rule,
                 allowed: self.allowed,
@@ -40,12 +41,12 @@ impl Destination {
 }
 
 /// The destination half. `None`: an external or own address with nothing behind this port.
-pub(super) fn destination(
-    nat: &Nat,
+pub(super) fn destination<A: Family>(
+    nat: &Nat<A>,
     policy: &Policy,
-    flow: &NewFlow,
+    flow: &NewFlow<A>,
     now: Now,
-) -> Result<Option<Destination>, DropReason> {
+) -> Result<Option<Destination<A>>, DropReason> {
     let tuple = flow.facts.tuple;
     let keep = Destination {
         address: tuple.destination,
@@ -81,10 +82,7 @@ pub(super) fn destination(
         }
         PolicyDestination::Keep => {}
     }
-    let own = policy
-        .routes
-        .local_v4(flow.realm, tuple.destination)
-        .is_some();
+    let own = A::local(&policy.routes, flow.realm, tuple.destination).is_some();
     let Some((index, external)) = policy.nat.external_of(tuple.destination) else {
         return Ok((!own).then_some(keep));
     };
@@ -92,7 +90,11 @@ pub(super) fn destination(
         return Ok(None);
     };
     let taken = external.owner(space, tuple.destination_port).is_some();
-    if !taken || policy.nat.quarantined.contains(&tuple.destination) {
+    if !taken
+        || A::translation(&policy.nat)
+            .quarantined
+            .contains(&tuple.destination)
+    {
         return Ok(None);
     }
     if !flow.looped && policy.is_inside(flow.facts.ingress, tuple.source) {
@@ -110,7 +112,7 @@ pub(super) fn destination(
         // The port rests after use (RFC 6888 REQ-8), or belongs to a worker that is about to let it go.
         return Ok(None);
     };
-    let lives = |s: &Session<u32>| !policy.timeouts.expired(s.state, s.seen(), now.tick);
+    let lives = |s: &Session<A>| !policy.timeouts.expired(s.state, s.seen(), now.tick);
     if !nat.mappings.any(&nat.sessions, first, lives) {
         return Ok(None);
     }

@@ -1,10 +1,9 @@
 //! Entering a decided flow: the subscriber's limits, the outside port, both tuples.
 
-use std::net::IpAddr;
-
 use crate::base::time::Now;
 use crate::base::{DropReason, Random};
 use crate::flow::session::{FLAG_INBOUND, Session, SessionIndex};
+use crate::nat::family::Family;
 use crate::nat::mapping::{InsideEndpoint, Mapping};
 use crate::nat::policy::Policy;
 use crate::nat::ports::{Behaviour, Pool, PortRanges, PortSpace, Request, Returned, Select};
@@ -13,7 +12,10 @@ use crate::nat::state::{Nat, NotEntered, remote_of};
 use crate::nat::subscriber::SubscriberIndex;
 
 /// Enters a session whose tuples are complete.
-pub(super) fn enter(nat: &mut Nat, mut session: Session<u32>) -> Result<SessionIndex, DropReason> {
+pub(super) fn enter<A: Family>(
+    nat: &mut Nat<A>,
+    mut session: Session<A>,
+) -> Result<SessionIndex, DropReason> {
     let (addresses, transport) = deltas(&session.before, &session.after, session.protocol);
     session.address_delta = addresses.raw();
     session.transport_delta = transport.raw();
@@ -26,10 +28,10 @@ pub(super) fn enter(nat: &mut Nat, mut session: Session<u32>) -> Result<SessionI
 }
 
 /// Enters the session of an outside host that a mapping admits.
-pub(super) fn inbound(
-    nat: &mut Nat,
+pub(super) fn inbound<A: Family>(
+    nat: &mut Nat<A>,
     policy: &Policy,
-    mut session: Session<u32>,
+    mut session: Session<A>,
     first: SessionIndex,
     now: Now,
 ) -> Result<SessionIndex, DropReason> {
@@ -44,10 +46,10 @@ pub(super) fn inbound(
 }
 
 /// Counts one more session on its subscriber, within the limits.
-fn charge(
-    nat: &mut Nat,
+fn charge<A: Family>(
+    nat: &mut Nat<A>,
     policy: &Policy,
-    session: &Session<u32>,
+    session: &Session<A>,
     now: Now,
 ) -> Result<SubscriberIndex, DropReason> {
     let (address, opens) = if session.flags & FLAG_INBOUND == 0 {
@@ -74,10 +76,10 @@ pub(super) struct Allocation<'a> {
 }
 
 /// Gives the flow an outside endpoint and enters its session.
-pub(super) fn allocate(
-    nat: &mut Nat,
+pub(super) fn allocate<A: Family>(
+    nat: &mut Nat<A>,
     policy: &Policy,
-    mut session: Session<u32>,
+    mut session: Session<A>,
     from: &Allocation<'_>,
     now: Now,
     random: &mut Random,
@@ -89,12 +91,13 @@ pub(super) fn allocate(
         None => match nat
             .allocator
             .address(&nat.subscribers, from.pool, subscriber)
+            .and_then(A::from_ip)
         {
-            Some(IpAddr::V4(address)) => {
-                session.after.source = u32::from(address);
+            Some(address) => {
+                session.after.source = address;
                 enter(nat, session)
             }
-            _ => Err(DropReason::NoAddress),
+            None => Err(DropReason::NoAddress),
         },
     };
     if entered.is_err() {
@@ -104,10 +107,10 @@ pub(super) fn allocate(
 }
 
 /// The outside port: that of the endpoint's mapping (RFC 4787 REQ-1), or a new one.
-fn with_port(
-    nat: &mut Nat,
+fn with_port<A: Family>(
+    nat: &mut Nat<A>,
     policy: &Policy,
-    mut session: Session<u32>,
+    mut session: Session<A>,
     from: &Allocation<'_>,
     space: PortSpace,
     now: Now,
@@ -136,12 +139,12 @@ fn with_port(
 }
 
 /// Leases an outside port for the first session of a new mapping.
-fn with_new_port(
-    nat: &mut Nat,
+fn with_new_port<A: Family>(
+    nat: &mut Nat<A>,
     policy: &Policy,
-    mut session: Session<u32>,
+    mut session: Session<A>,
     from: &Allocation<'_>,
-    inside: InsideEndpoint<u32>,
+    inside: InsideEndpoint<A>,
     now: Now,
     random: &mut Random,
 ) -> Result<SessionIndex, DropReason> {
@@ -159,7 +162,9 @@ fn with_new_port(
     let lease = nat
         .allocator
         .allocate(externals, &mut nat.subscribers, &request, random)?;
-    (session.after.source, session.after.source_port) = (lease.v4(), lease.port);
+    // A pool has addresses of one family; rules lead to pools of theirs.
+    let address = A::from_ip(lease.address).unwrap_or_default();
+    (session.after.source, session.after.source_port) = (address, lease.port);
     let entered = enter(nat, session).and_then(|index| {
         let begun = nat.mappings.begin(&mut nat.sessions, index);
         begun.map(|()| index).map_err(|_| {
@@ -188,13 +193,13 @@ fn with_new_port(
 }
 
 /// Adds a session to the mapping that begins with `first`.
-fn join(nat: &mut Nat, policy: &Policy, first: SessionIndex, index: SessionIndex) {
+fn join<A: Family>(nat: &mut Nat<A>, policy: &Policy, first: SessionIndex, index: SessionIndex) {
     nat.mappings.join(&mut nat.sessions, first, index);
     remember(nat, policy, index);
 }
 
 /// Notes the remote host among those the session's mapping talks to, where filtering asks for it.
-fn remember(nat: &mut Nat, policy: &Policy, index: SessionIndex) {
+fn remember<A: Family>(nat: &mut Nat<A>, policy: &Policy, index: SessionIndex) {
     if !policy.tracks_contacts {
         return;
     }

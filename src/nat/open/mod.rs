@@ -22,6 +22,7 @@ use crate::flow::session::{
     Direction, Egress, FLAG_ALLOWED, FLAG_INBOUND, FLAG_LOOPED, FLAG_MASQUERADE, FLAG_STATIC,
     SessionIndex, State,
 };
+use crate::nat::family::Family;
 use crate::nat::filter::Verdict;
 use crate::nat::filter::conditions::IcmpKind;
 use crate::nat::filter::flows::{self, Bound};
@@ -38,9 +39,9 @@ use source::{Source, source};
 
 /// A packet that no session claimed.
 #[derive(Clone, Copy, Debug)]
-pub struct NewFlow {
+pub struct NewFlow<A> {
     /// What rules look at.
-    pub facts: Facts,
+    pub facts: Facts<A>,
     /// What kind of packet it is.
     pub transport: Transport,
     /// TCP flags.
@@ -67,10 +68,10 @@ pub enum Opened {
 ///
 /// # Errors
 /// The reason to drop the packet; nothing is changed then.
-pub fn open(
-    nat: &mut Nat,
+pub fn open<A: Family>(
+    nat: &mut Nat<A>,
     policy: &Policy,
-    flow: &NewFlow,
+    flow: &NewFlow<A>,
     now: Now,
     random: &mut Random,
     trace: &mut Trace,
@@ -162,10 +163,10 @@ pub fn open(
 }
 
 /// The filter's word on a new flow.
-fn judge(
+fn judge<A: Family>(
     policy: &Policy,
-    flow: &NewFlow,
-    destination: &Destination,
+    flow: &NewFlow<A>,
+    destination: &Destination<A>,
     egress: InterfaceId,
 ) -> Verdict {
     let bound = Bound {
@@ -182,7 +183,7 @@ fn judge(
 }
 
 /// A reply to a query nobody asked.
-fn unsolicited(policy: &Policy, flow: &NewFlow) -> DropReason {
+fn unsolicited<A: Family>(policy: &Policy, flow: &NewFlow<A>) -> DropReason {
     let to = flow.facts.tuple;
     match policy
         .nat
@@ -194,11 +195,12 @@ fn unsolicited(policy: &Policy, flow: &NewFlow) -> DropReason {
 }
 
 /// The gateway's own address, or else a drop.
-fn local_or(policy: &Policy, flow: &NewFlow, reason: DropReason) -> Result<Opened, DropReason> {
-    match policy
-        .routes
-        .local_v4(flow.realm, flow.facts.tuple.destination)
-    {
+fn local_or<A: Family>(
+    policy: &Policy,
+    flow: &NewFlow<A>,
+    reason: DropReason,
+) -> Result<Opened, DropReason> {
+    match A::local(&policy.routes, flow.realm, flow.facts.tuple.destination) {
         Some(local) => Ok(Opened::Local(local.interface)),
         None => Err(reason),
     }
@@ -206,7 +208,7 @@ fn local_or(policy: &Policy, flow: &NewFlow, reason: DropReason) -> Result<Opene
 
 /// A translated TCP flow starts with a SYN: without the state of the connection a new outside port would only be answered
 /// by a reset.
-fn mid_stream_refused(flow: &NewFlow) -> Result<(), DropReason> {
+fn mid_stream_refused<A: Family>(flow: &NewFlow<A>) -> Result<(), DropReason> {
     let opens = flow.tcp_flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN;
     if flow.transport == Transport::Tcp && !opens {
         return Err(DropReason::TcpNoSession);
@@ -214,7 +216,7 @@ fn mid_stream_refused(flow: &NewFlow) -> Result<(), DropReason> {
     Ok(())
 }
 
-fn first_state(flow: &NewFlow) -> State {
+fn first_state<A: Family>(flow: &NewFlow<A>) -> State {
     match flow.transport {
         Transport::Tcp => tcp::opening(flow.tcp_flags),
         Transport::Udp => State::UdpUnreplied,
@@ -224,37 +226,28 @@ fn first_state(flow: &NewFlow) -> State {
 }
 
 /// The interface the flow leaves through. A hairpin leaves through the interface its public address belongs to.
-fn outgoing(
+fn outgoing<A: Family>(
     policy: &Policy,
-    flow: &NewFlow,
-    destination: &Destination,
+    flow: &NewFlow<A>,
+    destination: &Destination<A>,
 ) -> Result<InterfaceId, DropReason> {
     if destination.hairpin {
         return policy
             .home_of(flow.realm, destination.address)
             .ok_or(DropReason::NoRoute);
     }
-    if policy
-        .routes
-        .local_v4(flow.realm, destination.address)
-        .is_some()
-    {
+    if A::local(&policy.routes, flow.realm, destination.address).is_some() {
         return Err(DropReason::OwnService);
     }
-    policy
-        .routes
-        .route_v4(
-            flow.realm,
-            destination.address,
-            flow_hash(&flow.facts.tuple),
-        )
+    let hash = flow_hash(&flow.facts.tuple);
+    A::route(&policy.routes, flow.realm, destination.address, hash)
         .map(|hop| hop.interface)
         .ok_or(DropReason::NoRoute)
 }
 
 /// A hash for choosing among equal routes; the same for all packets of a flow.
-pub fn flow_hash(tuple: &Tuple<u32>) -> u32 {
-    let mut x = tuple.source ^ tuple.destination.rotate_left(16);
+pub fn flow_hash<A: Family>(tuple: &Tuple<A>) -> u32 {
+    let mut x = tuple.source.fold() ^ tuple.destination.fold().rotate_left(16);
     x ^= u32::from(tuple.source_port) << 16 | u32::from(tuple.destination_port);
     x ^= x >> 16;
     x = x.wrapping_mul(0x85eb_ca6b);

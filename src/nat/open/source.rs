@@ -4,18 +4,18 @@ use super::destination::Destination;
 use super::{NewFlow, flow_hash};
 use crate::base::{DropReason, InterfaceId, PoolId, RuleId};
 use crate::flow::key::Tuple;
+use crate::nat::family::Family;
 use crate::nat::policy::Policy;
 use crate::nat::ports::{PortRanges, Select};
 use crate::nat::rules::{Exemption, Facts, Via};
 use crate::nat::trace::SourceStep;
-use crate::wire::ICMP;
 
 /// How the source comes out.
-pub(super) enum Source {
+pub(super) enum Source<A> {
     /// By the rule that says so, if one does.
     Keep(Option<RuleId>),
     Static {
-        address: u32,
+        address: A,
         rule: RuleId,
     },
     Allocate {
@@ -27,7 +27,7 @@ pub(super) enum Source {
     },
 }
 
-impl Source {
+impl<A> Source<A> {
     pub(super) fn step(&self) -> SourceStep {
         match self {
             Source::Keep(rule) => SourceStep::Kept(*rule),
@@ -41,16 +41,16 @@ impl Source {
 }
 
 /// The source half. `after` has the translated destination already.
-pub(super) fn source(
+pub(super) fn source<A: Family>(
     policy: &Policy,
-    flow: &NewFlow,
-    after: &Tuple<u32>,
+    flow: &NewFlow<A>,
+    after: &Tuple<A>,
     egress: InterfaceId,
-    destination: &Destination,
-) -> Result<Source, DropReason> {
+    destination: &Destination<A>,
+) -> Result<Source<A>, DropReason> {
+    let rules = A::translation(&policy.nat);
     if let Some(address) = destination.source {
-        let pool = policy
-            .nat
+        let pool = rules
             .masquerade
             .get(&address)
             .copied()
@@ -72,7 +72,7 @@ pub(super) fn source(
         tuple: *after,
         ..flow.facts
     };
-    for rule in policy.nat.statics.iter().filter(|r| r.outbound) {
+    for rule in rules.statics.iter().filter(|r| r.outbound) {
         let leaves_there = rule.interface.is_none_or(|i| i == egress);
         if let Some(address) = rule.to_external(after.source).filter(|_| leaves_there) {
             return Ok(Source::Static {
@@ -85,7 +85,7 @@ pub(super) fn source(
     if exempt.is_some() {
         return Ok(Source::Keep(exempt));
     }
-    for rule in &policy.nat.source {
+    for rule in &rules.source {
         if !rule.conditions.match_flow(&facts, Some(egress)) {
             continue;
         }
@@ -99,7 +99,7 @@ pub(super) fn source(
             ),
         };
         // Without a protocol of its own a port range does not bind query ids (E6).
-        let binding = facts.protocol != ICMP || rule.binds_ids;
+        let binding = facts.protocol != A::ICMP || rule.binds_ids;
         let ports = rule.ports.clone().filter(|_| binding);
         return Ok(Source::Allocate {
             pool,
@@ -111,7 +111,7 @@ pub(super) fn source(
     }
     if destination.hairpin {
         // No rule: the gateway still has to stand between the two, or the answer would bypass it.
-        let pool = policy.nat.masquerade.get(&destination.address).copied();
+        let pool = rules.masquerade.get(&destination.address).copied();
         let pool = pool.map_or_else(
             || masquerade_pool(policy, flow, egress, after.destination),
             Ok,
@@ -128,9 +128,8 @@ pub(super) fn source(
 }
 
 /// The rule whose prefix is the longest that matches, if it says "leave alone".
-fn exemption(policy: &Policy, facts: &Facts) -> Option<RuleId> {
-    policy
-        .nat
+fn exemption<A: Family>(policy: &Policy, facts: &Facts<A>) -> Option<RuleId> {
+    A::translation(&policy.nat)
         .exempt
         .iter()
         .filter(|e| e.ingress.contains(facts.ingress) && e.source.contains(facts.tuple.source))
@@ -144,24 +143,22 @@ fn exemption(policy: &Policy, facts: &Facts) -> Option<RuleId> {
 }
 
 /// The unnamed pool that stands for the outgoing interface's address. Never another interface's (E13).
-fn masquerade_pool(
+fn masquerade_pool<A: Family>(
     policy: &Policy,
-    flow: &NewFlow,
+    flow: &NewFlow<A>,
     egress: InterfaceId,
-    towards: u32,
+    towards: A,
 ) -> Result<PoolId, DropReason> {
-    let next_hop = policy
-        .routes
-        .route_v4(flow.realm, towards, flow_hash(&flow.facts.tuple))
+    let hash = flow_hash(&flow.facts.tuple);
+    let next_hop = A::route(&policy.routes, flow.realm, towards, hash)
         .filter(|hop| hop.interface == egress)
         .map_or(towards, |hop| hop.next_hop);
     let address = policy
         .interfaces
         .get(egress)
-        .and_then(|i| i.source_v4(next_hop))
+        .and_then(|i| A::source(i, next_hop))
         .ok_or(DropReason::NoAddress)?;
-    policy
-        .nat
+    A::translation(&policy.nat)
         .masquerade
         .get(&address)
         .copied()
