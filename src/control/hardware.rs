@@ -94,6 +94,7 @@ fn request(id: PortId, port: &validated::Port, policy: &Policy) -> PortRequest {
     let inside = |id: usize| {
         policy
             .nat
+            .v4
             .inside
             .get(id)
             .is_some_and(|inside| *inside != Inside::Never)
