@@ -65,6 +65,7 @@ drop_reasons! {
     FragmentTimeout "fragment_timeout" "The first fragment of the datagram did not arrive in time.";
     FragmentNoFirst "fragment_no_first" "A later fragment of a datagram whose first fragment was not forwarded.";
     FragmentBudget "fragment_budget" "Too many fragmented datagrams, or too many held fragments of one, at a time; raise system.fragments if legitimate.";
+    FragmentSource "fragment_source" "One source has as many fragmented datagrams, or fragments waiting, as there is room left for everybody else; raise system.fragments if legitimate.";
     NoMapping "no_mapping" "An outside packet to an external address for which there is no mapping.";
     Filtered "filtered" "An outside packet to a mapped port from a remote the filtering behaviour does not admit.";
     NoAddress "no_address" "The outgoing interface has no address to masquerade with, or the host is not in the `inside` of a deterministic pool.";

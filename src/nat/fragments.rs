@@ -5,7 +5,11 @@
 //! first one wait, within bounds, so order does not matter and nothing is reassembled.
 //!
 //! The table has its own memory and its own drop reasons: a flood of fragments costs other fragments, never other
-//! traffic (RFC 4787 REQ-14a).
+//! traffic (RFC 4787 REQ-14a). And it costs the source that sends it: a source may have as many datagrams in the table as
+//! there are places left, and as many fragments waiting as there are slots left. So one source alone gets half of the
+//! table, two get a third each, and whoever comes next still finds as much again; a source that is alone is not held back
+//! by a share cut for many. Datagrams whose first fragment is still to come take at most half of the table, shared out in
+//! the same way: fragments in order never lack room for those that are not.
 
 use std::collections::VecDeque;
 
@@ -61,6 +65,13 @@ impl DatagramKey {
         }
     }
 
+    fn from(&self) -> Source {
+        Source {
+            address: self.source,
+            realm: self.realm,
+        }
+    }
+
     fn hash(&self, hasher: &Hasher) -> Hash {
         hasher.hash_words(&[
             self.source as u64,
@@ -75,11 +86,52 @@ impl DatagramKey {
 /// The ports of a datagram (source, destination), as its first fragment shows them.
 pub type Ports = (u16, u16);
 
+/// Who sends fragments.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Source {
+    address: u128,
+    realm: RealmId,
+}
+
+impl Source {
+    fn hash(&self, hasher: &Hasher) -> u64 {
+        let words = [
+            self.address as u64,
+            (self.address >> 64) as u64,
+            self.realm.0.into(),
+        ];
+        hasher.hash_words(&words).0
+    }
+}
+
+/// What a source has in the table; no entry where that is nothing.
+#[derive(Clone, Copy)]
+struct Use {
+    source: Source,
+    datagrams: usize,
+    /// Those whose first fragment was not seen.
+    headless: usize,
+    held: u32,
+}
+
+impl Use {
+    fn nothing(source: Source) -> Use {
+        Use {
+            source,
+            datagrams: 0,
+            headless: 0,
+            held: 0,
+        }
+    }
+}
+
 const NOTHING: u32 = u32::MAX;
 
 struct Datagram {
     key: DatagramKey,
     ports: Option<Ports>,
+    /// It is counted among those whose first fragment is still to come.
+    headless: bool,
     held_first: u32,
     held_last: u32,
     held: u16,
@@ -93,6 +145,9 @@ struct Held<B> {
 /// The fragment table of one worker.
 pub struct Fragments<B> {
     datagrams: HashTable<Datagram>,
+    sources: HashTable<Use>,
+    /// Datagrams whose first fragment was not seen.
+    headless: usize,
     /// Keys by age; all live equally long, so the oldest is always in front.
     by_age: VecDeque<(u64, DatagramKey)>,
     arena: Vec<Held<B>>,
@@ -114,6 +169,8 @@ impl<B> Fragments<B> {
             .collect();
         Fragments {
             datagrams: HashTable::with_capacity(capacity),
+            sources: HashTable::with_capacity(capacity),
+            headless: 0,
             by_age: VecDeque::with_capacity(capacity),
             arena,
             free: if capacity == 0 { NOTHING } else { 0 },
@@ -133,21 +190,26 @@ impl<B> Fragments<B> {
     /// Takes the ports from a first fragment. Fragments that waited for it come out of [`Fragments::release`] then.
     ///
     /// # Errors
-    /// [`DropReason::FragmentBudget`] when the table is full.
+    /// [`DropReason::FragmentBudget`] when the table is full, [`DropReason::FragmentSource`] when the source has its share.
     pub fn learn(
         &mut self,
         key: &DatagramKey,
         ports: Ports,
         now_millis: u64,
     ) -> Result<(), DropReason> {
-        self.entry(key, now_millis)?.ports = Some(ports);
+        let datagram = self.entry(key, now_millis, false)?;
+        datagram.ports = Some(ports);
+        if std::mem::take(&mut datagram.headless) {
+            self.headless -= 1;
+            self.account(key.from(), |used| used.headless -= 1);
+        }
         Ok(())
     }
 
     /// Keeps a later fragment until the first one arrives.
     ///
     /// # Errors
-    /// The fragment itself and the reason when there is no room.
+    /// The fragment itself and the reason when there is no room for it, or none for this source.
     pub fn hold(
         &mut self,
         key: &DatagramKey,
@@ -158,7 +220,11 @@ impl<B> Fragments<B> {
         let Some(next_free) = self.arena.get(slot as usize).map(|h| h.next) else {
             return Err((buffer, DropReason::FragmentBudget));
         };
-        let datagram = match self.entry(key, now_millis) {
+        let left = self.capacity as u32 - self.held;
+        if self.used_by(key).held >= left {
+            return Err((buffer, DropReason::FragmentSource));
+        }
+        let datagram = match self.entry(key, now_millis, true) {
             Ok(datagram) if datagram.held < HELD_PER_DATAGRAM => datagram,
             Ok(_) => return Err((buffer, DropReason::FragmentBudget)),
             Err(reason) => return Err((buffer, reason)),
@@ -178,6 +244,7 @@ impl<B> Fragments<B> {
             next: NOTHING,
         };
         self.held += 1;
+        self.account(key.from(), |used| used.held += 1);
         Ok(())
     }
 
@@ -187,8 +254,9 @@ impl<B> Fragments<B> {
         let Some(datagram) = self.datagrams.find_mut(hash, |d| d.key == *key) else {
             return;
         };
-        let first = datagram.held_first;
+        let (first, held) = (datagram.held_first, datagram.held);
         (datagram.held_first, datagram.held_last, datagram.held) = (NOTHING, NOTHING, 0);
+        self.account(key.from(), |used| used.held -= u32::from(held));
         self.unlink(first, &mut out);
     }
 
@@ -227,6 +295,13 @@ impl<B> Fragments<B> {
         let hash = key.hash(&self.hasher).0;
         if let Ok(found) = self.datagrams.find_entry(hash, |d| d.key == key) {
             let (datagram, _) = found.remove();
+            let headless = usize::from(datagram.headless);
+            self.headless -= headless;
+            self.account(key.from(), |used| {
+                used.datagrams -= 1;
+                used.headless -= headless;
+                used.held -= u32::from(datagram.held);
+            });
             self.unlink(datagram.held_first, out);
         }
     }
@@ -245,18 +320,60 @@ impl<B> Fragments<B> {
         }
     }
 
-    fn entry(&mut self, key: &DatagramKey, now_millis: u64) -> Result<&mut Datagram, DropReason> {
+    /// What a datagram's source has.
+    fn used_by(&self, key: &DatagramKey) -> Use {
+        let source = key.from();
+        let hash = source.hash(&self.hasher);
+        let used = self.sources.find(hash, |used| used.source == source);
+        used.copied().unwrap_or(Use::nothing(source))
+    }
+
+    /// Changes what a source has; who has nothing left is forgotten.
+    fn account(&mut self, source: Source, change: impl FnOnce(&mut Use)) {
+        let hash = source.hash(&self.hasher);
+        let hasher = &self.hasher;
+        let found = self.sources.entry(
+            hash,
+            |used| used.source == source,
+            |used| used.source.hash(hasher),
+        );
+        let mut used = found.or_insert(Use::nothing(source));
+        change(used.get_mut());
+        if used.get().datagrams == 0 {
+            used.remove();
+        }
+    }
+
+    /// The entry of a datagram; a new one if need be, `headless` where its first fragment is still to come.
+    fn entry(
+        &mut self,
+        key: &DatagramKey,
+        now_millis: u64,
+        headless: bool,
+    ) -> Result<&mut Datagram, DropReason> {
         let hash = key.hash(&self.hasher).0;
         let known = self.datagrams.find(hash, |d| d.key == *key).is_some();
         if !known {
-            if self.by_age.len() >= self.capacity {
+            let left = self.capacity - self.by_age.len();
+            let headless_left = self.capacity.div_ceil(2) - self.headless;
+            if left == 0 || (headless && headless_left == 0) {
                 return Err(DropReason::FragmentBudget);
             }
+            let used = self.used_by(key);
+            if used.datagrams >= left || (headless && used.headless >= headless_left) {
+                return Err(DropReason::FragmentSource);
+            }
             self.by_age.push_back((now_millis, *key));
+            self.headless += usize::from(headless);
+            self.account(key.from(), |used| {
+                used.datagrams += 1;
+                used.headless += usize::from(headless);
+            });
             let hasher = self.hasher.clone();
             let datagram = Datagram {
                 key: *key,
                 ports: None,
+                headless,
                 held_first: NOTHING,
                 held_last: NOTHING,
                 held: 0,
@@ -322,28 +439,40 @@ mod tests {
         );
     }
 
+    /// A datagram of another source.
+    fn of(source: u128, id: u32) -> DatagramKey {
+        DatagramKey { source, ..key(id) }
+    }
+
     #[test]
     fn bounds_hold_under_flood_and_slots_come_back() {
-        let mut fragments = table(4);
+        let mut fragments = table(8);
+        // Half of the table for datagrams without their first fragment, whoever sends them.
         for id in 0..4 {
-            fragments.hold(&key(id), id, 0).unwrap();
+            fragments.hold(&of(id.into(), id), id, 0).unwrap();
         }
         assert_eq!(
-            fragments.hold(&key(9), 9, 0),
+            fragments.hold(&of(9, 9), 9, 0),
             Err((9, DropReason::FragmentBudget))
         );
+        for id in 4..8 {
+            fragments.learn(&of(id.into(), id), (1, 1), 0).unwrap();
+        }
         assert_eq!(
-            fragments.learn(&key(9), (1, 1), 0),
+            fragments.learn(&of(9, 9), (1, 1), 0),
             Err(DropReason::FragmentBudget)
         );
         let mut out = 0;
         fragments.expire(LIFETIME_MILLIS, 100, |_| out += 1);
-        assert_eq!(out, 4);
+        assert_eq!((out, fragments.sources.len()), (4, 0));
         for id in 10..14 {
-            fragments.hold(&key(id), id, LIFETIME_MILLIS).unwrap();
+            fragments
+                .hold(&of(id.into(), id), id, LIFETIME_MILLIS)
+                .unwrap();
         }
         fragments.clear(|_| out += 1);
         assert_eq!((out, fragments.pending(), fragments.held()), (8, 0, 0));
+        assert_eq!((fragments.headless, fragments.sources.len()), (0, 0));
     }
 
     #[test]
@@ -353,5 +482,42 @@ mod tests {
             .take_while(|i| fragments.hold(&key(1), *i, 0).is_ok())
             .count();
         assert_eq!(taken, usize::from(HELD_PER_DATAGRAM));
+    }
+
+    #[test]
+    fn a_flood_leaves_others_as_much_as_it_takes() {
+        let mut fragments = table(1200);
+        let flood = |fragments: &mut Fragments<u32>, source| {
+            let refused = (0..1200)
+                .filter_map(|id| fragments.learn(&of(source, id), (1, 2), 0).err())
+                .collect::<Vec<_>>();
+            assert!(refused.iter().all(|r| *r == DropReason::FragmentSource));
+            1200 - refused.len()
+        };
+        assert_eq!(flood(&mut fragments, 1), 600);
+        // The first one is over its share now, and the second gets half of what was left.
+        assert_eq!(flood(&mut fragments, 2), 300);
+        for id in 0..150 {
+            fragments.learn(&of(3, id), (1, 2), 0).unwrap();
+        }
+        // Fragments that wait: a source has at most as many as there are slots left.
+        let mut fragments = table(96);
+        let mut waiting = 0;
+        for id in 0..4 {
+            for piece in 0..40 {
+                waiting += u32::from(fragments.hold(&of(1, id), piece, 0).is_ok());
+            }
+        }
+        assert_eq!((waiting, fragments.held()), (48, 48));
+        assert_eq!(
+            fragments.hold(&of(1, 9), 1, 0),
+            Err((1, DropReason::FragmentSource))
+        );
+        fragments.hold(&of(2, 1), 7, 0).unwrap();
+        fragments.learn(&of(1, 0), (1, 2), 0).unwrap();
+        fragments.release(&of(1, 0), |_| ());
+        let used = fragments.used_by(&of(1, 0));
+        assert_eq!((used.datagrams, used.headless, used.held), (2, 1, 8));
+        fragments.hold(&of(1, 3), 1, 0).unwrap();
     }
 }

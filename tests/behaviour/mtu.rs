@@ -222,7 +222,20 @@ fn a_flood_of_fragments_hurts_fragments_only() {
             mark(&mut flood, id, 0x2000 | 50);
             assert!(send(&mut rack, at, LAN, &flood).is_empty());
         }
-        assert!(rack.drops(DropReason::FragmentBudget) >= 3000 - 256 * u64::from(workers));
+        let refused = rack.drops(DropReason::FragmentSource);
+        assert!(
+            refused >= 3000 - 64 * u64::from(workers),
+            "a quarter of 256"
+        );
+        assert_eq!(rack.drops(DropReason::FragmentBudget), 0);
+        // Another host's fragments find room meanwhile, in order and not.
+        let mut other = udp(LAN, ("10.0.0.3", 40000), SERVER, &payload(3900));
+        for (id, order) in [(1, [0, 1, 2, 3]), (2, [3, 1, 2, 0])] {
+            mark(&mut other, id, 0);
+            let pieces = cut(&other, 1000);
+            let sent = order.map(|i| send(&mut rack, at, LAN, &pieces[i])).concat();
+            assert_eq!(seen(&reassemble(sent)).payload, payload(3900));
+        }
         works(&mut rack, at, CLIENT, public);
         one(&mut rack, at, LAN, &call(("10.0.0.3", 1)));
         rack.advance(2_001);
