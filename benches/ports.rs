@@ -8,9 +8,11 @@
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use natgate::base::{PoolId, Random, RealmId, Tick, WorkerId};
+use natgate::flow::hash::Hasher;
+use natgate::nat::behaviour::{Behaviour, Behaviours};
 use natgate::nat::ports::{
-    Allocator, Behaviour, BlockPolicy, Exhaustion, ExternalRef, Externals, Layout, Pairing, Pool,
-    PoolPolicy, PortMask, PortSpace, Preference, Request, Returned, Select,
+    Allocator, BlockPolicy, Exhaustion, ExternalRef, Externals, Layout, Pairing, Pool, PoolPolicy,
+    PortMask, PortSpace, Preference, Request, Returned, Select, SharedPorts,
 };
 use natgate::nat::subscriber::{SubscriberIndex, Subscribers};
 use std::hint::black_box;
@@ -40,8 +42,10 @@ impl Lab {
             block,
             hold: 0,
             hold_max: 0,
-            mapping: Behaviour::Endpoint,
-            filtering: Behaviour::Endpoint,
+            behaviours: [Behaviours {
+                mapping: Behaviour::Endpoint,
+                filtering: Behaviour::Endpoint,
+            }; PortSpace::COUNT],
             exhaustion: Exhaustion::Drop,
             deterministic: None,
         };
@@ -73,7 +77,12 @@ impl Lab {
             externals,
             subscribers,
             subscriber,
-            allocator: Allocator::new(WorkerId(0), preference, 0),
+            allocator: Allocator::new(
+                WorkerId(0),
+                preference,
+                0,
+                SharedPorts::new(0, 0, Hasher::new([1, 2])).expect("nothing"),
+            ),
             random: Random::from_seed(1),
         }
     }
@@ -86,6 +95,7 @@ impl Lab {
             subscriber: self.subscriber,
             inside_port: 40_000,
             space: PortSpace::Udp,
+            share: None,
             now: Tick(1),
         };
         let (externals, subscribers) = (&self.externals, &mut self.subscribers);
@@ -98,6 +108,7 @@ impl Lab {
             external: lease.external,
             space: PortSpace::Udp,
             port: lease.port,
+            share: None,
             hold: 0,
         })
     }

@@ -59,8 +59,20 @@ index! {
     Generation(u32)
 }
 index! {
+    /// The low half of a [`Generation`], as sessions note it. Whoever bears one from 65,536 reloads ago was looked at since.
+    Stamp(u16)
+}
+index! {
     /// An 802.1Q VLAN id, 1–4094.
     VlanId(u16)
+}
+
+impl Generation {
+    /// What a session notes of it.
+    #[inline(always)]
+    pub fn stamp(self) -> Stamp {
+        Stamp(self.0 as u16)
+    }
 }
 
 impl RuleId {

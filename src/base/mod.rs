@@ -6,6 +6,6 @@ pub mod random;
 pub mod time;
 
 pub use drops::DropReason;
-pub use id::{Generation, InterfaceId, PoolId, PortId, RealmId, RuleId, VlanId, WorkerId};
+pub use id::{Generation, InterfaceId, PoolId, PortId, RealmId, RuleId, Stamp, VlanId, WorkerId};
 pub use random::Random;
 pub use time::Tick;

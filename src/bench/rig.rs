@@ -172,6 +172,7 @@ impl Rig {
                 subscribers: self.hosts() + 64,
                 held_ports: 64,
                 contacts: 0,
+                shared: 0,
                 workers: self.workers,
             },
             neighbours: 64,

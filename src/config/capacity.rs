@@ -8,6 +8,8 @@ use crate::dataplane::provision::{PacketBuffers, PortBuffers};
 
 /// Bytes of a session with its share of the tables and its mapping.
 pub const SESSION_BYTES: u64 = 110;
+/// Bytes more where mappings share ports: two windows of ports and a port for each mapping, with their tables.
+pub const SHARED_BYTES: u64 = 170;
 /// IPv6 flows the filter can track: one for so many sessions.
 pub const TRACKED_SHARE: u32 = 4;
 /// Bytes of an IPv6 flow the filter tracks, with its share of the table.
@@ -114,7 +116,9 @@ impl Capacity {
             .iter()
             .map(|pool| pool.addresses.len() as u64)
             .sum();
-        let session_bytes = u64::from(sessions) * SESSION_BYTES;
+        let shares = config.pools.iter().any(Pool::shares_ports);
+        let each = SESSION_BYTES + if shares { SHARED_BYTES } else { 0 };
+        let session_bytes = u64::from(sessions) * each;
         let tracked_bytes = u64::from(sessions / TRACKED_SHARE) * TRACKED_BYTES;
         let subscriber_bytes = u64::from(subscribers) * SUBSCRIBER_BYTES;
         let pool_bytes = (own + pooled) * ADDRESS_BYTES;

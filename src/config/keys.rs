@@ -20,6 +20,8 @@ pub enum Kind {
     Numbers,
     /// An inline table with these keys.
     Inline(&'static [Key]),
+    /// A string, or an inline table with a string for each of [`PROTOCOLS`].
+    PerProtocol,
     /// A list of tables within the table, with these keys.
     Tables(&'static [Key]),
     /// Part of the language, but of a later version.
@@ -110,6 +112,7 @@ pub const SYSTEM: &[Key] = &[
     key("idle", Kind::Text, "\"adaptive\""),
     key("eal_args", Kind::List, "[]"),
     key("instance", Kind::Text, "\"natgate\""),
+    bare("state_directory", Kind::Text),
 ];
 
 /// `[timeouts]`.
@@ -215,14 +218,23 @@ pub const POOL: &[Key] = &[
     bare("low_ports", Kind::Bool),
     key("parity", Kind::Bool, "false"),
     key("pairing", Kind::Text, "\"paired\""),
-    key("mapping", Kind::Text, "\"endpoint\""),
-    key("filtering", Kind::Text, "\"address-port\""),
+    key("mapping", Kind::PerProtocol, "\"endpoint\""),
+    key("filtering", Kind::PerProtocol, "\"address-port\""),
     key("answer_arp", Kind::Bool, "true"),
     key("exhaustion", Kind::Text, "\"drop\""),
     bare("block", Kind::Inline(BLOCK)),
     key("hold", Kind::Duration, "\"120s\""),
     key("hold_max", Kind::Int(0, 65536), "4096"),
+    key("alarm_high", Kind::Int(0, 100), "80"),
+    key("alarm_low", Kind::Int(0, 100), "70"),
     bare("deterministic", Kind::Inline(DETERMINISTIC)),
+];
+
+/// What behaviours can be set for.
+pub const PROTOCOLS: &[Key] = &[
+    bare("tcp", Kind::Text),
+    bare("udp", Kind::Text),
+    bare("icmp", Kind::Text),
 ];
 
 /// `[[pool]] block`.

@@ -14,7 +14,7 @@ use config::{Config, Environment, Map, Source, Value, ValueKind};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::keys::{Key, Kind, Shape, TOP};
+use super::keys::{Key, Kind, PROTOCOLS, Shape, TOP};
 use super::raw::Raw;
 use super::report::{Findings, hint, nearest};
 use super::values;
@@ -293,14 +293,18 @@ fn check_table(
             findings.error(&path, format!("unknown key ({hint})"));
             continue;
         };
-        match (key.kind, value.kind.clone()) {
+        let inner = match key.kind {
+            Kind::PerProtocol => Kind::Inline(PROTOCOLS),
+            kind => kind,
+        };
+        match (inner, value.kind.clone()) {
             (Kind::Inline(inner), ValueKind::Table(map)) => {
                 let map = check_table(&path, map, inner, findings);
                 let origin = value.origin().map(str::to_string);
                 kept.insert(name, Value::new(origin.as_ref(), ValueKind::Table(map)));
             }
-            (kind, _) => {
-                if check_value(&path, &value, kind, findings) {
+            _ => {
+                if check_value(&path, &value, key.kind, findings) {
                     kept.insert(name, value);
                 }
             }
@@ -334,7 +338,8 @@ fn check_value(path: &str, value: &Value, kind: Kind, findings: &mut Findings) -
             );
             return false;
         }
-        (Kind::Bool, ValueKind::Boolean(_)) | (Kind::Text, ValueKind::String(_)) => return true,
+        (Kind::Bool, ValueKind::Boolean(_))
+        | (Kind::Text | Kind::PerProtocol, ValueKind::String(_)) => return true,
         (Kind::Int(low, high), ValueKind::I64(number))
             if (low..=high).contains(&number.to_owned()) =>
         {
@@ -376,6 +381,7 @@ fn expected(kind: Kind) -> &'static str {
         Kind::List => "a string, or a list of strings",
         Kind::Numbers => "a list of whole numbers, 0–65535",
         Kind::Inline(_) => "an inline table, { … }",
+        Kind::PerProtocol => "a string, or an inline table like { tcp = \"…\", udp = \"…\" }",
         Kind::Tables(_) => "a list of tables",
         Kind::Later => "nothing yet",
     }

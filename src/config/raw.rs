@@ -40,6 +40,19 @@ impl From<OneOrMany> for Many {
     }
 }
 
+/// One word for every protocol, or one for each.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+#[allow(missing_docs)]
+pub enum PerProtocol {
+    All(String),
+    Each {
+        tcp: Option<String>,
+        udp: Option<String>,
+        icmp: Option<String>,
+    },
+}
+
 /// The whole configuration.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -90,6 +103,7 @@ pub struct System {
     pub idle: String,
     pub eal_args: Many,
     pub instance: String,
+    pub state_directory: Option<String>,
 }
 
 /// `[timeouts]`.
@@ -220,13 +234,15 @@ pub struct Pool {
     pub low_ports: Option<bool>,
     pub parity: bool,
     pub pairing: String,
-    pub mapping: String,
-    pub filtering: String,
+    pub mapping: PerProtocol,
+    pub filtering: PerProtocol,
     pub answer_arp: bool,
     pub exhaustion: String,
     pub block: Option<Block>,
     pub hold: String,
     pub hold_max: u32,
+    pub alarm_high: u8,
+    pub alarm_low: u8,
     pub deterministic: Option<Deterministic>,
 }
 

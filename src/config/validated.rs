@@ -15,7 +15,10 @@ pub use super::filtering::{Filter, FilterRule};
 pub use super::matching::{AddressList, InterfaceMatch, Match, PortSet, PrefixSet, ProtocolSet};
 use crate::base::{InterfaceId, PoolId, PortId, RealmId, VlanId};
 pub use crate::dataplane::device::Device;
+pub use crate::nat::behaviour::Behaviour as Dependence;
+use crate::nat::behaviour::Behaviours;
 use crate::nat::limits::HostLimits;
+use crate::nat::ports::PortSpace;
 
 /// A whole configuration without errors.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,6 +107,8 @@ pub struct System {
     pub eal_args: Vec<String>,
     /// File prefix and default socket name, so that two instances can run.
     pub instance: String,
+    /// Where ports that rest are remembered across a restart; `None`: they are not.
+    pub state_directory: Option<PathBuf>,
 }
 
 /// What a worker without packets does.
@@ -287,15 +292,57 @@ pub enum Pairing {
     Spread,
 }
 
-/// What a mapping or a filter depends on (RFC 4787 sections 4.1 and 5).
+/// Something that each protocol with ports may have otherwise (RFC 7857 section 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dependence {
-    /// The inside endpoint alone.
-    Endpoint,
-    /// Also the remote address.
-    Address,
-    /// Also the remote address and port.
-    AddressPort,
+pub struct PerProtocol<T> {
+    /// TCP.
+    pub tcp: T,
+    /// UDP.
+    pub udp: T,
+    /// ICMP queries.
+    pub icmp: T,
+}
+
+impl<T: Copy> PerProtocol<T> {
+    /// The same for every protocol.
+    pub fn all(of: T) -> PerProtocol<T> {
+        PerProtocol {
+            tcp: of,
+            udp: of,
+            icmp: of,
+        }
+    }
+
+    /// By number space, as pools count.
+    pub fn by_space(self) -> [T; PortSpace::COUNT] {
+        PortSpace::ALL.map(|space| match space {
+            PortSpace::Tcp => self.tcp,
+            PortSpace::Udp => self.udp,
+            PortSpace::Icmp => self.icmp,
+        })
+    }
+}
+
+impl Pool {
+    /// What its mappings depend on and what they let in, by number space.
+    pub fn behaviours(&self) -> [Behaviours; PortSpace::COUNT] {
+        let (mapping, filtering) = (self.mapping.by_space(), self.filtering.by_space());
+        PortSpace::ALL.map(|space| Behaviours {
+            mapping: mapping[space.index()],
+            filtering: filtering[space.index()],
+        })
+    }
+
+    /// Whether mappings share its ports.
+    pub fn shares_ports(&self) -> bool {
+        let alone = |b: &Behaviours| b.kind().sharing() == Dependence::Endpoint;
+        !self.behaviours().iter().all(alone)
+    }
+
+    /// Whether its filter looks at remote addresses.
+    pub fn filters_by_address(&self) -> bool {
+        self.filtering.by_space().contains(&Dependence::Address)
+    }
 }
 
 /// What the sender hears when a pool has nothing left.
@@ -333,9 +380,9 @@ pub struct Pool {
     /// Which address a host gets.
     pub pairing: Pairing,
     /// Mapping behaviour.
-    pub mapping: Dependence,
+    pub mapping: PerProtocol<Dependence>,
     /// Filtering behaviour.
-    pub filtering: Dependence,
+    pub filtering: PerProtocol<Dependence>,
     /// Answer ARP for the addresses that lie on a connected subnet.
     pub answer_arp: bool,
     /// What the sender hears when nothing is left.
@@ -346,8 +393,24 @@ pub struct Pool {
     pub hold: Duration,
     /// Ports of one address that may rest at a time; the one resting longest is given out beyond that.
     pub hold_max: u32,
+    /// When the pool calls for more.
+    pub alarm: Alarm,
     /// Ports by arithmetic instead (RFC 7422).
     pub deterministic: Option<Deterministic>,
+}
+
+/// Thresholds of a pool's alarm, in percent of its ports or blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alarm {
+    /// It begins when so much is in use; 0: never.
+    pub high: u8,
+    /// It ends below this.
+    pub low: u8,
+}
+
+impl Alarm {
+    /// What a pool has that says nothing.
+    pub const DEFAULT: Alarm = Alarm { high: 80, low: 70 };
 }
 
 /// Every host of a pool has an address and ports that follow from its own address (RFC 7422).

@@ -4,9 +4,11 @@
 //! else is the same code.
 
 use super::api::{Failure, FailureKind};
+use super::live::alarms::Alarms;
 use super::live::apply::Running;
 use super::live::ask::{QueueHandle, WorkerHandle};
 use super::live::counts::Baseline;
+use super::live::holds;
 use super::live::pulse::Pulse;
 use super::live::records::Records;
 use super::live::refusals::Refusals;
@@ -49,6 +51,9 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// Looks between two renewals of the rates.
 const RATES_EVERY: u32 = 10;
+
+/// Looks between two times that busy ports are written down.
+const HOLDS_EVERY: u32 = 50;
 
 /// How long the workers may take to come up: memory is touched page by page.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -123,10 +128,12 @@ pub fn start<B: Buffer>(
     let policy = compile(&loaded.validated, &facts, None, seed)
         .map_err(|report| super::runtime::refused(FailureKind::Failed, &file, &report))?;
     let generation = policy.generation.0;
+    let clock = Clock::start();
+    let resting = holds::recall(&loaded.validated.system, &policy, clock.now().tick);
     let mut plant = Plant {
         published: Published::new(Arc::new(policy)),
         stop: Arc::new(AtomicBool::new(false)),
-        clock: Clock::start(),
+        clock,
         random: entropy()?,
         on_thread: devices.on_thread,
     };
@@ -156,6 +163,7 @@ pub fn start<B: Buffer>(
         pulse: Mutex::new(Pulse::default()),
         records: Mutex::new(Records::default()),
         refusals: Mutex::new(Refusals::default()),
+        alarms: Mutex::new(Alarms::default()),
         reloads_applied: AtomicU64::new(0),
         reloads_refused: AtomicU64::new(0),
         dpdk_version: devices.dpdk_version,
@@ -169,6 +177,7 @@ pub fn start<B: Buffer>(
         _keep: devices.keep,
     };
     daemon.wait_until_up()?;
+    daemon.live.hand_out(resting);
     Ok(daemon)
 }
 
@@ -206,6 +215,7 @@ impl Daemon {
         let (quit, thread) = self.housekeeping;
         drop(quit);
         let _ = thread.join();
+        self.live.save_holds();
         counters
     }
 }
@@ -303,11 +313,12 @@ fn shard_size(config: &Validated) -> ShardSize {
             subscribers: share(system.subscribers),
             held_ports: (held + 16_384).min(1 << 20) as u32,
             // Only pools that filter by address remember remote hosts.
-            contacts: match config
-                .pools
-                .iter()
-                .any(|p| p.filtering == validated::Dependence::Address)
-            {
+            contacts: match config.pools.iter().any(validated::Pool::filters_by_address) {
+                true => share(system.sessions),
+                false => 0,
+            },
+            // Every session on a shared port may have a mapping of its own.
+            shared: match config.pools.iter().any(validated::Pool::shares_ports) {
                 true => share(system.sessions),
                 false => 0,
             },
@@ -358,7 +369,11 @@ fn housekeeping(live: Arc<Live>) -> Result<(Sender<()>, JoinHandle<()>), Failure
             if turn.is_multiple_of(RATES_EVERY) {
                 live.renew_rates();
                 live.log_mappings();
+                live.watch_pools();
                 live.tell_refusals();
+            }
+            if turn.is_multiple_of(HOLDS_EVERY) {
+                live.save_holds();
             }
             if watchdog > 0 && turn.is_multiple_of(watchdog) && live.workers_alive() {
                 notify::alive();

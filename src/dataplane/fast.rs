@@ -313,7 +313,7 @@ impl<B: Buffer> Shard<B> {
         let Some(neighbour) = self.neighbours.touch(NeighbourId(egress.0), now) else {
             return Express::Unusual(buffer);
         };
-        let ordinary = session.generation == policy.generation
+        let ordinary = session.generation == policy.generation.stamp()
             && !policy
                 .timeouts
                 .expired(session.state, session.seen(), now.tick)
@@ -411,7 +411,7 @@ impl<B: Buffer> Shard<B> {
         let Some(session) = self.nat.sessions.get(index.0) else {
             return self.discard(incoming.buffer, DropReason::Internal, sink);
         };
-        if session.generation != policy.generation
+        if session.generation != policy.generation.stamp()
             || policy
                 .timeouts
                 .expired(session.state, session.seen(), now.tick)

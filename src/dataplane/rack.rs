@@ -45,11 +45,9 @@ impl Rack {
             let seed = seed.wrapping_add(u64::from(worker));
             let mut size = size;
             size.nat.workers = policy.workers;
-            size.nat.contacts = if policy.tracks_contacts {
-                size.nat.sessions
-            } else {
-                0
-            };
+            let sessions = |needed: bool| if needed { size.nat.sessions } else { 0 };
+            size.nat.contacts = sessions(policy.tracks_contacts);
+            size.nat.shared = sessions(policy.shares_ports);
             let mut shard = Shard::new(WorkerId(worker), size, seed, [seed ^ 0x5eed, !seed])?;
             let mut sink = MemorySink::default();
             shard.policy_changed(&policy, Now::at(START), &mut sink);

@@ -43,6 +43,7 @@ impl ShardSize {
                 subscribers: 1024,
                 held_ports: 1024,
                 contacts: 0,
+                shared: 0,
                 workers: 1,
             },
             neighbours: 1024,

@@ -13,7 +13,7 @@
 //! `before` reversed. Source NAT, port forwards, static NAT and plain forwarding differ only in which fields of the two
 //! tuples are equal. Both tuples are entries of the same flow table, so one lookup serves both directions.
 
-use crate::base::{Generation, InterfaceId, RealmId, RuleId, Tick};
+use crate::base::{InterfaceId, RealmId, RuleId, Stamp, Tick};
 use crate::flow::key::{Address, FlowKey, Tuple, key_block};
 use crate::flow::slab::SlabEntry;
 
@@ -205,6 +205,12 @@ impl Default for MappingLink {
     }
 }
 
+/// What the mapping of a session depends on, and what tells apart the mappings that share its port; the NAT numbers it. 0:
+/// on the inside endpoint alone, and it has the port to itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct MappingKind(pub u8);
+
 /// One flow. 64 bytes for IPv4: one cache line.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(64))]
@@ -222,7 +228,9 @@ pub struct Session<A> {
     /// Where each direction's packets leave.
     pub egress: [Egress; 2],
     /// Policy under which it was last validated.
-    pub generation: Generation,
+    pub generation: Stamp,
+    /// The kind of its mapping.
+    pub mapping: MappingKind,
     /// Checksum delta of the forward direction for the addresses (IPv4 header; reverse is its inverse).
     pub address_delta: u16,
     /// Checksum delta of the forward direction for addresses and ports (transport checksum).

@@ -4,6 +4,9 @@
 //! (endpoint-independent mapping, RFC 4787 REQ-1), and an outside packet that matches no flow is judged against the
 //! mapping of its destination port. A mapping lives as long as a session uses it.
 //!
+//! A pool may have mappings depend on the remote, too ([`behaviour`](crate::nat::behaviour)): then an inside endpoint has a
+//! mapping for each remote address, or for each remote endpoint, and several mappings may share an outside port.
+//!
 //! That is why it has no record of its own. A mapping *is* the list of its sessions, threaded through them
 //! ([`MappingLink`]), and a table that leads from either endpoint to the first of the list; both endpoints can be read
 //! off any session of it. It costs two table entries, 13 bytes.
@@ -13,10 +16,11 @@ use crate::base::RealmId;
 use crate::flow::hash::{Hash, Hasher};
 use crate::flow::key::{Address, FlowKey, Tuple};
 use crate::flow::session::{
-    FLAG_FIRST, FLAG_INBOUND, FLAG_MAPPED, MappingLink, NONE, Session, SessionIndex,
+    FLAG_FIRST, FLAG_INBOUND, FLAG_MAPPED, MappingKind, MappingLink, NONE, Session, SessionIndex,
 };
 use crate::flow::slab::Slab;
 use crate::flow::table::BucketTable;
+use crate::nat::behaviour::{Behaviour, Remote};
 use crate::nat::ports::PortSpace;
 
 /// Load at which the table is sized: it is off the fast path, so memory counts for more than the odd second probe.
@@ -56,6 +60,10 @@ pub struct Mapping<A> {
     pub inside: InsideEndpoint<A>,
     /// The public side.
     pub outside: OutsideEndpoint<A>,
+    /// The session's remote.
+    pub remote: Remote<A>,
+    /// What it depends on.
+    pub kind: MappingKind,
 }
 
 impl<A: Address> Mapping<A> {
@@ -66,15 +74,17 @@ impl<A: Address> Mapping<A> {
         }
         let space = PortSpace::from_protocol(session.protocol)?;
         let (before, after) = (&session.before, &session.after);
-        let (inside, outside) = if session.flags & FLAG_INBOUND == 0 {
+        let (inside, outside, remote) = if session.flags & FLAG_INBOUND == 0 {
             (
                 (before.source, before.source_port),
                 (after.source, after.source_port),
+                (after.destination, after.destination_port),
             )
         } else {
             (
                 (after.destination, after.destination_port),
                 (before.destination, before.destination_port),
+                (before.source, before.source_port),
             )
         };
         Some(Mapping {
@@ -89,6 +99,11 @@ impl<A: Address> Mapping<A> {
                 port: outside.1,
                 space,
             },
+            remote: Remote {
+                address: remote.0,
+                port: remote.1,
+            },
+            kind: session.mapping,
         })
     }
 }
@@ -97,6 +112,9 @@ impl<A: Address> Mapping<A> {
 pub struct Mappings {
     entries: BucketTable,
     hasher: Hasher,
+    alive: usize,
+    /// How many of them share their outside port by remote address.
+    by_address: usize,
 }
 
 /// No room for another mapping.
@@ -114,29 +132,64 @@ impl Mappings {
         Ok(Mappings {
             entries: BucketTable::with_capacity(2 * capacity as usize, LOAD_PERCENT)?,
             hasher,
+            alive: 0,
+            by_address: 0,
         })
     }
 
-    /// The mapping of an inside endpoint whose outside address satisfies `eligible` (one endpoint may have a mapping in
-    /// each of several pools when rules tell its flows apart by destination): its first session.
+    /// The mapping that a flow from an inside endpoint to `remote` may join, if mappings depend on that much of it, and whose
+    /// outside address satisfies `eligible` (one endpoint may have a mapping in each of several pools when rules tell its
+    /// flows apart by destination): its first session. A mapping that depends on the remote's port is joined by none: its
+    /// only flow from inside is a session already.
     pub fn find_inside<A: Address>(
         &self,
         sessions: &Sessions<A>,
         endpoint: InsideEndpoint<A>,
+        (depends, remote): (Behaviour, Remote<A>),
         eligible: impl Fn(A) -> bool,
     ) -> Option<SessionIndex> {
-        let fits = |m: Mapping<A>| m.inside == endpoint && eligible(m.outside.address);
-        self.find(sessions, self.hash_inside(endpoint), fits)
+        if depends == Behaviour::AddressPort {
+            return None;
+        }
+        let part = depends.part_of(remote);
+        let fits = |m: Mapping<A>| {
+            m.inside == endpoint
+                && m.kind.mapping() == depends
+                && depends.part_of(m.remote) == part
+                && eligible(m.outside.address)
+        };
+        self.find(sessions, self.hash_inside(endpoint, part), fits)
     }
 
-    /// The mapping that owns an outside endpoint: its first session.
+    /// The mapping that owns an outside endpoint, or owns it where it meets `remote`: its first session. Mappings that share
+    /// a port by remote endpoint are not found: they admit nobody but their sessions' remotes.
     pub fn find_outside<A: Address>(
         &self,
         sessions: &Sessions<A>,
         endpoint: OutsideEndpoint<A>,
+        remote: Remote<A>,
     ) -> Option<SessionIndex> {
-        let fits = |m: Mapping<A>| m.outside == endpoint;
-        self.find(sessions, self.hash_outside(endpoint), fits)
+        let alone = self.find_shared(sessions, endpoint, Behaviour::Endpoint, remote);
+        if alone.is_some() || self.by_address == 0 {
+            return alone;
+        }
+        self.find_shared(sessions, endpoint, Behaviour::Address, remote)
+    }
+
+    fn find_shared<A: Address>(
+        &self,
+        sessions: &Sessions<A>,
+        endpoint: OutsideEndpoint<A>,
+        sharing: Behaviour,
+        remote: Remote<A>,
+    ) -> Option<SessionIndex> {
+        let part = sharing.part_of(remote);
+        let fits = |m: Mapping<A>| {
+            m.outside == endpoint
+                && m.kind.sharing() == sharing
+                && sharing.part_of(m.remote) == part
+        };
+        self.find(sessions, self.hash_outside(endpoint, part), fits)
     }
 
     fn find<A: Address>(
@@ -152,6 +205,17 @@ impl Mappings {
         first.map(SessionIndex)
     }
 
+    /// Where a mapping is entered: by its inside endpoint unless no flow can join it, by its outside endpoint unless no
+    /// packet needs it.
+    fn places<A: Address>(&self, mapping: &Mapping<A>) -> (Option<Hash>, Option<Hash>) {
+        let (depends, sharing) = (mapping.kind.mapping(), mapping.kind.sharing());
+        let inside = (depends != Behaviour::AddressPort)
+            .then(|| self.hash_inside(mapping.inside, depends.part_of(mapping.remote)));
+        let outside = (sharing != Behaviour::AddressPort)
+            .then(|| self.hash_outside(mapping.outside, sharing.part_of(mapping.remote)));
+        (inside, outside)
+    }
+
     /// Begins a mapping with the session that holds its port.
     ///
     /// # Errors
@@ -160,18 +224,25 @@ impl Mappings {
         &mut self,
         sessions: &mut Sessions<A>,
         index: SessionIndex,
+        kind: MappingKind,
     ) -> Result<(), MappingsFull> {
         let session = sessions.get_mut(index.0).ok_or(MappingsFull)?;
+        let flags = session.flags;
         session.flags |= FLAG_MAPPED;
+        session.mapping = kind;
         let mapping = Mapping::of(session);
-        session.flags &= !FLAG_MAPPED;
+        session.flags = flags;
         let mapping = mapping.ok_or(MappingsFull)?;
-        let by_inside = self.hash_inside(mapping.inside);
-        let by_outside = self.hash_outside(mapping.outside);
-        let inserted = self.entries.insert(by_inside, index.0);
-        inserted.map_err(|_| MappingsFull)?;
-        if self.entries.insert(by_outside, index.0).is_err() {
-            self.entries.remove(by_inside, index.0);
+        let (by_inside, by_outside) = self.places(&mapping);
+        let mut enter = |hash: Option<Hash>| match hash {
+            Some(hash) => self.entries.insert(hash, index.0).map_err(|_| MappingsFull),
+            None => Ok(()),
+        };
+        enter(by_inside)?;
+        if enter(by_outside).is_err() {
+            if let Some(by_inside) = by_inside {
+                self.entries.remove(by_inside, index.0);
+            }
             return Err(MappingsFull);
         }
         session.flags |= FLAG_MAPPED | FLAG_FIRST;
@@ -179,6 +250,8 @@ impl Mappings {
             next: NONE,
             back: 1,
         };
+        self.alive += 1;
+        self.by_address += usize::from(kind.sharing() == Behaviour::Address);
         Ok(())
     }
 
@@ -194,8 +267,10 @@ impl Mappings {
         };
         let second = std::mem::replace(&mut head.link.next, index.0);
         head.link.back += 1;
+        let kind = head.mapping;
         if let Some(session) = sessions.get_mut(index.0) {
             session.flags |= FLAG_MAPPED;
+            session.mapping = kind;
             session.link = MappingLink {
                 next: second,
                 back: first.0,
@@ -217,7 +292,8 @@ impl Mappings {
         let mapping = Mapping::of(&session)?;
         let MappingLink { next, back } = session.link;
         if session.flags & FLAG_FIRST == 0 {
-            let first = self.find_outside(sessions, mapping.outside);
+            let sharing = mapping.kind.sharing();
+            let first = self.find_shared(sessions, mapping.outside, sharing, mapping.remote);
             if let Some(head) = first.and_then(|first| sessions.get_mut(first.0)) {
                 head.link.back -= 1;
             }
@@ -229,18 +305,59 @@ impl Mappings {
             }
             return None;
         }
-        let by_inside = self.hash_inside(mapping.inside);
-        let by_outside = self.hash_outside(mapping.outside);
-        let Some(heir) = sessions.get_mut(next) else {
-            self.entries.remove(by_inside, index.0);
-            self.entries.remove(by_outside, index.0);
+        let (by_inside, by_outside) = self.places(&mapping);
+        if sessions.get(next).is_none() {
+            for hash in [by_inside, by_outside].into_iter().flatten() {
+                self.entries.remove(hash, index.0);
+            }
+            self.alive -= 1;
+            self.by_address -= usize::from(mapping.kind.sharing() == Behaviour::Address);
             return Some(mapping);
-        };
-        heir.flags |= FLAG_FIRST;
-        heir.link.back = back - 1;
-        self.entries.replace(by_inside, index.0, next);
-        self.entries.replace(by_outside, index.0, next);
+        }
+        let (heir, same) = self.heir(sessions, next, &mapping);
+        if let Some(session) = sessions.get_mut(heir) {
+            session.flags |= FLAG_FIRST;
+            session.link.back = back - 1;
+            if !same {
+                session.mapping = session.mapping.closed();
+            }
+        }
+        if let Some(by_outside) = by_outside {
+            self.entries.replace(by_outside, index.0, heir);
+        }
+        match by_inside {
+            Some(by_inside) if same => drop(self.entries.replace(by_inside, index.0, heir)),
+            Some(by_inside) => drop(self.entries.remove(by_inside, index.0)),
+            None => {}
+        }
         None
+    }
+
+    /// The session that follows the first of a mapping, moved to the front of the list that begins with `next`; and whether
+    /// flows from inside may still join. They may if it has what the mapping depends on: a session that another remote
+    /// opened holds the port, but is no reason to meet the old remote from it.
+    fn heir<A: Address>(
+        &self,
+        sessions: &mut Sessions<A>,
+        next: u32,
+        mapping: &Mapping<A>,
+    ) -> (u32, bool) {
+        let depends = mapping.kind.mapping();
+        let part = depends.part_of(mapping.remote);
+        let mut at = next;
+        for _ in 0..ASKED {
+            let Some(session) = sessions.get(at) else {
+                break;
+            };
+            if Mapping::of(session).is_some_and(|m| depends.part_of(m.remote) == part) {
+                if at != next {
+                    to_front(sessions, at, next);
+                }
+                return (at, true);
+            }
+            at = session.link.next;
+        }
+        (next, false)
     }
 
     /// Whether a session of the mapping that begins with `first` satisfies `holds`. Asks about a few; a mapping with
@@ -267,20 +384,23 @@ impl Mappings {
     /// Fetches the table line of an inside endpoint ahead of [`Mappings::find_inside`].
     #[inline]
     pub fn prefetch_inside<A: Address>(&self, endpoint: InsideEndpoint<A>) {
-        self.entries.prefetch(self.hash_inside(endpoint));
+        let hash = self.hash_inside(endpoint, Remote::default());
+        self.entries.prefetch(hash);
     }
 
     /// Fetches the table lines of a session's mapping ahead of [`Mappings::leave`].
     pub fn prefetch<A: Address>(&self, session: &Session<A>) {
         if let Some(mapping) = Mapping::of(session) {
-            self.entries.prefetch(self.hash_inside(mapping.inside));
-            self.entries.prefetch(self.hash_outside(mapping.outside));
+            let (inside, outside) = self.places(&mapping);
+            for hash in [inside, outside].into_iter().flatten() {
+                self.entries.prefetch(hash);
+            }
         }
     }
 
     /// Mappings alive.
     pub fn len(&self) -> usize {
-        self.entries.len() / 2
+        self.alive
     }
 
     /// Whether there is none.
@@ -293,177 +413,49 @@ impl Mappings {
         self.entries.memory_bytes()
     }
 
-    /// An inside endpoint is hashed as a key that has only a source, an outside endpoint as one that has only a
-    /// destination.
-    fn hash_inside<A: Address>(&self, e: InsideEndpoint<A>) -> Hash {
+    /// An inside endpoint is hashed as a key with that source, an outside endpoint as one with that destination; as much of
+    /// the remote as counts is the other end.
+    fn hash_inside<A: Address>(&self, e: InsideEndpoint<A>, remote: Remote<A>) -> Hash {
         let tuple = Tuple {
             source: e.address,
             source_port: e.port,
-            ..Tuple::default()
+            destination: remote.address,
+            destination_port: remote.port,
         };
         let key = FlowKey::new(tuple, e.space as u8 + 1, e.realm);
         A::hash_key(&self.hasher, &key)
     }
 
-    fn hash_outside<A: Address>(&self, e: OutsideEndpoint<A>) -> Hash {
+    fn hash_outside<A: Address>(&self, e: OutsideEndpoint<A>, remote: Remote<A>) -> Hash {
         let tuple = Tuple {
+            source: remote.address,
+            source_port: remote.port,
             destination: e.address,
             destination_port: e.port,
-            ..Tuple::default()
         };
         let key = FlowKey::new(tuple, e.space as u8 + 1, RealmId::default());
         A::hash_key(&self.hasher, &key)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::Random;
-    use crate::flow::session::State;
-
-    const OUTSIDE: u32 = 0xcb00_7101;
-
-    fn inside(port: u16) -> InsideEndpoint<u32> {
-        InsideEndpoint {
-            address: 0x0a00_0002,
-            port,
-            space: PortSpace::Udp,
-            realm: RealmId(0),
-        }
+/// Moves a session of a list, not its first, before the one that is.
+fn to_front<A: Address>(sessions: &mut Sessions<A>, at: u32, first: u32) {
+    let Some(MappingLink { next, back }) = sessions.get(at).map(|s| s.link) else {
+        return;
+    };
+    if let Some(before) = sessions.get_mut(back) {
+        before.link.next = next;
     }
-
-    fn outside(port: u16) -> OutsideEndpoint<u32> {
-        OutsideEndpoint {
-            address: OUTSIDE,
-            port,
-            space: PortSpace::Udp,
-        }
+    if let Some(behind) = sessions.get_mut(next) {
+        behind.link.back = back;
     }
-
-    /// A session from inside port `port`, or, to the same mapping, from an outside host.
-    fn session(port: u16, remote: u32, inbound: bool) -> Session<u32> {
-        let out = Session {
-            before: Tuple {
-                source: 0x0a00_0002,
-                destination: remote,
-                source_port: port,
-                destination_port: 53,
-            },
-            after: Tuple {
-                source: OUTSIDE,
-                destination: remote,
-                source_port: port,
-                destination_port: 53,
-            },
-            protocol: crate::wire::UDP,
-            state: State::Udp,
-            ..Session::default()
-        };
-        if !inbound {
-            return out;
-        }
-        Session {
-            before: out.after.reversed(),
-            after: out.before.reversed(),
-            flags: FLAG_INBOUND,
-            ..out
-        }
+    if let Some(second) = sessions.get_mut(first) {
+        second.link.back = at;
     }
-
-    fn world() -> (Mappings, Sessions<u32>) {
-        let mappings = Mappings::new(100, Hasher::new([1, 2])).unwrap();
-        (mappings, Slab::with_capacity(100).unwrap())
-    }
-
-    #[test]
-    fn both_sides_lead_to_the_mapping_until_its_last_session_ends() {
-        let (mut mappings, mut sessions) = world();
-        let first = SessionIndex(sessions.allocate(session(40000, 1, false)).unwrap());
-        let second = SessionIndex(sessions.allocate(session(40000, 2, true)).unwrap());
-        mappings.begin(&mut sessions, first).unwrap();
-        mappings.join(&mut sessions, first, second);
-        let eligible = |address| address == OUTSIDE;
-        assert_eq!(
-            mappings.find_inside(&sessions, inside(40000), eligible),
-            Some(first)
-        );
-        assert_eq!(
-            mappings.find_inside(&sessions, inside(40000), |_| false),
-            None,
-            "another pool's mapping does not count"
-        );
-        assert!(mappings.leave(&mut sessions, first).is_none());
-        sessions.release(first.0);
-        assert_eq!(
-            mappings.find_outside(&sessions, outside(40000)),
-            Some(second),
-            "the session from outside keeps it"
-        );
-        let gone = mappings
-            .leave(&mut sessions, second)
-            .expect("the last session takes the mapping along");
-        assert_eq!(gone.inside, inside(40000));
-        assert_eq!(gone.outside, outside(40000));
-        assert_eq!(mappings.find_outside(&sessions, outside(40000)), None);
-        assert!(mappings.is_empty());
-    }
-
-    #[test]
-    fn sessions_may_leave_in_any_order() {
-        let mut random = Random::from_seed(5);
-        for _ in 0..200 {
-            let (mut mappings, mut sessions) = world();
-            let mut alive = Vec::new();
-            for step in 0..60u32 {
-                if alive.is_empty() || random.below(3) > 0 {
-                    let new = session(7, step, step % 3 == 0 && !alive.is_empty());
-                    let index = SessionIndex(sessions.allocate(new).unwrap());
-                    match mappings.find_outside(&sessions, outside(7)) {
-                        Some(first) => mappings.join(&mut sessions, first, index),
-                        None => mappings.begin(&mut sessions, index).unwrap(),
-                    }
-                    alive.push(index);
-                } else {
-                    let leaver = alive.swap_remove(random.below(alive.len() as u32) as usize);
-                    let gone = mappings.leave(&mut sessions, leaver);
-                    sessions.release(leaver.0);
-                    assert_eq!(gone.is_some(), alive.is_empty());
-                }
-                let first = mappings.find_outside(&sessions, outside(7));
-                assert_eq!(
-                    first,
-                    mappings.find_inside(&sessions, inside(7), |_| true),
-                    "both endpoints lead to the same session"
-                );
-                let count = first.map_or(0, |first| sessions.get(first.0).unwrap().link.back);
-                assert_eq!(count as usize, alive.len());
-                let mut listed = Vec::new();
-                let mut next = first.map_or(NONE, |first| first.0);
-                while let Some(session) = sessions.get(next) {
-                    listed.push(next);
-                    next = session.link.next;
-                }
-                listed.sort_unstable();
-                let mut expected: Vec<u32> = alive.iter().map(|index| index.0).collect();
-                expected.sort_unstable();
-                assert_eq!(listed, expected);
-            }
-        }
-    }
-
-    #[test]
-    fn full_is_a_value_and_changes_nothing() {
-        let mut mappings = Mappings::new(10, Hasher::new([1, 2])).unwrap();
-        let mut sessions: Sessions<u32> = Slab::with_capacity(100).unwrap();
-        for port in 0..10 {
-            let index = SessionIndex(sessions.allocate(session(port, 1, false)).unwrap());
-            mappings.begin(&mut sessions, index).unwrap();
-        }
-        let index = SessionIndex(sessions.allocate(session(99, 1, false)).unwrap());
-        assert_eq!(mappings.begin(&mut sessions, index), Err(MappingsFull));
-        assert_eq!(mappings.find_outside(&sessions, outside(99)), None);
-        assert_eq!(sessions.get(index.0).unwrap().flags, 0);
-        assert_eq!(mappings.len(), 10);
+    if let Some(session) = sessions.get_mut(at) {
+        session.link.next = first;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -56,6 +56,8 @@ pub struct Policy {
     pub stateful: bool,
     /// Whether remote addresses are tracked for address-dependent filtering; fixed at start, because it needs memory.
     pub tracks_contacts: bool,
+    /// Whether mappings may share ports; fixed at start, because it needs memory.
+    pub shares_ports: bool,
     /// Whether senders are told when ports ran out (some pool has `exhaustion = "icmp"`).
     pub tells_exhaustion: bool,
 }

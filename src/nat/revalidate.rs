@@ -56,7 +56,7 @@ pub fn revalidate<A: Family>(
         return false;
     }
     if let Some(session) = nat.sessions.get_mut(index.0) {
-        session.generation = policy.generation;
+        session.generation = policy.generation.stamp();
         for egress in &mut session.egress {
             if *egress != Egress::LOOP {
                 *egress = Egress::UNKNOWN;

@@ -12,11 +12,12 @@ use crate::flow::session::{
 use crate::flow::slab::Slab;
 use crate::flow::sweep::ClockHand;
 use crate::flow::table::BucketTable;
+use crate::nat::behaviour::Remote;
 use crate::nat::contacts::Contacts;
 use crate::nat::family::Family;
 use crate::nat::mapping::{InsideEndpoint, Mapping, Mappings, OutsideEndpoint};
 use crate::nat::policy::Policy;
-use crate::nat::ports::{Allocator, PortSpace, Preference, Returned};
+use crate::nat::ports::{Allocator, PortSpace, Preference, Returned, Share, SharedPorts};
 use crate::nat::rss;
 use crate::nat::subscriber::{SubscriberIndex, Subscribers};
 use crate::nat::tcp;
@@ -67,6 +68,8 @@ pub struct Capacity {
     pub held_ports: u32,
     /// Pairs of mapping and remote address remembered for address-dependent filtering; 0 where no pool asks for it.
     pub contacts: u32,
+    /// Mappings on ports that several mappings share; 0 where no pool shares ports.
+    pub shared: u32,
     /// Workers the gateway has in all.
     pub workers: u8,
 }
@@ -132,13 +135,18 @@ impl<A: Family> Nat<A> {
             sessions: Slab::with_capacity(capacity.sessions as usize)?,
             table: BucketTable::with_capacity(2 * capacity.sessions as usize, LOAD_PERCENT)?,
             mappings: Mappings::new(capacity.sessions, hasher.clone())?,
-            hasher,
+            hasher: hasher.clone(),
             contacts: Contacts::new(capacity.contacts),
             subscribers: Subscribers::new(capacity.subscribers as usize, secret[0] ^ secret[1]),
             allocator: Allocator::new(
                 worker,
                 preference(capacity.workers),
                 capacity.held_ports as usize,
+                SharedPorts::new(
+                    capacity.shared as usize,
+                    capacity.held_ports as usize,
+                    hasher.clone(),
+                )?,
             ),
             counts: NatCounts::default(),
             hand: ClockHand::default(),
@@ -326,6 +334,7 @@ impl<A: Family> Nat<A> {
             external,
             space,
             port,
+            share: Share::new(mapping.kind.sharing(), wide(mapping.remote)),
             hold: pool.map_or(0, |pool| pool.policy().hold),
         };
         let externals = &policy.nat.externals;
@@ -350,6 +359,15 @@ impl<A: Family> Nat<A> {
             + self.table.memory_bytes()
             + self.mappings.memory_bytes()
             + self.subscribers.memory_bytes()
+            + self.allocator.shared().memory_bytes()
+    }
+}
+
+/// A remote with its address as those of both families are kept.
+pub fn wide<A: Family>(remote: Remote<A>) -> Remote<u128> {
+    Remote {
+        address: remote.address.into(),
+        port: remote.port,
     }
 }
 
@@ -418,20 +436,14 @@ fn preference(workers: u8) -> Preference {
 /// The session of a flow that is forwarded as it is; callers fill in what differs.
 pub fn blank_session<A: Address>(realm: RealmId, generation: Generation, now: Now) -> Session<A> {
     Session {
-        before: Default::default(),
-        after: Default::default(),
         last_seen: now.tick.0,
         link: MappingLink::default(),
         subscriber: NONE,
         egress: [crate::flow::session::Egress::UNKNOWN; 2],
-        generation,
-        address_delta: 0,
-        transport_delta: 0,
+        generation: generation.stamp(),
         rule: crate::base::RuleId::NONE,
-        ingress: Default::default(),
-        protocol: 0,
         realm,
         state: State::Other,
-        flags: 0,
+        ..Session::default()
     }
 }

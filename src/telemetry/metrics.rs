@@ -426,7 +426,7 @@ fn mappings(out: &mut Families, scrape: &Scrape) {
     let live = pooled().chain(draining);
     out.gauge(
         "mappings",
-        "Live mappings of inside to outside endpoints; without a pool where their address was taken out of it.",
+        "Outside ports with live mappings, which are as many mappings where ports are not shared; without a pool where their address was taken out of it.",
         live.map(|(pool, ports)| (labels(pool, ports), ports.in_use as f64)),
     );
     out.counter(
@@ -486,6 +486,20 @@ fn pools(out: &mut Families, pools: &[Pool]) {
         "pool_ports_high_water",
         "The most ports of a pool in use at a time, summed over its addresses.",
         peaks,
+    );
+    let of = |value: fn(&Pool) -> f64| {
+        let labels = |pool: &Pool| vec![("pool", pool.pool.clone())];
+        pools.iter().map(move |pool| (labels(pool), value(pool)))
+    };
+    out.gauge(
+        "pool_alarm",
+        "Whether a pool is nearly used up: 1 from alarm_high percent on until below alarm_low.",
+        of(|pool| f64::from(u8::from(pool.alarm))),
+    );
+    out.counter(
+        "pool_alarms_total",
+        "Times a pool was nearly used up.",
+        of(|pool| pool.alarms as f64),
     );
     let with_blocks = || pools.iter().filter(|pool| pool.block_size.is_some());
     let blocks = with_blocks().flat_map(|pool| {

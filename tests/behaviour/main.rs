@@ -20,6 +20,7 @@ mod hairpin;
 mod limits;
 mod links;
 mod live;
+mod mappings;
 mod mtu;
 mod neighbours;
 mod parity;

@@ -113,31 +113,59 @@ fn stun_discovers_endpoint_independent_mapping() {
 }
 
 #[test]
-fn stun_discovers_the_filtering_that_is_configured() {
-    let open = Setup {
-        kernel: None,
-        natgate: r#"
+fn stun_discovers_the_filtering_of_a_masquerade() {
+    once_on_each(&Setup::MASQUERADE, |lab| {
+        let _server = servers::stun(lab);
+        discovers(lab, "-f", "Address and Port Dependent Filtering");
+    });
+}
+
+/// Ports that are not the source's: a port that is kept looks like endpoint-independent mapping to a client that asks
+/// from one socket.
+#[test]
+fn stun_discovers_the_behaviour_that_is_configured() {
+    let behaviours = [
+        ("endpoint", "Endpoint Independent"),
+        ("address", "Address Dependent"),
+        ("address-port", "Address and Port Dependent"),
+    ];
+    for (mapping, mapped) in behaviours {
+        // Each filter once, and never the mapping's own: they do not depend on each other.
+        let (filtering, filtered) = match mapping {
+            "endpoint" => behaviours[1],
+            "address" => behaviours[2],
+            _ => behaviours[0],
+        };
+        let rules = format!(
+            r#"
             [[pool]]
             name = "wan"
             addresses = ["203.0.113.20"]
-            filtering = "endpoint"
+            select = "random"
+            mapping = {{ udp = "{mapping}" }}
+            filtering = "{filtering}"
             [[source-nat]]
             out = "wan0"
             via = "pool:wan"
-        "#,
-        ..Setup::PLAIN
-    };
-    let cases = [
-        (Setup::MASQUERADE, "Address and Port Dependent Filtering"),
-        (open, "Endpoint Independent Filtering"),
-    ];
-    for (setup, verdict) in cases {
+        "#
+        );
+        let setup = Setup {
+            kernel: None,
+            natgate: rules.leak(),
+            ..Setup::PLAIN
+        };
         once_on_each(&setup, |lab| {
             let _server = servers::stun(lab);
-            let report = lab
-                .inside
-                .sh("timeout 30 turnutils_natdiscovery -f -L 10.0.0.2 203.0.113.9");
-            assert!(report.contains(verdict), "{report}");
+            discovers(lab, "-m", &format!("{mapped} Mapping"));
+            discovers(lab, "-f", &format!("{filtered} Filtering"));
         });
     }
+}
+
+/// What a client finds out about the gateway it is behind.
+fn discovers(lab: &Lab, what: &str, verdict: &str) {
+    let report = lab.inside.sh(&format!(
+        "timeout 30 turnutils_natdiscovery {what} -L 10.0.0.2 203.0.113.9"
+    ));
+    assert!(report.contains(verdict), "{verdict}: {report}");
 }

@@ -79,6 +79,7 @@ pub fn headings(listing: Listing, verbose: bool) -> Vec<&'static str> {
                 "POOL",
                 "ADDRESSES",
                 "SELECT",
+                "MAPPING",
                 "FILTERING",
                 "BLOCK",
                 "BLOCKS-USED",
@@ -91,7 +92,15 @@ pub fn headings(listing: Listing, verbose: bool) -> Vec<&'static str> {
                 "USED%",
                 "REFUSED",
             ],
-            &["HOLD", "PORTS-PEAK", "CREATED", "DRAINING", "DRAINED"],
+            &[
+                "HOLD",
+                "PORTS-PEAK",
+                "CREATED",
+                "DRAINING",
+                "DRAINED",
+                "ALARM",
+                "ALARMS",
+            ],
         ),
         Listing::Blocks => (
             &["POOL", "ADDRESS", "PORTS", "SUBSCRIBER", "USED", "WORKER"],
@@ -330,6 +339,7 @@ fn pool(p: &Pool) -> (Vec<String>, Vec<String>) {
         p.pool.clone(),
         p.addresses.join(","),
         p.select.clone(),
+        p.mapping.clone(),
         p.filtering.clone(),
         optional(p.block_size),
         p.blocks_in_use.to_string(),
@@ -354,6 +364,8 @@ fn pool(p: &Pool) -> (Vec<String>, Vec<String>) {
         sum(|ports| ports.created),
         listed(&p.draining),
         listed(&p.drained),
+        yes(p.alarm),
+        p.alarms.to_string(),
     ];
     (always, more)
 }

@@ -54,6 +54,7 @@ pub fn compile(
     let nat = compiler.nat();
     let filter = compiler.filter();
     let tracks_contacts = compiler.tracks_contacts();
+    let shares_ports = compiler.shares_ports();
     if !compiler.errors.is_empty() {
         return Err(Report {
             diagnostics: compiler.errors,
@@ -72,6 +73,7 @@ pub fn compile(
             || filter.is_active()
             || previous.is_some_and(|p| p.stateful),
         tracks_contacts,
+        shares_ports,
         tells_exhaustion: nat
             .pools
             .iter()

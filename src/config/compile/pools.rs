@@ -11,11 +11,12 @@ use ipnet::Ipv4Net;
 use super::sets::{port_ranges, v4};
 use super::{Compiler, error_at};
 use crate::base::{PoolId, Tick};
-use crate::config::validated::{self, Dependence, Validated};
+use crate::config::validated::{self, Validated};
+use crate::nat::behaviour::{Behaviour, Behaviours};
 use crate::nat::policy::Policy;
 use crate::nat::ports::{
-    Behaviour, BlockPolicy, Exhaustion, ExternalIndex, ExternalRef, Externals, Layout, Pairing,
-    Pool, PoolPolicy, Pools, PortMask, PortRange, PortRanges, PortSpace, Select,
+    BlockPolicy, Exhaustion, ExternalIndex, ExternalRef, Externals, Layout, Pairing, Pool,
+    PoolPolicy, Pools, PortMask, PortRange, PortRanges, PortSpace, Select,
 };
 use crate::wire::{TCP, UDP};
 
@@ -93,15 +94,38 @@ impl Compiler<'_> {
 
     /// Address-dependent filtering needs tables of its own, which exist only if a pool asked for them at start.
     pub(super) fn tracks_contacts(&mut self) -> bool {
-        let asks = |p: &&validated::Pool| p.filtering == Dependence::Address;
-        let first = self.config.pools.iter().find(asks);
-        let tracks = self.previous.map_or(first.is_some(), |p| p.tracks_contacts);
-        if let (Some(pool), false) = (first, tracks) {
-            let message = "filtering = \"address\" needs a restart: no pool filtered so at start";
+        self.has_tables(
+            validated::Pool::filters_by_address,
+            |policy| policy.tracks_contacts,
+            "pool.filtering",
+            "filtering = \"address\" needs a restart: no pool filtered so at start",
+        )
+    }
+
+    /// So do ports that several mappings use.
+    pub(super) fn shares_ports(&mut self) -> bool {
+        self.has_tables(
+            validated::Pool::shares_ports,
+            |policy| policy.shares_ports,
+            "pool.mapping",
+            "sharing ports between mappings needs a restart: no pool did so at start",
+        )
+    }
+
+    fn has_tables(
+        &mut self,
+        asks: fn(&validated::Pool) -> bool,
+        has: fn(&Policy) -> bool,
+        key: &str,
+        otherwise: &str,
+    ) -> bool {
+        let first = self.config.pools.iter().find(|pool| asks(pool));
+        let has = self.previous.map_or(first.is_some(), has);
+        if let (Some(pool), false) = (first, has) {
             self.errors
-                .push(error_at(&pool.label.origin, "pool.filtering", message));
+                .push(error_at(&pool.label.origin, key, otherwise));
         }
-        tracks
+        has
     }
 
     fn pool_addresses(&self, pool: &validated::Pool) -> Vec<Ipv4Addr> {
@@ -282,8 +306,7 @@ fn pool_policy(id: PoolId, pool: &validated::Pool) -> PoolPolicy {
             .map(|settings| Arc::new(settings.mapping())),
         hold: Tick::span(pool.hold),
         hold_max: pool.hold_max,
-        mapping: behaviour(pool.mapping),
-        filtering: behaviour(pool.filtering),
+        behaviours: pool.behaviours(),
         exhaustion: match pool.exhaustion {
             validated::Exhaustion::Drop => Exhaustion::Drop,
             validated::Exhaustion::Icmp => Exhaustion::Icmp,
@@ -305,8 +328,10 @@ fn masquerade_policy(id: PoolId, name: String) -> PoolPolicy {
         deterministic: None,
         hold: Tick::span(HOLD),
         hold_max: HOLD_MAX,
-        mapping: Behaviour::Endpoint,
-        filtering: Behaviour::AddressPort,
+        behaviours: [Behaviours {
+            mapping: Behaviour::Endpoint,
+            filtering: Behaviour::AddressPort,
+        }; PortSpace::COUNT],
         exhaustion: Exhaustion::Drop,
     }
 }
@@ -335,14 +360,6 @@ fn layout_of(pool: &validated::Pool, ports: &PortRanges) -> Layout {
             ranges: ports.clone(),
         },
         (None, None) => Layout::Ports,
-    }
-}
-
-fn behaviour(dependence: Dependence) -> Behaviour {
-    match dependence {
-        Dependence::Endpoint => Behaviour::Endpoint,
-        Dependence::Address => Behaviour::Address,
-        Dependence::AddressPort => Behaviour::AddressPort,
     }
 }
 

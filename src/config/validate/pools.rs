@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::super::raw;
 use super::super::report::Findings;
-use super::super::validated::{Block, Dependence, Exhaustion, Pairing, Pool, PortSet, Select};
+use super::super::validated::{
+    Alarm, Block, Dependence, Exhaustion, Pairing, PerProtocol, Pool, PortSet, Select,
+};
 use super::super::values;
 use super::deterministic::{Around, deterministic};
 use super::operands::{Names, element_path};
@@ -79,17 +81,27 @@ fn pool(path: &str, raw: &raw::Pool, names: &Names, findings: &mut Findings) -> 
             "a block of a single port is either even or odd (use blocks of two ports or more)",
         );
     }
-    let mapping =
-        choice(&at("mapping"), &raw.mapping, DEPENDENCE, findings).unwrap_or(Dependence::Endpoint);
-    if mapping != Dependence::Endpoint {
-        findings.error(
-            &at("mapping"),
-            format!(
-                "{:?} is not supported by this version of natgate (\"endpoint\", as RFC 4787 REQ-1 wants)",
-                raw.mapping
-            ),
-        );
+    let mapping = behaviour(&at("mapping"), &raw.mapping, Dependence::Endpoint, findings);
+    for (protocol, depends, rfc) in [
+        ("TCP", mapping.tcp, "RFC 5382 REQ-1"),
+        ("UDP", mapping.udp, "RFC 4787 REQ-1"),
+    ] {
+        if depends != Dependence::Endpoint {
+            findings.warn(
+                &at("mapping"),
+                format!(
+                    "{:?} for {protocol} departs from {rfc} (\"endpoint\"): hosts cannot learn from one remote how others see them",
+                    depends.name()
+                ),
+            );
+        }
     }
+    let filtering = behaviour(
+        &at("filtering"),
+        &raw.filtering,
+        Dependence::AddressPort,
+        findings,
+    );
     let hold = values::duration(&raw.hold).unwrap_or(Duration::from_secs(120));
     if hold < Duration::from_secs(120) {
         findings.warn(
@@ -113,15 +125,51 @@ fn pool(path: &str, raw: &raw::Pool, names: &Names, findings: &mut Findings) -> 
         pairing: choice(&at("pairing"), &raw.pairing, &pairing, findings)
             .unwrap_or(Pairing::Paired),
         mapping,
-        filtering: choice(&at("filtering"), &raw.filtering, DEPENDENCE, findings)
-            .unwrap_or(Dependence::AddressPort),
+        filtering,
         answer_arp: raw.answer_arp,
         exhaustion: choice(&at("exhaustion"), &raw.exhaustion, &exhaustion, findings)
             .unwrap_or(Exhaustion::Drop),
         block,
         hold,
         hold_max: raw.hold_max,
+        alarm: alarm(path, raw, findings),
         deterministic,
+    }
+}
+
+fn alarm(path: &str, raw: &raw::Pool, findings: &mut Findings) -> Alarm {
+    let (high, low) = (raw.alarm_high, raw.alarm_low);
+    if high > 0 && low >= high {
+        findings.error(
+            &format!("{path}.alarm_low"),
+            format!("{low} is not below alarm_high = {high} (leave some percent between them, or set alarm_high = 0)"),
+        );
+    }
+    Alarm { high, low }
+}
+
+/// A behaviour of every protocol, or of each; the default where nothing is said.
+fn behaviour(
+    path: &str,
+    written: &raw::PerProtocol,
+    default: Dependence,
+    findings: &mut Findings,
+) -> PerProtocol<Dependence> {
+    let mut one =
+        |path: &str, word: &str| choice(path, word, DEPENDENCE, findings).unwrap_or(default);
+    match written {
+        raw::PerProtocol::All(word) => PerProtocol::all(one(path, word)),
+        raw::PerProtocol::Each { tcp, udp, icmp } => {
+            let mut of = |name: &str, word: &Option<String>| match word {
+                Some(word) => one(&format!("{path}.{name}"), word),
+                None => default,
+            };
+            PerProtocol {
+                tcp: of("tcp", tcp),
+                udp: of("udp", udp),
+                icmp: of("icmp", icmp),
+            }
+        }
     }
 }
 

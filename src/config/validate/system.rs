@@ -48,6 +48,17 @@ fn limits(raw: &raw::System, findings: &mut Findings) -> HostLimits {
     }
 }
 
+fn state_directory(raw: &raw::System, findings: &mut Findings) -> Option<PathBuf> {
+    let written = raw.state_directory.as_ref()?;
+    if !written.starts_with('/') {
+        findings.error(
+            "system.state_directory",
+            format!("{written:?} is no absolute path (/var/lib/natgate is)"),
+        );
+    }
+    Some(PathBuf::from(written))
+}
+
 pub(super) fn system(raw: &raw::System, findings: &mut Findings) -> System {
     if !raw.cores.is_empty() && raw.cores.len() != usize::from(raw.workers) {
         findings.error(
@@ -95,6 +106,7 @@ pub(super) fn system(raw: &raw::System, findings: &mut Findings) -> System {
         idle: choice("system.idle", &raw.idle, &words, findings).unwrap_or(Idle::Adaptive),
         eal_args: raw.eal_args.0.clone(),
         instance: raw.instance.clone(),
+        state_directory: state_directory(raw, findings),
     }
 }
 

@@ -271,8 +271,15 @@ pub struct Pool {
     pub addresses_quarantined: u64,
     /// How ports are chosen: `preserve`, `random`, `sequential`.
     pub select: String,
-    /// Who may send to a mapped port: `endpoint`, `address`, `address-port`.
+    /// What a mapping depends on besides the inside endpoint: `endpoint` (nothing), `address`, `address-port` of the remote;
+    /// or `tcp=…,udp=…,icmp=…` where protocols differ.
+    pub mapping: String,
+    /// Who may send to a mapped port: `endpoint`, `address`, `address-port`; or by protocol in the same way.
     pub filtering: String,
+    /// Whether it is nearly used up: from `alarm_high` percent on until below `alarm_low`.
+    pub alarm: bool,
+    /// Times that it was since the start.
+    pub alarms: u64,
     /// Ports in a block; none without blocks.
     pub block_size: Option<u32>,
     /// Blocks there are.

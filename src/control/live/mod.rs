@@ -9,11 +9,13 @@
 //!
 //! Changes ([`apply`]) are made one at a time; reading never waits for them.
 
+pub mod alarms;
 pub mod apply;
 pub mod ask;
 pub mod change;
 pub mod counts;
 pub mod filtering;
+pub mod holds;
 pub mod objects;
 pub mod pulse;
 pub mod records;
@@ -34,6 +36,7 @@ use crate::dataplane::clock::Clock;
 use crate::dataplane::published::Published;
 use crate::flow::session::State;
 use crate::nat::policy::Policy;
+use alarms::Alarms;
 use apply::Running;
 use ask::WorkerHandle;
 use counts::{Baseline, Snapshot, snapshots};
@@ -62,6 +65,7 @@ pub struct Live {
     pub(super) pulse: Mutex<Pulse>,
     pub(super) records: Mutex<Records>,
     pub(super) refusals: Mutex<Refusals>,
+    pub(super) alarms: Mutex<Alarms>,
     pub(super) reloads_applied: AtomicU64,
     pub(super) reloads_refused: AtomicU64,
     pub(super) dpdk_version: String,
@@ -234,6 +238,15 @@ impl Live {
         }
     }
 
+    fn pool_views(&self, policy: &Policy) -> Vec<api::Pool> {
+        let mut pools = objects::pools(policy);
+        let alarms = lock(&self.alarms);
+        for pool in &mut pools {
+            (pool.alarm, pool.alarms) = alarms.of(&pool.pool);
+        }
+        pools
+    }
+
     fn rule_views(&self, listing: Listing) -> (Vec<api::Rule>, Vec<u8>) {
         let (snapshots, stalled) = snapshots(&self.workers);
         let counts = lock(&self.baseline).rules(&snapshots);
@@ -394,7 +407,7 @@ impl Backend for Live {
                 objects::interfaces(&mut out, &policy, &resolved, name);
             }
             Listing::Pools => {
-                let pools = objects::pools(&policy).into_iter();
+                let pools = self.pool_views(&policy).into_iter();
                 let wanted =
                     pools.filter(|pool| Filter::matches_name(&filter.pool, Some(&pool.pool)));
                 wanted.for_each(|pool| out.add(Item::Pool(pool)));
@@ -446,7 +459,7 @@ impl Backend for Live {
             ports: self.port_views(false),
             queues: self.queue_views(),
             workers: self.worker_views(&snapshots),
-            pools: objects::pools(&policy),
+            pools: self.pool_views(&policy),
             draining: objects::draining(&policy),
             reloads_applied: self.reloads_applied.load(Ordering::Relaxed),
             reloads_refused: self.reloads_refused.load(Ordering::Relaxed),

@@ -8,8 +8,9 @@ use crate::control::api::{
     Block, Filter, Interface, Item, Listing, Pool, PoolPorts, Queue, Route, Rule,
 };
 use crate::dataplane::accounts::RuleCount;
+use crate::nat::behaviour::{Behaviour, Behaviours};
 use crate::nat::policy::Policy;
-use crate::nat::ports::{Behaviour, BlockIndex, External, PoolCounts, PortSpace, Select};
+use crate::nat::ports::{BlockIndex, External, PoolCounts, PortSpace, Select};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::Ordering;
 
@@ -160,12 +161,10 @@ fn pool(pool: &crate::nat::ports::Pool, quarantined: impl Fn(IpAddr) -> bool) ->
             Select::Sequential => "sequential",
         }
         .to_owned(),
-        filtering: match policy.filtering {
-            Behaviour::Endpoint => "endpoint",
-            Behaviour::Address => "address",
-            Behaviour::AddressPort => "address-port",
-        }
-        .to_owned(),
+        mapping: behaviour(pool, |behaviours| behaviours.mapping),
+        filtering: behaviour(pool, |behaviours| behaviours.filtering),
+        alarm: false,
+        alarms: 0,
         block_size: policy.block.map(|block| block.size.into()),
         blocks_total: total,
         blocks_in_use: used,
@@ -175,6 +174,16 @@ fn pool(pool: &crate::nat::ports::Pool, quarantined: impl Fn(IpAddr) -> bool) ->
             .map(|&space| ports(externals(), space, Some(pool.counts())))
             .collect(),
     }
+}
+
+/// A behaviour as the configuration writes it: one word, or one for each protocol.
+fn behaviour(pool: &crate::nat::ports::Pool, of: impl Fn(Behaviours) -> Behaviour) -> String {
+    let each = PortSpace::ALL.map(|space| (space.name(), of(pool.behaviours(space)).name()));
+    if each.iter().all(|(_, name)| *name == each[0].1) {
+        return each[0].1.to_owned();
+    }
+    let each = each.map(|(protocol, name)| format!("{protocol}={name}"));
+    each.join(",")
 }
 
 fn ports<'a>(

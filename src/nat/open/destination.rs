@@ -4,11 +4,12 @@ use super::NewFlow;
 use crate::base::time::Now;
 use crate::base::{DropReason, RuleId};
 use crate::flow::session::{Session, SessionIndex};
+use crate::nat::behaviour::{Behaviour, Remote};
 use crate::nat::destination::{PolicyDestination, by_policy};
 use crate::nat::family::Family;
 use crate::nat::mapping::{Mapping, OutsideEndpoint};
 use crate::nat::policy::Policy;
-use crate::nat::ports::{Behaviour, PortSpace};
+use crate::nat::ports::PortSpace;
 use crate::nat::state::Nat;
 use crate::nat::trace::DestinationStep;
 
@@ -108,7 +109,19 @@ pub(super) fn destination<A: Family>(
         port: tuple.destination_port,
         space,
     };
-    let Some(first) = nat.mappings.find_outside(&nat.sessions, endpoint) else {
+    let remote = Remote {
+        address: tuple.source,
+        port: tuple.source_port,
+    };
+    let found = nat.mappings.find_outside(&nat.sessions, endpoint, remote);
+    let Some(first) = found else {
+        if nat
+            .allocator
+            .shared()
+            .is_in_use(index, space, endpoint.port)
+        {
+            return Err(DropReason::Filtered);
+        }
         // The port rests after use (RFC 6888 REQ-8), or belongs to a worker that is about to let it go.
         return Ok(None);
     };
@@ -119,7 +132,7 @@ pub(super) fn destination<A: Family>(
     let filtering = policy
         .nat
         .pool_of(index)
-        .map(|pool| pool.policy().filtering);
+        .map(|pool| pool.behaviours(space).filtering);
     let admitted = match filtering {
         Some(Behaviour::Endpoint) => true,
         Some(Behaviour::Address) => nat.contacts.knows(endpoint, tuple.source),

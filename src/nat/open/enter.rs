@@ -3,12 +3,13 @@
 use crate::base::time::Now;
 use crate::base::{DropReason, Random};
 use crate::flow::session::{FLAG_INBOUND, Session, SessionIndex};
+use crate::nat::behaviour::{Behaviour, Remote};
 use crate::nat::family::Family;
 use crate::nat::mapping::{InsideEndpoint, Mapping};
 use crate::nat::policy::Policy;
-use crate::nat::ports::{Behaviour, Pool, PortRanges, PortSpace, Request, Returned, Select};
+use crate::nat::ports::{Pool, PortRanges, PortSpace, Request, Returned, Select, Share};
 use crate::nat::rewrite::deltas;
-use crate::nat::state::{Nat, NotEntered, remote_of};
+use crate::nat::state::{Nat, NotEntered, remote_of, wide};
 use crate::nat::subscriber::SubscriberIndex;
 
 /// Enters a session whose tuples are complete.
@@ -126,7 +127,11 @@ fn with_port<A: Family>(
         let external = policy.nat.external_of(address);
         external.is_some_and(|(index, _)| from.pool.holds(index))
     };
-    let known = nat.mappings.find_inside(&nat.sessions, inside, eligible);
+    let depends = from.pool.behaviours(space).mapping;
+    let remote = remote_end(&session);
+    let known = nat
+        .mappings
+        .find_inside(&nat.sessions, inside, (depends, remote), eligible);
     let Some(first) = known else {
         return with_new_port(nat, policy, session, from, inside, now, random);
     };
@@ -136,6 +141,14 @@ fn with_port<A: Family>(
     let index = enter(nat, session)?;
     join(nat, policy, first, index);
     Ok(index)
+}
+
+/// The remote endpoint of a flow from inside, its destination translated.
+fn remote_end<A: Family>(session: &Session<A>) -> Remote<A> {
+    Remote {
+        address: session.after.destination,
+        port: session.after.destination_port,
+    }
 }
 
 /// Leases an outside port for the first session of a new mapping.
@@ -150,6 +163,8 @@ fn with_new_port<A: Family>(
 ) -> Result<SessionIndex, DropReason> {
     let externals = &policy.nat.externals;
     let subscriber = SubscriberIndex(session.subscriber);
+    let kind = from.pool.behaviours(inside.space).kind();
+    let share = Share::new(kind.sharing(), wide(remote_end(&session)));
     let request = Request {
         pool: from.pool,
         ports: from.ports,
@@ -157,6 +172,7 @@ fn with_new_port<A: Family>(
         subscriber,
         inside_port: inside.port,
         space: inside.space,
+        share,
         now: now.tick,
     };
     let lease = nat
@@ -166,7 +182,7 @@ fn with_new_port<A: Family>(
     let address = A::from_ip(lease.address).unwrap_or_default();
     (session.after.source, session.after.source_port) = (address, lease.port);
     let entered = enter(nat, session).and_then(|index| {
-        let begun = nat.mappings.begin(&mut nat.sessions, index);
+        let begun = nat.mappings.begin(&mut nat.sessions, index, kind);
         begun.map(|()| index).map_err(|_| {
             nat.undo(index);
             DropReason::TableFull
@@ -183,6 +199,7 @@ fn with_new_port<A: Family>(
                 external: lease.external,
                 space: inside.space,
                 port: lease.port,
+                share,
                 hold: 0,
             };
             nat.allocator
@@ -211,7 +228,8 @@ fn remember<A: Family>(nat: &mut Nat<A>, policy: &Policy, index: SessionIndex) {
     };
     let external = policy.nat.external_of(mapping.outside.address);
     let pool = external.and_then(|(index, _)| policy.nat.pool_of(index));
-    if pool.is_some_and(|pool| pool.policy().filtering == Behaviour::Address) {
+    let space = mapping.outside.space;
+    if pool.is_some_and(|pool| pool.behaviours(space).filtering == Behaviour::Address) {
         nat.contacts.remember(mapping.outside, remote_of(session));
     }
 }

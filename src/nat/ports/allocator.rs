@@ -6,14 +6,15 @@
 //! 2. **Port.** Of single ports, per `select`, within the class of the source port. Of blocks, a random block of the
 //!    subscriber but the longest idle one (RFC 7768 §4), a new block when they are full, up to the quota. In a
 //!    deterministic pool, the subscriber's own block as long as it has a port, blocks for overflow then (RFC 7422 §2).
+//!    Where mappings share ports, a port counts as free for a remote that none of its mappings has.
 //!
 //! Nothing living is ever evicted to make room (RFC 6888 REQ-11-d).
 
-use super::chain::{Chain, return_idle};
+use super::chain::return_idle;
+use super::shared::{Share, SharedPorts, View};
 use super::{
-    Allowed, BlockIndex, BlockLink, BlockPolicy, Claim, ExternalIndex, ExternalRef, Externals,
-    Held, HoldQueue, Pairing, Pool, PortRange, PortRanges, PortSpace, Preference, Select,
-    SinglePorts,
+    Allowed, BlockIndex, ExternalIndex, ExternalRef, Externals, Held, HoldQueue, Pairing, Pool,
+    PortRange, PortRanges, PortSpace, Preference, Select,
 };
 use crate::base::{DropReason, Random, RealmId, Tick, WorkerId};
 use crate::nat::subscriber::{SubscriberIndex, Subscribers};
@@ -34,17 +35,24 @@ pub struct Request<'a> {
     pub inside_port: u16,
     /// The space of the port.
     pub space: PortSpace,
+    /// How far the mapping shares its port; `None`: with nobody.
+    pub share: Option<Share>,
     /// The present.
     pub now: Tick,
 }
 
 impl Request<'_> {
-    fn select(&self) -> Select {
+    pub(super) fn select(&self) -> Select {
         self.select.unwrap_or(self.pool.policy().select)
     }
 
+    /// Whether the source port can be kept at all.
+    pub(super) fn may_keep(&self) -> bool {
+        self.inside_port != 0 || self.space == PortSpace::Icmp
+    }
+
     /// Of these ports, those with the parity the pool asks for.
-    fn of_parity<'a>(&self, allowed: Allowed<'a>) -> Allowed<'a> {
+    pub(super) fn of_parity<'a>(&self, allowed: Allowed<'a>) -> Allowed<'a> {
         match self.pool.policy().parity && self.space != PortSpace::Icmp {
             true => allowed.with_parity_of(self.inside_port),
             false => allowed,
@@ -96,6 +104,8 @@ pub struct Returned {
     pub space: PortSpace,
     /// The port.
     pub port: u16,
+    /// How far the mapping shared it.
+    pub share: Option<Share>,
     /// Ticks it rests: the pool's `hold`; 0 = reusable at once, as for TCP connections whose close was tracked.
     pub hold: u32,
 }
@@ -117,11 +127,12 @@ pub struct ReturnedBlock {
 
 /// Picks addresses and ports for the mappings of one worker, and takes them back.
 pub struct Allocator {
-    worker: WorkerId,
-    preference: Preference,
+    pub(super) worker: WorkerId,
+    pub(super) preference: Preference,
     hold: HoldQueue,
+    pub(super) shared: SharedPorts,
     /// The latest choice per space, for [`Select::Sequential`].
-    latest: [u16; PortSpace::COUNT],
+    pub(super) latest: [u16; PortSpace::COUNT],
     /// The subscriber [`Allocator::sweep`] looks at next.
     hand: usize,
     errors: u64,
@@ -129,11 +140,17 @@ pub struct Allocator {
 
 impl Allocator {
     /// An allocator for `worker` (below [`super::MAX_WORKERS`]) that holds back at most `hold_max` single ports.
-    pub fn new(worker: WorkerId, preference: Preference, hold_max: usize) -> Allocator {
+    pub fn new(
+        worker: WorkerId,
+        preference: Preference,
+        hold_max: usize,
+        shared: SharedPorts,
+    ) -> Allocator {
         Allocator {
             worker,
             preference,
             hold: HoldQueue::new(hold_max),
+            shared,
             latest: [0; PortSpace::COUNT],
             hand: 0,
             errors: 0,
@@ -245,9 +262,16 @@ impl Allocator {
             external,
             space,
             port,
-            hold,
+            mut hold,
             ..
         } = *returned;
+        if let Some(share) = returned.share {
+            match self.end_share(externals, returned, share, now) {
+                Some(rest) => hold = rest,
+                // Others use the port.
+                None => return subscribers.lease_ended(returned.subscriber, external),
+            }
+        }
         match externals.get(external).map(|e| (e.single(), e.blocks())) {
             Some((Some(single), _)) if hold == 0 => single.release(space, port),
             Some((Some(single), _)) => {
@@ -271,8 +295,28 @@ impl Allocator {
         subscribers.lease_ended(returned.subscriber, external);
     }
 
+    /// Ends a mapping's share of a port. `Some`: the port has no other, and is to rest that long.
+    fn end_share(
+        &mut self,
+        externals: &Externals,
+        returned: &Returned,
+        share: Share,
+        now: Tick,
+    ) -> Option<u32> {
+        let port = returned.port;
+        let view = View {
+            external: returned.external,
+            space: returned.space,
+            share,
+        };
+        let blocks = externals.get(returned.external).and_then(|e| e.blocks());
+        let window = blocks.map_or(port & !63, |blocks| blocks.window_of(port));
+        self.shared.end(&view, window, port, returned.hold, now)
+    }
+
     /// Ends the hold of at most `budget` single ports that are due; returns how many.
     pub fn release_due(&mut self, externals: &Externals, now: Tick, budget: usize) -> usize {
+        self.shared.release_due(now, budget);
         let errors = &mut self.errors;
         self.hold.release_due(now, budget, |entry| {
             match externals.get(entry.external).and_then(|e| e.single()) {
@@ -299,14 +343,28 @@ impl Allocator {
         }
     }
 
+    /// Takes over single ports that rest since before the start, those due first in front.
+    pub fn take_over(&mut self, externals: &Externals, resting: &[Held]) {
+        for entry in resting {
+            if let Some(oldest) = self.hold.push(*entry) {
+                self.end_hold(externals, oldest);
+            }
+        }
+    }
+
     /// Single ports in hold.
     pub fn held(&self) -> usize {
         self.hold.len()
     }
 
-    /// Single ports that had to leave hold early because `hold_max` was reached.
+    /// Single ports, and remotes of shared ports, that had to leave hold early because `hold_max` was reached.
     pub fn hold_overflows(&self) -> u64 {
-        self.hold.overflows()
+        self.hold.overflows() + self.shared.hold_overflows()
+    }
+
+    /// The ports that mappings share.
+    pub fn shared(&self) -> &SharedPorts {
+        &self.shared
     }
 
     /// Calls that made no sense (an address that does not exist). Stays 0.
@@ -349,137 +407,10 @@ impl Allocator {
             opened,
         })
     }
-
-    /// A port of an address with single ports: of the source port's class first, of the whole range then.
-    fn single_port(
-        &mut self,
-        single: &SinglePorts,
-        external: &ExternalRef,
-        request: &Request<'_>,
-        random: &mut Random,
-    ) -> Option<u16> {
-        let policy = request.pool.policy();
-        let whole = request.of_parity(Allowed::new(
-            request.ports.unwrap_or(&policy.ports),
-            &external.reserved,
-            request.space,
-        ));
-        let classed = policy.low_ports && request.ports.is_none();
-        if !classed {
-            return self.pick(single, &whole, request, random);
-        }
-        let anywhere = request.of_parity(Allowed::all(&external.reserved, request.space));
-        let class = match (request.space, request.inside_port) {
-            (PortSpace::Icmp, _) => return self.pick(single, &anywhere, request, random),
-            (_, 1..512) => anywhere.clip(PortRange::new(1, 511)),
-            (_, 512..1024) => anywhere.clip(PortRange::new(512, 1023)),
-            _ => whole.clip(PortRange::new(1024, u16::MAX)),
-        };
-        self.pick(single, &class, request, random)
-            .or_else(|| self.pick(single, &whole, request, random))
-    }
-
-    /// An allowed free port by the pool's `select`.
-    fn pick(
-        &mut self,
-        single: &SinglePorts,
-        allowed: &Allowed<'_>,
-        request: &Request<'_>,
-        random: &mut Random,
-    ) -> Option<u16> {
-        let (space, wanted) = (request.space, request.inside_port);
-        match request.select() {
-            Select::Preserve => {
-                let keep = (wanted != 0 || space == PortSpace::Icmp)
-                    && allowed.contains(wanted)
-                    && single.claim(space, wanted, self.worker);
-                if keep {
-                    return Some(wanted);
-                }
-                single.claim_random(self.worker, allowed, self.preference, random)
-            }
-            Select::Random => single.claim_random(self.worker, allowed, self.preference, random),
-            Select::Sequential => {
-                let latest = &mut self.latest[space.index()];
-                let port = single.claim_sequential(self.worker, allowed, *latest)?;
-                *latest = port;
-                Some(port)
-            }
-        }
-    }
-
-    /// A port of the subscriber's blocks on this address, if need be of a new one.
-    fn block_port(
-        &mut self,
-        external: &ExternalRef,
-        externals: &Externals,
-        subscribers: &mut Subscribers,
-        request: &Request<'_>,
-        block: BlockPolicy,
-        random: &mut Random,
-    ) -> Result<(u16, Option<BlockIndex>), DropReason> {
-        let blocks = external.external.blocks().ok_or(DropReason::Internal)?;
-        let policy = request.pool.policy();
-        let allowed = match request.ports {
-            Some(ports) => Allowed::new(ports, &external.reserved, request.space),
-            None => Allowed::all(&external.reserved, request.space),
-        };
-        let allowed = request.of_parity(allowed);
-        let wanted = (request.select() == Select::Preserve && request.inside_port != 0)
-            .then_some(request.inside_port);
-        let take = |index: BlockIndex, random: &mut Random| {
-            let port = blocks.allocate(index, wanted, &allowed, random, request.now, policy.hold);
-            blocks.set_idle(index, block.idle.max(policy.hold));
-            port
-        };
-        let inside = subscribers.address(request.subscriber).unwrap_or(0);
-        let claim = Claim {
-            worker: self.worker,
-            subscriber: inside as u32,
-            pool: policy.id,
-            preference: self.preference,
-            now: request.now,
-        };
-        let mut held = Chain::of(externals, subscribers, request, external.index);
-        let mut add = |opened: BlockIndex, first: BlockLink| {
-            blocks.set_next(opened, first);
-            let link = BlockLink::new(external.index, opened);
-            subscribers.block_added(request.subscriber, policy.id, external.index, link);
-            link
-        };
-        if let Some((_, own)) = own_place(request.pool, inside) {
-            if !held.has(own) && blocks.claim_own(own, &claim).is_some() {
-                held.first = add(own, held.first);
-            }
-            // Another host may still hold it under an earlier configuration.
-            if held.has(own)
-                && let Some(port) = take(own, random)
-            {
-                return Ok((port, None));
-            }
-            held = held.overflow(blocks.first_open());
-        }
-        if let Some(index) = held.choose(blocks, &allowed, wanted, random) {
-            let port = take(index, random).ok_or(DropReason::Internal)?;
-            return Ok((port, None));
-        }
-        if block.max_per_host == 0 {
-            return Err(DropReason::NoPort);
-        }
-        if held.count(policy.pairing) >= block.max_per_host {
-            return Err(DropReason::QuotaBlocks);
-        }
-        let opened = blocks
-            .claim_block(&claim, &allowed, random)
-            .ok_or(DropReason::NoBlock)?;
-        let port = take(opened, random).ok_or(DropReason::Internal)?;
-        add(opened, held.first);
-        Ok((port, Some(opened)))
-    }
 }
 
 /// The address and the block that a deterministic pool has for an inside address.
-fn own_place(pool: &Pool, inside: u128) -> Option<(&ExternalRef, BlockIndex)> {
+pub(super) fn own_place(pool: &Pool, inside: u128) -> Option<(&ExternalRef, BlockIndex)> {
     let map = pool.policy().deterministic.as_deref()?;
     let place = map.place(u32::try_from(inside).ok()?)?;
     Some((pool.at(place.address)?, BlockIndex(place.slot)))

@@ -2,22 +2,26 @@
 
 use super::*;
 use crate::base::{DropReason, PoolId, Random, RealmId, Tick, WorkerId};
+use crate::flow::hash::Hasher;
+use crate::nat::behaviour::{Behaviour, Behaviours};
 use crate::nat::subscriber::{SubscriberIndex, Subscribers};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 /// One worker and a policy of one pool.
-struct Lab {
-    externals: Externals,
-    pool: Pool,
+pub(super) struct Lab {
+    pub(super) externals: Externals,
+    pub(super) pool: Pool,
     subscribers: Subscribers,
-    allocator: Allocator,
+    pub(super) allocator: Allocator,
     random: Random,
-    now: Tick,
+    pub(super) now: Tick,
+    /// How far the next mappings share their ports.
+    pub(super) share: Option<Share>,
 }
 
-fn policy(ports: &str) -> PoolPolicy {
+pub(super) fn policy(ports: &str) -> PoolPolicy {
     PoolPolicy {
         id: PoolId(0),
         name: "lab".to_owned(),
@@ -30,13 +34,15 @@ fn policy(ports: &str) -> PoolPolicy {
         deterministic: None,
         hold: 0,
         hold_max: 1000,
-        mapping: Behaviour::Endpoint,
-        filtering: Behaviour::AddressPort,
+        behaviours: [Behaviours {
+            mapping: Behaviour::Endpoint,
+            filtering: Behaviour::AddressPort,
+        }; PortSpace::COUNT],
         exhaustion: Exhaustion::Drop,
     }
 }
 
-fn blocks(ports: &str, size: u16, max_per_host: u16, idle: u32) -> PoolPolicy {
+pub(super) fn blocks(ports: &str, size: u16, max_per_host: u16, idle: u32) -> PoolPolicy {
     let block = BlockPolicy {
         size,
         max_per_host,
@@ -74,14 +80,14 @@ fn pool(externals: &mut Externals, policy: PoolPolicy, addresses: &[(u8, bool)])
 }
 
 impl Lab {
-    fn new(policy: PoolPolicy, addresses: u8) -> Lab {
+    pub(super) fn new(policy: PoolPolicy, addresses: u8) -> Lab {
         let mut externals = Externals::new();
         let list: Vec<(u8, bool)> = (1..=addresses).map(|n| (n, false)).collect();
         let pool = pool(&mut externals, policy, &list);
         Lab::worker(externals, pool, 0)
     }
 
-    fn worker(externals: Externals, pool: Pool, worker: u8) -> Lab {
+    pub(super) fn worker(externals: Externals, pool: Pool, worker: u8) -> Lab {
         let preference = Preference {
             shift: 9,
             workers: 2,
@@ -91,18 +97,28 @@ impl Lab {
             externals,
             pool,
             subscribers: Subscribers::new(1000, 11),
-            allocator: Allocator::new(WorkerId(worker), preference, hold_max),
+            allocator: Allocator::new(
+                WorkerId(worker),
+                preference,
+                hold_max,
+                SharedPorts::new(4096, hold_max, Hasher::new([8, 9])).unwrap(),
+            ),
+            share: None,
             random: Random::from_seed(u64::from(worker) + 1),
             now: Tick(1000),
         }
     }
 
-    fn host(&mut self, n: u32) -> SubscriberIndex {
+    pub(super) fn host(&mut self, n: u32) -> SubscriberIndex {
         let address = u128::from(0x0a00_0000 + n);
         self.subscribers.enter(address, RealmId(0)).unwrap()
     }
 
-    fn ask(&mut self, subscriber: SubscriberIndex, port: u16) -> Result<Lease, DropReason> {
+    pub(super) fn ask(
+        &mut self,
+        subscriber: SubscriberIndex,
+        port: u16,
+    ) -> Result<Lease, DropReason> {
         self.ask_for(subscriber, PortSpace::Udp, port, None)
     }
 
@@ -120,6 +136,7 @@ impl Lab {
             subscriber,
             inside_port,
             space,
+            share: self.share,
             now: self.now,
         };
         let (externals, subscribers) = (&self.externals, &mut self.subscribers);
@@ -127,12 +144,13 @@ impl Lab {
             .allocate(externals, subscribers, &request, &mut self.random)
     }
 
-    fn give_back(&mut self, subscriber: SubscriberIndex, lease: &Lease, hold: u32) {
+    pub(super) fn give_back(&mut self, subscriber: SubscriberIndex, lease: &Lease, hold: u32) {
         let returned = Returned {
             subscriber,
             external: lease.external,
             space: PortSpace::Udp,
             port: lease.port,
+            share: self.share,
             hold,
         };
         let (externals, subscribers) = (&self.externals, &mut self.subscribers);
@@ -148,7 +166,7 @@ impl Lab {
         out
     }
 
-    fn errors(&self) -> u64 {
+    pub(super) fn errors(&self) -> u64 {
         let own = self.allocator.errors();
         own + self.externals.iter().map(|(_, e)| e.errors()).sum::<u64>()
     }

@@ -34,6 +34,12 @@ impl Bitmap {
         before & mask != 0
     }
 
+    /// The word `bit` is in, bit set = free.
+    #[inline]
+    pub(super) fn word(&self, bit: u32) -> u64 {
+        self.words[split(bit).0].load(SeqCst)
+    }
+
     /// Gives `bit` back.
     #[inline]
     pub(super) fn release(&self, bit: u32) {

@@ -13,7 +13,7 @@
 use super::bitmap::Bitmap;
 use super::blockmap::BlockMap;
 use super::external::{BlockUsage, Counters, ExternalIndex, Usage};
-use super::{Allowed, HostPlan, MAX_WORKERS, PortRange, PortRanges, PortSpace};
+use super::{Allowed, HostPlan, MAX_WORKERS, PortRange, PortRanges, PortSpace, Preference};
 use crate::base::{PoolId, Random, Tick, WorkerId};
 use std::sync::atomic::{
     AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst,
@@ -55,33 +55,6 @@ impl BlockLink {
             BlockIndex(self.0 as u16),
         );
         (self != BlockLink::END).then_some(parts)
-    }
-}
-
-/// Which blocks a worker would rather have: those the network card steers to it, superblock
-/// `port >> shift` to worker `superblock % workers`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Preference {
-    /// log2 of the ports of a superblock, 0–16.
-    pub shift: u8,
-    /// Number of workers; below 2 there is nothing to prefer.
-    pub workers: u8,
-}
-
-impl Preference {
-    /// The port at the same place of the nearest superblock that is steered to `worker`; `port` itself where there is none.
-    #[inline]
-    pub fn home(self, worker: WorkerId, port: u16) -> u16 {
-        let (workers, shift) = (u32::from(self.workers), u32::from(self.shift.min(16)));
-        if workers < 2 {
-            return port;
-        }
-        let (superblock, place) = (
-            u32::from(port) >> shift,
-            u32::from(port) & ((1 << shift) - 1),
-        );
-        let own = superblock - superblock % workers + u32::from(worker.0);
-        u16::try_from(own << shift | place).unwrap_or(port)
     }
 }
 
@@ -285,7 +258,10 @@ impl BlockPorts {
         meta.pool.store(claim.pool.0, Relaxed);
         meta.next.store(BlockLink::END.0, Relaxed);
         meta.last_used.store(claim.now.0, Relaxed);
-        meta.moved.store(claim.now.0, Relaxed);
+        // Ports of a block that nobody had rest since the start of the process.
+        if meta.held.iter().all(|held| held.load(Relaxed) == 0) {
+            meta.moved.store(claim.now.0, Relaxed);
+        }
         meta.owner.store(claim.worker.0 + 1, SeqCst);
         let used = self.used.fetch_add(1, Relaxed) + 1;
         self.used_high.fetch_max(used, Relaxed);
@@ -396,13 +372,59 @@ impl BlockPorts {
         let port = wanted
             .filter(|&port| self.can_take(block, port, allowed))
             .or_else(|| self.random_free(block, ports, allowed, random))?;
+        self.take_port(block, port, space, now);
+        Some(port)
+    }
+
+    /// Takes a port of the block that is free.
+    #[inline]
+    pub(super) fn take_port(&self, block: BlockIndex, port: u16, space: PortSpace, now: Tick) {
+        let (Some(ports), Some(meta)) = (self.ports_of(block), self.meta(block)) else {
+            return;
+        };
         let (word, mask) = place(port - ports.first);
         self.clear(block, space, FREE, word, mask);
-        let meta = self.meta(block)?;
         bump(&meta.in_use[space.index()], 1);
         meta.last_used.store(now.0, Relaxed);
         self.counters[space.index()].in_use_up();
-        Some(port)
+    }
+
+    /// Makes a free port rest in its block, which nobody has yet; false if it is not free.
+    pub(super) fn rest_port(&self, space: PortSpace, port: u16, now: Tick) -> bool {
+        let block = self.block_of(port);
+        let place_of = block.and_then(|b| Some((b, self.ports_of(b)?, self.meta(b)?)));
+        let Some((block, ports, meta)) = place_of else {
+            return false;
+        };
+        let (word, mask) = place(port - ports.first);
+        if self.load(block, space, FREE, word) & mask == 0 {
+            return false;
+        }
+        self.clear(block, space, FREE, word, mask);
+        let cell = self.cell(block, space, YOUNG, word);
+        cell.store(cell.load(Relaxed) | mask, Relaxed);
+        bump(&meta.held[space.index()], 1);
+        self.counters[space.index()].held_add(1);
+        meta.moved.store(now.0, Relaxed);
+        true
+    }
+
+    /// Notes that a port of the block in use was taken once more.
+    pub(super) fn touch(&self, block: BlockIndex, now: Tick) {
+        if let Some(meta) = self.meta(block) {
+            meta.last_used.store(now.0, Relaxed);
+        }
+    }
+
+    /// One word of a block, bit set = the port is free.
+    pub(super) fn free_in(&self, block: BlockIndex, space: PortSpace, word: usize) -> u64 {
+        self.load(block, space, FREE, word)
+    }
+
+    /// The first port of the word that `port` is in: of its block, or of the address where it is in none.
+    pub(super) fn window_of(&self, port: u16) -> u16 {
+        let ports = self.block_of(port).and_then(|block| self.ports_of(block));
+        ports.map_or(port & !63, |ports| port - (port - ports.first) % 64)
     }
 
     /// True if `port` is a free, allowed port of the block.
@@ -571,7 +593,7 @@ impl BlockPorts {
 
     /// Moves the resting sets as many steps as half hold times have passed.
     #[inline]
-    fn rest(&self, block: BlockIndex, now: Tick, hold: u32) {
+    pub(super) fn rest(&self, block: BlockIndex, now: Tick, hold: u32) {
         let Some(meta) = self.meta(block) else { return };
         // Rounded up and one more: coarse ticks must not shorten the hold.
         let step = hold / 2 + 1;
@@ -639,7 +661,7 @@ impl BlockPorts {
 
     /// Words of one set of a block that exists.
     #[inline]
-    fn words(&self, block: BlockIndex) -> usize {
+    pub(super) fn words(&self, block: BlockIndex) -> usize {
         usize::from(self.blocks[block.index()].words)
     }
 

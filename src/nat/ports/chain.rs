@@ -1,8 +1,7 @@
 //! The blocks of one subscriber: a list chained through the blocks themselves.
 
 use super::{
-    Allowed, BlockIndex, BlockLink, BlockPorts, ExternalIndex, Externals, Pairing, Request,
-    ReturnedBlock,
+    BlockIndex, BlockLink, BlockPorts, ExternalIndex, Externals, Pairing, Request, ReturnedBlock,
 };
 use crate::base::{PoolId, Random, RealmId, Tick};
 use crate::nat::subscriber::{SubscriberIndex, Subscribers};
@@ -59,16 +58,15 @@ impl<'a> Chain<'a> {
         self.iter().filter(counts).count() as u16
     }
 
-    /// The block to take a port from: the one `wanted` is free in; else a random one with an allowed free port, but the
-    /// longest idle one only if the others are full, so that it can fall idle and go back (RFC 7768 §4).
+    /// The block to take a port from: the one the port wanted is left in; else a random one with room, but the longest idle
+    /// one only if the others are full, so that it can fall idle and go back (RFC 7768 §4).
     pub(super) fn choose(
         &self,
         blocks: &BlockPorts,
-        allowed: &Allowed<'_>,
-        wanted: Option<u16>,
+        has_room: impl Fn(BlockIndex) -> bool,
+        has_wanted: impl Fn(BlockIndex) -> bool,
         random: &mut Random,
     ) -> Option<BlockIndex> {
-        let (now, hold) = (self.request.now, self.request.pool.policy().hold);
         let mut usable = 0;
         let mut only = None;
         let mut rested: Option<(Tick, BlockIndex)> = None;
@@ -77,10 +75,10 @@ impl<'a> Chain<'a> {
             if rested.is_none_or(|(tick, _)| last_used < tick) {
                 rested = Some((last_used, block));
             }
-            if blocks.has_free(block, allowed, now, hold) {
+            if has_room(block) {
                 usable += 1;
                 only = Some(block);
-                if wanted.is_some_and(|port| blocks.can_take(block, port, allowed)) {
+                if has_wanted(block) {
                     return Some(block);
                 }
             }
@@ -89,11 +87,10 @@ impl<'a> Chain<'a> {
             return only;
         }
         let (_, rested) = rested?;
-        let usable_now = |&block: &BlockIndex| blocks.has_free(block, allowed, now, hold);
-        let spared = usable_now(&rested);
+        let spared = has_room(rested);
         let draw = random.below(usable - u32::from(spared));
         self.here()
-            .filter(usable_now)
+            .filter(|&block| has_room(block))
             .filter(|&block| !(spared && block == rested))
             .nth(draw as usize)
     }

@@ -21,30 +21,39 @@ mod bitmap;
 mod block;
 mod blockmap;
 mod chain;
+mod choose;
 mod deterministic;
 mod external;
+mod fixed;
 mod hold;
 mod pool;
 mod pools;
+mod preference;
 mod ranges;
+mod resting;
+mod shared;
+mod sharing;
 mod single;
 
 pub use allocator::{Allocator, Lease, Request, Returned, ReturnedBlock};
-pub use block::{BlockIndex, BlockLink, BlockPorts, Claim, Preference};
+pub use block::{BlockIndex, BlockLink, BlockPorts, Claim};
 pub use deterministic::{Deterministic, Holder, HostPlan, Place};
 pub use external::{BlockUsage, External, ExternalIndex, Externals, InternError, Layout, Usage};
 pub use hold::{Held, HoldQueue};
-pub use pool::{
-    Behaviour, BlockPolicy, Exhaustion, ExternalRef, Pairing, Pool, PoolPolicy, Select,
-};
+pub use pool::{BlockPolicy, Exhaustion, ExternalRef, Pairing, Pool, PoolPolicy, Select};
 pub use pools::{PoolCounts, Pools};
+pub use preference::Preference;
 pub use ranges::{Allowed, PortMask, PortRange, PortRanges, RangesError};
+pub use resting::Rest;
+pub use shared::{Share, SharedPorts};
 pub use single::SinglePorts;
 
 #[cfg(test)]
 mod allocator_tests;
 #[cfg(test)]
 mod block_tests;
+#[cfg(test)]
+mod sharing_tests;
 
 /// The most workers that can lease ports: the owner byte of a port keeps one bit for "resting".
 pub const MAX_WORKERS: usize = 126;

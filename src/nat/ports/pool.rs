@@ -1,7 +1,8 @@
 //! What a pool's configuration says about ports and addresses, as packet code reads it.
 
-use super::{Deterministic, External, ExternalIndex, PoolCounts, PortMask, PortRanges};
+use super::{Deterministic, External, ExternalIndex, PoolCounts, PortMask, PortRanges, PortSpace};
 use crate::base::PoolId;
+use crate::nat::behaviour::Behaviours;
 use std::sync::Arc;
 
 /// How an external port is chosen (RFC 6056, RFC 4787 §4.2).
@@ -24,17 +25,6 @@ pub enum Pairing {
     Paired,
     /// An address per inside port.
     Spread,
-}
-
-/// What a mapping (or filter) depends on (RFC 4787 §4.1, §5).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Behaviour {
-    /// On the inside endpoint alone.
-    Endpoint,
-    /// Also on the remote address.
-    Address,
-    /// Also on the remote address and port.
-    AddressPort,
 }
 
 /// What the sender hears when no port is left (RFC 6888 REQ-11).
@@ -99,10 +89,8 @@ pub struct PoolPolicy {
     pub hold: u32,
     /// The most ports in hold, per worker.
     pub hold_max: u32,
-    /// What a mapping depends on.
-    pub mapping: Behaviour,
-    /// What may come in through a mapping.
-    pub filtering: Behaviour,
+    /// What mappings depend on and what comes in through them, by port space.
+    pub behaviours: [Behaviours; PortSpace::COUNT],
     /// What the sender hears when nothing is left.
     pub exhaustion: Exhaustion,
 }
@@ -148,6 +136,12 @@ impl Pool {
     #[inline]
     pub fn counts(&self) -> &PoolCounts {
         &self.counts
+    }
+
+    /// What its mappings of one port space depend on.
+    #[inline]
+    pub fn behaviours(&self, space: PortSpace) -> Behaviours {
+        self.policy.behaviours[space.index()]
     }
 
     /// The settings.

@@ -1,9 +1,8 @@
 //! The port state of an address whose ports are leased one by one.
 
 use super::bitmap::Bitmap;
-use super::block::Preference;
 use super::external::{Counters, Usage};
-use super::{Allowed, MAX_WORKERS, PortRange, PortSpace};
+use super::{Allowed, MAX_WORKERS, PortRange, PortSpace, Preference};
 use crate::base::{Random, WorkerId};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
@@ -71,10 +70,7 @@ impl SinglePorts {
         preference: Preference,
         random: &mut Random,
     ) -> Option<u16> {
-        let drawn = allowed.nth(random.below(allowed.size()))?;
-        let home = preference.home(worker, drawn);
-        let start = if allowed.contains(home) { home } else { drawn };
-        self.claim_from(start, worker, allowed)
+        self.claim_from(preference.start(worker, allowed, random)?, worker, allowed)
     }
 
     /// Leases the lowest allowed free port above `after`, around the end of the ranges; `None` if none is free.
@@ -112,6 +108,12 @@ impl SinglePorts {
             }
         }
         None
+    }
+
+    /// Ports `window` (a multiple of 64) to `window + 63`, bit set = free.
+    #[inline]
+    pub(super) fn free_in(&self, space: PortSpace, window: u16) -> u64 {
+        self.spaces[space.index()].free.word(window.into())
     }
 
     /// Gives a port in use back for immediate reuse. A port nobody uses is counted as an error and stays.
