@@ -80,6 +80,7 @@ drop_reasons! {
     SubscriberLimit "subscriber_limit" "The table of subscribers is full.";
     MappingConflict "mapping_conflict" "The translated flow would be indistinguishable from a living one.";
     TcpNoSession "tcp_no_session" "A TCP segment in mid-connection that belongs to no known session.";
+    TcpSynCrossed "tcp_syn_crossed" "An unsolicited SYN from outside waited for its answer, and the inside host called the same remote meanwhile (RFC 5382 REQ-4).";
     IcmpChecksum "icmp_checksum" "An ICMP error with a wrong checksum (RFC 5508 REQ-3).";
     IcmpInnerChecksum "icmp_inner_checksum" "An ICMP error whose embedded IP header has a wrong checksum (RFC 5508 REQ-3).";
     IcmpInnerShort "icmp_inner_short" "An ICMP error that quotes too little to find the flow.";

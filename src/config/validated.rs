@@ -101,6 +101,8 @@ pub struct System {
     pub fragments: u32,
     /// Inside hosts that can be tracked; derived from `sessions` unless given.
     pub subscribers: u32,
+    /// Adopt TCP connections of inside hosts in the middle.
+    pub tcp_pickup: bool,
     /// What a worker without packets does.
     pub idle: Idle,
     /// Further EAL arguments, appended as they are.
@@ -129,8 +131,10 @@ pub struct Timeouts {
     pub udp_unreplied: Duration,
     /// Established TCP (RFC 5382 REQ-5).
     pub tcp: Duration,
-    /// TCP being opened or closed (RFC 5382 REQ-5).
-    pub tcp_transitory: Duration,
+    /// TCP being opened (RFC 5382 REQ-5, RFC 7857 section 2.1).
+    pub tcp_opening: Duration,
+    /// TCP being closed (RFC 5382 REQ-5, RFC 7857 section 2.1).
+    pub tcp_closing: Duration,
     /// TCP after a valid RST (RFC 7857 section 2.2).
     pub tcp_reset: Duration,
     /// ICMP queries (RFC 5508 REQ-2).

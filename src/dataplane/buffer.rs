@@ -50,6 +50,8 @@ pub struct Incoming<B> {
     pub ports: Option<Ports>,
     /// The worker that holds the destination port found no flow: the sender's worker opens one.
     pub not_a_reply: bool,
+    /// An unsolicited SYN whose answer has waited long enough.
+    pub waited: bool,
     /// Times it was handed on or looped.
     pub hops: u8,
 }

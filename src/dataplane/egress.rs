@@ -12,6 +12,7 @@ use crate::gateway::neighbour::{Neighbour, NeighbourId, Resolution};
 use crate::nat::open::flow_hash;
 use crate::nat::policy::Policy;
 use crate::nat::rewrite;
+use crate::nat::window::Numbers;
 use crate::wire::parse::Parsed;
 use crate::wire::{ETHERTYPE_IPV4, ipv4, tcp};
 
@@ -167,12 +168,14 @@ impl<B: Buffer> Shard<B> {
             clamp_mss(policy, incoming.buffer.bytes_mut(), packet, crossed);
         }
         rewrite::forward(incoming.buffer.bytes_mut(), packet, &session, direction);
+        let numbers = || Numbers::read(incoming.buffer.bytes(), usize::from(packet.l4));
         self.nat.touch(
             index,
             direction,
             packet.transport,
             packet.tcp_flags,
             now.tick,
+            numbers,
         );
         self.accounts.packet(session.rule, packet.ip_length);
         self.emit(

@@ -31,6 +31,7 @@ use crate::gateway::neighbour::NeighbourId;
 use crate::nat::policy::Policy;
 use crate::nat::revalidate::revalidate;
 use crate::nat::rewrite;
+use crate::nat::window::Numbers;
 use crate::wire::parse::{Network, Parsed, Transport, parse};
 use crate::wire::plain::Plain;
 use crate::wire::tcp::SYN;
@@ -102,6 +103,9 @@ fn lanes(block: Option<usize>, count: usize) -> Range<usize> {
     let start = block.map_or(count, |block| (block * BLOCK).min(count));
     start..(start + BLOCK).min(count)
 }
+
+/// Bytes of the IP header of a plain packet.
+const PLAIN_HEADER: usize = 20;
 
 /// Frames ahead of the one being read whose first line is fetched.
 const AHEAD: usize = 8;
@@ -333,6 +337,20 @@ impl<B: Buffer> Shard<B> {
             session,
             direction,
         );
+        let transport = if slot.tcp {
+            Transport::Tcp
+        } else {
+            Transport::Udp
+        };
+        let numbers = || Numbers::read(buffer.bytes(), usize::from(slot.l3) + PLAIN_HEADER);
+        self.nat.touch(
+            index,
+            direction,
+            transport,
+            slot.tcp_flags,
+            now.tick,
+            numbers,
+        );
         let framed = frame(
             &mut buffer,
             slot.l3,
@@ -340,13 +358,6 @@ impl<B: Buffer> Shard<B> {
             neighbour,
             ETHERTYPE_IPV4,
         );
-        let transport = if slot.tcp {
-            Transport::Tcp
-        } else {
-            Transport::Udp
-        };
-        self.nat
-            .touch(index, direction, transport, slot.tcp_flags, now.tick);
         self.accounts.packet(rule, slot.ip_length);
         if framed {
             sink.transmit(port, buffer);
@@ -442,19 +453,21 @@ impl<B: Buffer> Shard<B> {
         rewrite::forward(incoming.buffer.bytes_mut(), packet, session, direction);
         let rule = session.rule;
         let port = neighbour.port;
-        let framed = frame(
-            &mut incoming.buffer,
-            packet.l3,
-            packet.ip_length,
-            neighbour,
-            ETHERTYPE_IPV4,
-        );
+        let numbers = || Numbers::read(incoming.buffer.bytes(), usize::from(packet.l4));
         self.nat.touch(
             index,
             direction,
             packet.transport,
             packet.tcp_flags,
             now.tick,
+            numbers,
+        );
+        let framed = frame(
+            &mut incoming.buffer,
+            packet.l3,
+            packet.ip_length,
+            neighbour,
+            ETHERTYPE_IPV4,
         );
         self.accounts.packet(rule, packet.ip_length);
         if framed {
@@ -497,6 +510,7 @@ fn incoming<B>(buffer: B, ingress: InterfaceId) -> Incoming<B> {
         looped: false,
         ports: None,
         not_a_reply: false,
+        waited: false,
         hops: 0,
     }
 }

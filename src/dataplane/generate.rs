@@ -111,6 +111,7 @@ impl<B: Buffer> Shard<B> {
                     looped: true,
                     ports: None,
                     not_a_reply: false,
+                    waited: false,
                     hops,
                 };
                 self.loop_back(policy, incoming, home, sink);

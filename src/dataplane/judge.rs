@@ -9,19 +9,26 @@ use crate::nat::filter::conditions::IcmpKind;
 use crate::nat::filter::{Action, Verdict, flows};
 use crate::nat::open::NewFlow;
 use crate::nat::policy::Policy;
+use crate::nat::window::Numbers;
 use crate::wire::icmp;
 use crate::wire::parse::{Network, Parsed, Transport};
 
 impl<B: Buffer> Shard<B> {
-    /// Opens the accounts of a new session, and judges its answers if the filter does.
+    /// Opens the accounts of a new session, notes where its TCP connection is, and judges its answers if the filter does.
     pub(super) fn opened(
         &mut self,
         policy: &Policy,
         index: SessionIndex,
         flow: &NewFlow<u32>,
         verdict: Verdict,
+        numbers: Option<Numbers>,
     ) {
         if let Some(session) = self.nat.sessions.get_mut(index.0) {
+            if let Some(numbers) = numbers {
+                let from_inside = session.from_inside(Direction::Forward);
+                let windows = &mut self.nat.windows;
+                windows.begin(index, from_inside, flow.tcp_flags, numbers);
+            }
             session.rule = self.accounts.open(session.rule, verdict.rule);
             flows::bar_answers(policy, session, flow.icmp);
         }

@@ -174,6 +174,9 @@ impl<B: Buffer> Shard<B> {
             _ => ErrorKind::ProtocolUnreachable { pointer: 0 },
         };
         debug_assert!(policy.interfaces.get(interface).is_some());
+        if self.is_unsolicited_syn(policy, &incoming, packet) {
+            return self.wait(now, incoming, DropReason::OwnService, sink);
+        }
         self.send_error(policy, now, kind, &incoming, packet, sink);
         self.discard(incoming.buffer, DropReason::OwnService, sink);
     }

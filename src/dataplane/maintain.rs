@@ -20,7 +20,7 @@ pub struct Slice {
     pub tracked: u32,
     /// Neighbours to look at.
     pub neighbours: usize,
-    /// Fragmented datagrams to let go.
+    /// Fragmented datagrams, and unsolicited SYNs, to let go.
     pub datagrams: usize,
 }
 
@@ -36,6 +36,7 @@ impl<B: Buffer> Shard<B> {
             counters.drop(DropReason::FragmentTimeout);
             sink.discard(held.buffer);
         });
+        self.waited(policy, now, slice.datagrams, sink);
         let mut events = arrayvec::ArrayVec::<Event, 64>::new();
         self.neighbours
             .sweep(now, slice.neighbours.min(events.capacity()), &mut |event| {
@@ -95,6 +96,7 @@ impl<B: Buffer> Shard<B> {
                 looped: false,
                 ports: None,
                 not_a_reply: false,
+                waited: false,
                 hops: 0,
             };
             if let Some(packet) = parsed.filter(|p| p.network == Network::Ipv4) {
@@ -118,6 +120,10 @@ impl<B: Buffer> Shard<B> {
             counters.drop(DropReason::Shutdown);
             sink.discard(held.buffer);
         });
+        for held in self.unsolicited.drain() {
+            counters.drop(DropReason::Shutdown);
+            sink.discard(held.buffer);
+        }
         self.waiting.drain_all(|packet| {
             counters.drop(DropReason::Shutdown);
             sink.discard(packet.buffer);

@@ -33,5 +33,6 @@ pub mod rack;
 pub mod shard;
 mod slow;
 pub mod steering;
+mod unsolicited;
 mod v6;
 pub mod worker;

@@ -9,6 +9,7 @@ use crate::dataplane::accounts::Accounts;
 use crate::dataplane::buffer::{Buffer, Burst, Incoming, Message, Sink};
 use crate::dataplane::counters::Counters;
 use crate::dataplane::fast::Batch;
+use crate::dataplane::unsolicited::Unsolicited;
 use crate::flow::hash::Hasher;
 use crate::gateway::limiter::{IcmpLimiter, TokenBucket};
 use crate::gateway::neighbour::Neighbours;
@@ -98,6 +99,7 @@ pub struct Shard<B> {
     /// Echo replies: generous, because people measure with them.
     pub(super) echo_limiter: IcmpLimiter,
     pub(super) random: Random,
+    pub(super) unsolicited: Unsolicited<B>,
     pub(super) loops: VecDeque<Incoming<B>>,
     /// What the passes over a batch leave for each other.
     pub(super) batch: Box<Batch>,
@@ -136,6 +138,7 @@ impl<B: Buffer> Shard<B> {
                 random.next_u64(),
             ),
             random,
+            unsolicited: Unsolicited::new(),
             loops: VecDeque::with_capacity(LOOP_CAPACITY),
             batch: Box::new(Batch::new()),
         })
@@ -180,9 +183,10 @@ impl<B: Buffer> Shard<B> {
         }
     }
 
-    /// Packets this shard holds: waiting for neighbours or for a first fragment.
+    /// Packets this shard holds: waiting for neighbours, for a first fragment, or for their answer.
     pub fn held(&self) -> u64 {
-        self.waiting.len() as u64 + u64::from(self.fragments.held()) + self.loops.len() as u64
+        let queued = self.waiting.len() + self.unsolicited.len() + self.loops.len();
+        queued as u64 + u64::from(self.fragments.held())
     }
 
     /// Drops a packet for a reason.

@@ -20,6 +20,7 @@ use crate::nat::policy::Policy;
 use crate::nat::rewrite;
 use crate::nat::rules::Facts;
 use crate::nat::trace::Trace;
+use crate::nat::window::Numbers;
 use crate::wire::parse::{Network, Parsed, Transport, parse};
 
 impl<B: Buffer> Shard<B> {
@@ -127,6 +128,9 @@ impl<B: Buffer> Shard<B> {
         let realm = policy.realm_of(incoming.ingress);
         let key = FlowKey::new(tuple_of(packet), packet.protocol, realm);
         match self.nat.lookup(&key) {
+            Some(_) if incoming.waited => {
+                self.discard(incoming.buffer, DropReason::TcpSynCrossed, sink)
+            }
             Some(entry) => self.hit(policy, now, entry, incoming, packet, sink),
             None => self.miss(policy, now, incoming, packet, &key, sink),
         }
@@ -182,7 +186,9 @@ impl<B: Buffer> Shard<B> {
                 self.local_v4(policy, now, incoming, packet, interface, sink)
             }
             Ok(Opened::Session(index)) => {
-                self.opened(policy, index, &flow, verdict);
+                let numbers = (packet.transport == Transport::Tcp)
+                    .then(|| Numbers::read(incoming.buffer.bytes(), usize::from(packet.l4)));
+                self.opened(policy, index, &flow, verdict, numbers);
                 let entry = crate::flow::session::FlowEntry::new(index, Direction::Forward);
                 self.hit(policy, now, entry, incoming, packet, sink);
             }
@@ -284,6 +290,11 @@ impl<B: Buffer> Shard<B> {
             }
             _ => None,
         };
+        if kind == Some(ErrorKind::PortUnreachable)
+            && self.is_unsolicited_syn(policy, &incoming, packet)
+        {
+            return self.wait(now, incoming, reason, sink);
+        }
         if let Some(kind) = kind {
             self.send_error(policy, now, kind, &incoming, packet, sink);
         }
@@ -349,12 +360,14 @@ impl<B: Buffer> Shard<B> {
             addresses,
             transport,
         );
+        let numbers = || Numbers::read(incoming.buffer.bytes(), usize::from(packet.l4));
         self.nat.touch(
             index,
             direction,
             packet.transport,
             packet.tcp_flags,
             now.tick,
+            numbers,
         );
         self.accounts.packet(session.rule, packet.ip_length);
         if incoming.ports.is_some() {

@@ -279,6 +279,14 @@ impl<A: Address> Session<A> {
         FlowKey::new(self.arriving(direction), self.protocol, self.realm)
     }
 
+    /// Whether packets of `direction` come from the side the session stands for: its initiator's, unless that called
+    /// an address of the gateway's that leads to an inside host.
+    #[inline]
+    pub fn from_inside(&self, direction: Direction) -> bool {
+        let calls_out = self.before.destination == self.after.destination;
+        (direction == Direction::Forward) == calls_out
+    }
+
     /// Whether the flow is forwarded as it is.
     #[inline]
     pub fn is_untranslated(&self) -> bool {

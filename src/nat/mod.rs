@@ -26,3 +26,4 @@ pub mod state;
 pub mod subscriber;
 pub mod tcp;
 pub mod trace;
+pub mod window;

@@ -48,6 +48,8 @@ pub struct Policy {
     pub timeouts: Timeouts,
     /// What one subscriber may use.
     pub limits: HostLimits,
+    /// A translated TCP flow may begin in the middle of its connection.
+    pub tcp_pickup: bool,
     /// What the counted rules are, in the order of their numbers.
     pub rules: Vec<RuleInfo>,
     /// Configured neighbours: interface, address, MAC address.
@@ -261,8 +263,10 @@ pub struct TimeoutSettings {
     pub udp_unreplied: Duration,
     /// TCP, established (RFC 5382 REQ-5: not below 2 h 4 min).
     pub tcp: Duration,
-    /// TCP, opening or closing (RFC 5382 REQ-5: not below 4 min).
-    pub tcp_transitory: Duration,
+    /// TCP, opening (RFC 5382 REQ-5: not below 4 min; RFC 7857 §2.1 allows less).
+    pub tcp_opening: Duration,
+    /// TCP, closing (RFC 5382 REQ-5: not below 4 min).
+    pub tcp_closing: Duration,
     /// TCP after a reset (RFC 7857 §2.2).
     pub tcp_reset: Duration,
     /// ICMP queries (RFC 5508 REQ-2: not below 60 s).
@@ -278,7 +282,8 @@ impl Default for TimeoutSettings {
             udp: minutes(5),
             udp_unreplied: minutes(2),
             tcp: minutes(124),
-            tcp_transitory: minutes(4),
+            tcp_opening: minutes(4),
+            tcp_closing: minutes(4),
             tcp_reset: minutes(4),
             icmp: minutes(1),
             other: minutes(10),
@@ -297,9 +302,8 @@ impl Timeouts {
                 State::Udp => settings.udp,
                 State::Icmp => settings.icmp,
                 State::Other => settings.other,
-                State::TcpOpening | State::TcpAnswered | State::TcpClosing => {
-                    settings.tcp_transitory
-                }
+                State::TcpOpening | State::TcpAnswered => settings.tcp_opening,
+                State::TcpClosing => settings.tcp_closing,
                 // A half-closed connection may carry data for hours the other way.
                 State::TcpEstablished | State::TcpClientFin | State::TcpServerFin => settings.tcp,
                 State::TcpReset => settings.tcp_reset,

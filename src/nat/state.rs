@@ -21,6 +21,7 @@ use crate::nat::ports::{Allocator, PortSpace, Preference, Returned, Share, Share
 use crate::nat::rss;
 use crate::nat::subscriber::{SubscriberIndex, Subscribers};
 use crate::nat::tcp;
+use crate::nat::window::{Numbers, Windows};
 use crate::wire::parse::Transport;
 
 /// Load of the flow table when every session is in use. Two choices and ten slots a bucket fill to 95 % without failing;
@@ -85,6 +86,8 @@ pub struct NatCounts {
     pub ended: [u64; EndCause::ALL.len()],
     /// Mappings created since start.
     pub mappings_created: u64,
+    /// TCP segments since start that would have changed the state of a session, but do not lie where its connection is.
+    pub tcp_disbelieved: u64,
 }
 
 /// Why a session was not entered.
@@ -114,6 +117,8 @@ pub struct Nat<A: Family> {
     pub subscribers: Subscribers,
     /// Port allocation and hold-down.
     pub allocator: Allocator,
+    /// Where TCP connections are.
+    pub windows: Windows,
     /// Counts.
     pub counts: NatCounts,
     pub(super) hand: ClockHand,
@@ -148,6 +153,7 @@ impl<A: Family> Nat<A> {
                     hasher.clone(),
                 )?,
             ),
+            windows: Windows::new(capacity.sessions as usize)?,
             counts: NatCounts::default(),
             hand: ClockHand::default(),
         })
@@ -218,7 +224,8 @@ impl<A: Family> Nat<A> {
     /// Records a packet in its session: state, and activity at most once a tick.
     ///
     /// Only what the inside sends keeps a UDP or ICMP session on a mapping alive (RFC 4787 REQ-6), whoever opened it, so
-    /// that an outsider cannot hold ports for ever; in TCP, and where no port is held, either side does.
+    /// that an outsider cannot hold ports for ever; in TCP, and where no port is held, either side does. A reset refreshes
+    /// nothing (RFC 7857 REQ-7); one that is believed starts the reset timer. `numbers` reads a TCP segment's.
     #[inline(always)]
     pub fn touch(
         &mut self,
@@ -227,16 +234,21 @@ impl<A: Family> Nat<A> {
         transport: Transport,
         tcp_flags: u8,
         tick: Tick,
+        numbers: impl Fn() -> Numbers,
     ) {
         let Some(session) = self.sessions.get_mut(index.0) else {
             return;
         };
         let state = session.state;
-        if session.last_seen != tick.0 {
+        if session.last_seen != tick.0 && tcp_flags & tcp::RST == 0 {
             let inside_opened = session.flags & FLAG_INBOUND == 0;
             let from_inside = (direction == Direction::Forward) == inside_opened;
             let free = session.flags & FLAG_MAPPED == 0;
-            if from_inside || free || transport == Transport::Tcp {
+            if transport == Transport::Tcp {
+                session.last_seen = tick.0;
+                let from_inside = session.from_inside(direction);
+                self.windows.note(index, from_inside, tcp_flags, numbers());
+            } else if from_inside || free {
                 session.last_seen = tick.0;
             }
         }
@@ -245,9 +257,41 @@ impl<A: Family> Nat<A> {
             Transport::Udp if direction == Direction::Reverse => State::Udp,
             _ => state,
         };
-        if next != state {
+        if next == state {
+            return;
+        }
+        if transport == Transport::Tcp {
+            self.tcp_moves(index, direction, tcp_flags, numbers(), next, tick);
+        } else {
             self.set_state(index, next);
         }
+    }
+
+    /// A TCP segment whose flags change the state of its session, if it is to be believed.
+    #[cold]
+    fn tcp_moves(
+        &mut self,
+        index: SessionIndex,
+        direction: Direction,
+        flags: u8,
+        numbers: Numbers,
+        next: State,
+        tick: Tick,
+    ) {
+        let Some(session) = self.sessions.get_mut(index.0) else {
+            return;
+        };
+        let from_inside = session.from_inside(direction);
+        if !from_inside && !self.windows.believes(index, flags, numbers) {
+            self.counts.tcp_disbelieved += 1;
+            return;
+        }
+        if flags & tcp::RST != 0 {
+            session.last_seen = tick.0;
+        } else {
+            self.windows.note(index, from_inside, flags, numbers);
+        }
+        self.set_state(index, next);
     }
 
     /// Moves a session to another state, keeping the counts.
@@ -360,6 +404,7 @@ impl<A: Family> Nat<A> {
             + self.mappings.memory_bytes()
             + self.subscribers.memory_bytes()
             + self.allocator.shared().memory_bytes()
+            + self.windows.memory_bytes()
     }
 }
 

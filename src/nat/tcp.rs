@@ -1,4 +1,5 @@
-//! The TCP life of a session: the state machine of RFC 7857 §2 (figure 1), driven by flags alone.
+//! The TCP life of a session: the state machine of RFC 7857 §2 (figure 1), driven by flags; which segments are believed
+//! is the business of [`super::window`].
 //!
 //! ```text
 //!   SYN          SYN+ACK         ACK of the opener
@@ -8,7 +9,7 @@
 //!                              data ── Reset
 //! ```
 //!
-//! Opening, Closing and Reset run on their own timers (RFC 5382 REQ-5, RFC 7857 §2.1); a half-closed connection keeps the
+//! Opening, Closing and Reset run on timers of their own (RFC 5382 REQ-5, RFC 7857 §2.1); a half-closed connection keeps the
 //! established one, because the other side may still send for hours. A segment without RST after a reset shows that the
 //! reset was not the end and restores the connection (RFC 7857 §2.2).
 
@@ -67,6 +68,10 @@ fn step(state: State, flags: u8, direction: Direction) -> State {
         (TcpAnswered, _) => TcpAnswered,
         // A fresh SYN of the client after both sides closed opens the same tuple anew.
         (TcpClosing | TcpReset, Direction::Forward) if flags & (SYN | ACK) == SYN => TcpOpening,
+        // The same from a client whose SYN cannot be judged: the server's answer shows that it took it.
+        (TcpClosing | TcpReset, Direction::Reverse) if flags & (SYN | ACK) == SYN | ACK => {
+            TcpAnswered
+        }
         (TcpReset, _) => with_fin(TcpEstablished, flags, direction),
         (other, _) => with_fin(other, flags, direction),
     }

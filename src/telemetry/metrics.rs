@@ -407,6 +407,11 @@ fn sessions(out: &mut Families, scrape: &Scrape) {
         .iter()
         .map(|(cause, n)| (vec![("cause", cause.clone())], *n as f64));
     out.counter("sessions_ended_total", "Sessions ended, by cause.", ended);
+    out.counter(
+        "tcp_disbelieved_total",
+        "TCP segments that would have changed a session's state, but do not lie where its connection is.",
+        plain(gauges.tcp_disbelieved as f64),
+    );
     out.gauge(
         "subscribers",
         "Inside hosts known.",

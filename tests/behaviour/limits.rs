@@ -81,7 +81,7 @@ fn half_open_connections_are_limited() {
         refused(&mut rack);
 
         // Refused by the server: one more.
-        one(&mut rack, at, WAN, &answer(second, "R"));
+        one(&mut rack, at, WAN, &answer(second, "RA"));
         one(&mut rack, at, LAN, &syn(5003));
         refused(&mut rack);
 

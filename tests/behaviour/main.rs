@@ -27,6 +27,7 @@ mod parity;
 mod refusals;
 mod reload;
 mod sanity;
+mod tcp;
 
 use common::*;
 use natgate::base::{PortId, WorkerId};

@@ -86,6 +86,7 @@ pub fn compile(
         filter,
         timeouts,
         limits: config.system.limits,
+        tcp_pickup: config.system.tcp_pickup,
         rules: {
             compiler.rules.sort_unstable_by_key(|rule| rule.id);
             compiler.rules
@@ -117,7 +118,8 @@ fn timeouts(t: &validated::Timeouts) -> TimeoutSettings {
         udp: t.udp,
         udp_unreplied: t.udp_unreplied,
         tcp: t.tcp,
-        tcp_transitory: t.tcp_transitory,
+        tcp_opening: t.tcp_opening,
+        tcp_closing: t.tcp_closing,
         tcp_reset: t.tcp_reset,
         icmp: t.icmp,
         other: t.other,

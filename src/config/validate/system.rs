@@ -103,6 +103,7 @@ pub(super) fn system(raw: &raw::System, findings: &mut Findings) -> System {
             0 => (raw.sessions / 8).max(1024),
             given => given,
         },
+        tcp_pickup: raw.tcp_pickup,
         idle: choice("system.idle", &raw.idle, &words, findings).unwrap_or(Idle::Adaptive),
         eal_args: raw.eal_args.0.clone(),
         instance: raw.instance.clone(),
@@ -116,6 +117,7 @@ const MINIMA: &[(&str, u64, &str)] = &[
     ("udp_unreplied", 120, "RFC 4787 REQ-5"),
     ("tcp", 7440, "RFC 5382 REQ-5"),
     ("tcp_transitory", 240, "RFC 5382 REQ-5"),
+    ("tcp_closing", 240, "RFC 5382 REQ-5"),
     ("tcp_reset", 240, "RFC 7857 section 2.2"),
     ("icmp", 60, "RFC 5508 REQ-2"),
 ];
@@ -142,11 +144,17 @@ pub(super) fn timeouts(raw: &raw::Timeouts, findings: &mut Findings) -> Timeouts
         }
         value
     };
+    let transitory = read("tcp_transitory", &raw.tcp_transitory);
+    let mut or_transitory = |key, written: &Option<String>| match written {
+        Some(written) => read(key, written),
+        None => transitory,
+    };
     Timeouts {
+        tcp_opening: or_transitory("tcp_opening", &raw.tcp_opening),
+        tcp_closing: or_transitory("tcp_closing", &raw.tcp_closing),
         udp: read("udp", &raw.udp),
         udp_unreplied: read("udp_unreplied", &raw.udp_unreplied),
         tcp: read("tcp", &raw.tcp),
-        tcp_transitory: read("tcp_transitory", &raw.tcp_transitory),
         tcp_reset: read("tcp_reset", &raw.tcp_reset),
         icmp: read("icmp", &raw.icmp),
         sctp: read("sctp", &raw.sctp),

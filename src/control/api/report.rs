@@ -192,6 +192,9 @@ pub struct Gauges {
     pub mappings: u64,
     /// Mappings created.
     pub mappings_created: u64,
+    /// TCP segments that would have changed a session's state, but do not lie where its connection is: forged, or late.
+    #[serde(default)]
+    pub tcp_disbelieved: u64,
     /// Live subscribers.
     pub subscribers: u64,
     /// IPv6 flows tracked for the filter.

@@ -94,6 +94,9 @@ pub fn describe(old: &Validated, new: &Validated) -> Vec<String> {
     if a.error != b.error {
         changes.push("system.quota_error changed".to_owned());
     }
+    if old.system.tcp_pickup != new.system.tcp_pickup {
+        changes.push(format!("system.tcp_pickup {}", new.system.tcp_pickup));
+    }
     for name in old
         .sets
         .keys()

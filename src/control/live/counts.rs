@@ -203,6 +203,7 @@ fn gauges(snapshots: &[Snapshot]) -> Gauges {
             .collect(),
         mappings: sum(|s| s.mappings),
         mappings_created: sum(|s| s.nat.mappings_created),
+        tcp_disbelieved: sum(|s| s.nat.tcp_disbelieved),
         subscribers: sum(|s| s.subscribers),
         filter_ipv6_flows: sum(|s| s.tracked),
         hairpin_packets: sum(|s| s.counters.looped),

@@ -146,7 +146,7 @@ pub fn open<A: Family>(
             select,
             masquerade,
         } => {
-            mid_stream_refused(flow)?;
+            mid_stream_refused(policy, flow)?;
             session.rule = rule;
             if masquerade {
                 session.flags |= FLAG_MASQUERADE;
@@ -207,9 +207,12 @@ fn local_or<A: Family>(
 }
 
 /// A translated TCP flow starts with a SYN: without the state of the connection a new outside port would only be answered
-/// by a reset.
-fn mid_stream_refused<A: Family>(flow: &NewFlow<A>) -> Result<(), DropReason> {
-    let opens = flow.tcp_flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN;
+/// by a reset. With pick-up, whatever is no reset may be the first.
+fn mid_stream_refused<A: Family>(policy: &Policy, flow: &NewFlow<A>) -> Result<(), DropReason> {
+    let opens = match policy.tcp_pickup {
+        true => flow.tcp_flags & tcp::RST == 0,
+        false => flow.tcp_flags & (tcp::SYN | tcp::ACK | tcp::RST) == tcp::SYN,
+    };
     if flow.transport == Transport::Tcp && !opens {
         return Err(DropReason::TcpNoSession);
     }
