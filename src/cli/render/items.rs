@@ -598,6 +598,9 @@ INDEX  NAME  IN   OUT   SRC         DST  PROTO  VIA        PORTS  HITS  PACKETS 
             ..Pool::default()
         };
         let cells = cells(&Item::Pool(pool), true);
-        assert_eq!(cells[12..], ["25.0", "6", "3", "3", "900", "-", "-"]);
+        assert_eq!(
+            cells[13..],
+            ["25.0", "6", "3", "3", "900", "-", "-", "no", "0"]
+        );
     }
 }
