@@ -28,10 +28,13 @@ use crate::flow::session::SessionIndex;
 use crate::nat::tcp::{ACK, SYN};
 use crate::wire::tcp;
 
-/// Bytes behind the noted number that are believed: retransmissions, segments that overtook each other.
-const BEHIND: u32 = 1 << 16;
-/// Bytes ahead that are believed: a tick of a connection at 268 Mbit/s.
-const AHEAD: u32 = 1 << 23;
+/// Bits of a number that are not noted: what is believed is a matter of megabytes, and half a number is half the memory.
+const COARSE: u32 = 16;
+/// Units of 64 KiB behind the noted one that are believed: retransmissions, segments that overtook each other; the second
+/// because 0 is noted as 1.
+const BEHIND: u16 = 2;
+/// Units ahead that are believed, 8 MiB: a tick of a connection at 268 Mbit/s.
+const AHEAD: u16 = 128;
 
 /// The numbers of one segment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,15 +56,34 @@ impl Numbers {
     }
 }
 
-/// Where a connection is. 0 is "not known"; a connection that is at 0 is noted as at 1.
+/// Where a number is, in units of 64 KiB. 0 is "not known"; a number in unit 0 is noted as in unit 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(transparent)]
+struct Place(u16);
+
+impl Place {
+    const UNKNOWN: Place = Place(0);
+
+    fn of(number: u32) -> Place {
+        Place(((number >> COARSE) as u16).max(1))
+    }
+
+    /// Whether `number` is close enough to be believed.
+    fn is_near(self, number: u32) -> bool {
+        let unit = (number >> COARSE) as u16;
+        unit.wrapping_sub(self.0).wrapping_add(BEHIND) < BEHIND + AHEAD
+    }
+}
+
+/// Where a connection is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 struct Noted {
-    inside: u32,
-    outside: u32,
+    inside: Place,
+    outside: Place,
 }
 
-/// The notes of one worker's sessions, by session: 8 bytes each, read and written off the fast path.
+/// The notes of one worker's sessions, by session: 4 bytes each, read and written off the fast path.
 pub struct Windows {
     notes: HugeVec<Noted>,
 }
@@ -98,15 +120,15 @@ impl Windows {
         let Some(noted) = self.notes.get(index.0 as usize) else {
             return true;
         };
-        if noted.outside != 0 {
-            return near(numbers.sequence, noted.outside);
+        if noted.outside != Place::UNKNOWN {
+            return noted.outside.is_near(numbers.sequence);
         }
         // The outside has not been acknowledged yet: it has to acknowledge what the inside sent (RFC 9293 section 3.10.7.3),
         // unless it opens the connection itself, which shortens nothing.
         match flags & (SYN | ACK) {
             SYN => true,
-            0 => noted.inside == 0,
-            _ => noted.inside == 0 || near(numbers.acknowledgment, noted.inside),
+            0 => noted.inside == Place::UNKNOWN,
+            _ => noted.inside == Place::UNKNOWN || noted.inside.is_near(numbers.acknowledgment),
         }
     }
 
@@ -114,12 +136,12 @@ impl Windows {
         let Some(noted) = self.notes.get_mut(index.0 as usize) else {
             return;
         };
-        let own = numbers.sequence.max(1);
+        let own = Place::of(numbers.sequence);
         let other = match (flags & ACK, flags & SYN) {
             // A new connection: what was known of the other side is over.
-            (0, SYN) if from_inside => Some(0),
+            (0, SYN) if from_inside => Some(Place::UNKNOWN),
             (0, _) => None,
-            _ => Some(numbers.acknowledgment.max(1)),
+            _ => Some(Place::of(numbers.acknowledgment)),
         };
         let (mine, theirs) = if from_inside {
             (&mut noted.inside, &mut noted.outside)
@@ -136,10 +158,6 @@ impl Windows {
     }
 }
 
-fn near(number: u32, noted: u32) -> bool {
-    number.wrapping_sub(noted).wrapping_add(BEHIND) < BEHIND + AHEAD
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,6 +170,10 @@ mod tests {
             sequence,
             acknowledgment,
         }
+    }
+
+    fn bytes(units: u16) -> u32 {
+        u32::from(units) << COARSE
     }
 
     fn opened(inside: u32, outside: u32) -> Windows {
@@ -167,13 +189,12 @@ mod tests {
             let windows = opened(77, outside);
             let believed =
                 |offset: u32| windows.believes(AT, RST, numbers(outside.wrapping_add(offset), 0));
-            assert!(
-                believed(0) && believed(1460) && believed(AHEAD - 2),
-                "{outside}"
-            );
-            assert!(believed(0u32.wrapping_sub(BEHIND - 1)), "{outside}");
-            assert!(!believed(AHEAD + 1) && !believed(1 << 31), "{outside}");
-            assert!(!believed(0u32.wrapping_sub(BEHIND + 1)), "{outside}");
+            let far = bytes(AHEAD) - bytes(1);
+            assert!(believed(0) && believed(1460) && believed(far), "{outside}");
+            assert!(believed(0u32.wrapping_sub(bytes(1))), "{outside}");
+            let beyond = bytes(AHEAD) + bytes(1);
+            assert!(!believed(beyond) && !believed(1 << 31), "{outside}");
+            assert!(!believed(0u32.wrapping_sub(bytes(4))), "{outside}");
         }
     }
 
@@ -201,8 +222,11 @@ mod tests {
         let mut windows = opened(77, 5000);
         windows.note(AT, false, ACK, numbers(1 << 31, 78));
         assert!(!windows.believes(AT, RST, numbers(1 << 31, 0)), "forged");
-        windows.note(AT, false, ACK, numbers(5000 + AHEAD - 1, 78));
-        assert!(windows.believes(AT, RST, numbers(5000 + AHEAD, 0)), "moved");
+        windows.note(AT, false, ACK, numbers(5000 + bytes(AHEAD - 1), 78));
+        assert!(
+            windows.believes(AT, RST, numbers(5000 + bytes(AHEAD), 0)),
+            "moved"
+        );
     }
 
     #[test]
