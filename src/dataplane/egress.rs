@@ -286,11 +286,15 @@ impl<B: Buffer> Shard<B> {
         next_hop: &NextHop,
         interface: InterfaceId,
         mtu: u16,
-        packet: Parked<B>,
+        mut packet: Parked<B>,
         sink: &mut impl Sink<B>,
     ) {
         const L3: usize = 14;
         let start = usize::from(packet.l3);
+        if policy.is_translated_address(ipv4::source(packet.buffer.bytes(), start)) {
+            let frame = packet.buffer.bytes_mut();
+            self.identification.renew(policy, frame, start);
+        }
         let whole = &packet.buffer.bytes()[start..start + usize::from(packet.ip_length)];
         let mut complete = true;
         let Some(pieces) = ipv4::fragment(whole, mtu) else {

@@ -149,6 +149,9 @@ impl<B: Buffer> Shard<B> {
             }
             self.counters.consumed += 1;
             self.counters.generated += 1;
+            let frame = incoming.buffer.bytes_mut();
+            let l3 = usize::from(packet.l3);
+            self.identification.renew(policy, frame, l3);
             let realm = policy.realm_of(incoming.ingress);
             return self.route_rewritten(
                 policy,

@@ -21,6 +21,7 @@ pub mod devices;
 mod egress;
 mod fast;
 mod generate;
+mod identification;
 mod judge;
 mod judge_v6;
 mod local;

@@ -9,6 +9,7 @@ use crate::dataplane::accounts::Accounts;
 use crate::dataplane::buffer::{Buffer, Burst, Incoming, Message, Sink};
 use crate::dataplane::counters::Counters;
 use crate::dataplane::fast::Batch;
+use crate::dataplane::identification::Identification;
 use crate::dataplane::unsolicited::Unsolicited;
 use crate::flow::hash::Hasher;
 use crate::gateway::limiter::{IcmpLimiter, TokenBucket};
@@ -99,6 +100,7 @@ pub struct Shard<B> {
     /// Echo replies: generous, because people measure with them.
     pub(super) echo_limiter: IcmpLimiter,
     pub(super) random: Random,
+    pub(super) identification: Identification,
     pub(super) unsolicited: Unsolicited<B>,
     pub(super) loops: VecDeque<Incoming<B>>,
     /// What the passes over a batch leave for each other.
@@ -137,6 +139,7 @@ impl<B: Buffer> Shard<B> {
                 TokenBucket::new(ECHO_RATE / 10, ECHO_RATE / 10),
                 random.next_u64(),
             ),
+            identification: Identification::new(id, &mut random),
             random,
             unsolicited: Unsolicited::new(),
             loops: VecDeque::with_capacity(LOOP_CAPACITY),

@@ -128,6 +128,25 @@ fn without_df_it_is_cut_and_nothing_is_lost() {
 }
 
 #[test]
+fn datagrams_of_two_hosts_with_one_number_get_one_each() {
+    everywhere(|workers, at| {
+        let mut rack = narrow(workers, 1280, MASQUERADE);
+        let mut numbers = std::collections::BTreeSet::new();
+        for (host, port) in [("10.0.0.2", 1), ("10.0.0.3", 2), ("10.0.0.4", 3)] {
+            for _ in 0..20 {
+                let mut frame = udp(LAN, (host, 40000 + port), SERVER, &payload(1400));
+                mark(&mut frame, 0x4711, 0);
+                let sent = send(&mut rack, at, LAN, &frame);
+                assert_eq!(sent.len(), 2);
+                numbers.insert(sent[0].1[18..20].to_vec());
+                seen(&reassemble(sent));
+            }
+        }
+        assert_eq!(numbers.len(), 60, "RFC 6864 section 5.3.1");
+    });
+}
+
+#[test]
 fn ipv6_is_told_and_never_cut() {
     let mut rack = narrow(1, 1400, MASQUERADE);
     let from: std::net::Ipv6Addr = "fd00:1::2".parse().unwrap();

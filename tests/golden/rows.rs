@@ -10,7 +10,7 @@ use crate::common::*;
 use crate::{PORTS, moved_in, run_core};
 
 /// Time in milliseconds, port, frame.
-type Input = Vec<(u64, PortId, Vec<u8>)>;
+pub type Input = Vec<(u64, PortId, Vec<u8>)>;
 
 /// One row to write.
 pub struct Source {
@@ -19,7 +19,7 @@ pub struct Source {
     pub input: fn() -> Input,
 }
 
-const MASQUERADE: &str = "[[source-nat]]\nout = \"wan0\"\nvia = \"interface\"\n";
+pub const MASQUERADE: &str = "[[source-nat]]\nout = \"wan0\"\nvia = \"interface\"\n";
 
 /// Short, because on tap ports time is real; a second of room on either side, because the machine may be busy.
 const TIMEOUTS: &str = "[[source-nat]]\nout = \"wan0\"\nvia = \"interface\"\n\
@@ -51,7 +51,11 @@ const STATELESS: &str = "[[source-nat]]\nout = \"wan0\"\nvia = \"interface\"\n\
     [[filter.rule]]\nin = \"lan0\"\naction = \"accept\"\n";
 
 /// Every row.
-pub const ALL: &[Source] = &[
+pub fn all() -> impl Iterator<Item = &'static Source> {
+    ALL.iter().chain(crate::rows_icmp::ALL)
+}
+
+const ALL: &[Source] = &[
     Source {
         name: "masquerade-udp",
         rules: MASQUERADE,
@@ -146,7 +150,7 @@ pub const ALL: &[Source] = &[
 
 /// Writes every row's directory.
 pub fn write_all(directory: &Path) {
-    for source in ALL {
+    for source in all() {
         let path = directory.join(source.name);
         fs::create_dir_all(&path).unwrap();
         let config = config(source.rules);
@@ -190,7 +194,7 @@ fn config(rules: &str) -> String {
 }
 
 /// All at once.
-fn now(frames: Vec<(PortId, Vec<u8>)>) -> Input {
+pub fn now(frames: Vec<(PortId, Vec<u8>)>) -> Input {
     frames
         .into_iter()
         .map(|(port, frame)| (0, port, frame))
