@@ -47,6 +47,7 @@ impl Lab {
                 filtering: Behaviour::Endpoint,
             }; PortSpace::COUNT],
             exhaustion: Exhaustion::Drop,
+            helpers: Default::default(),
             deterministic: None,
         };
         let layout = match block {

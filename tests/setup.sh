@@ -31,6 +31,10 @@ command -v dnsmasq            | dnsmasq-base
 command -v dig                | bind9-dnsutils
 command -v iperf3             | iperf3
 command -v turnserver         | coturn
+command -v vsftpd             | vsftpd
+command -v lftp               | lftp
+command -v tftp               | tftp-hpa
+command -v in.tftpd           | tftpd-hpa
 command -v promtool           | prometheus
 /usr/bin/python3 -c 'import scapy' | python3-scapy
 EOF

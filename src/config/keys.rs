@@ -126,6 +126,7 @@ pub const TIMEOUTS: &[Key] = &[
     bare("tcp_closing", Kind::Duration),
     key("tcp_reset", Kind::Duration, "\"4m\""),
     key("icmp", Kind::Duration, "\"60s\""),
+    key("expected", Kind::Duration, "\"2m\""),
     key("sctp", Kind::Duration, "\"10m\""),
     key("other", Kind::Duration, "\"10m\""),
 ];
@@ -171,6 +172,7 @@ pub const INTERFACE: &[Key] = &[
     key("forward", Kind::Bool, "true"),
     key("urpf", Kind::Text, "\"off\""),
     key("clamp_mss", Kind::Int(0, 9560), "0"),
+    key("helpers", Kind::List, "[\"ftp\"]"),
     bare("mtu", Kind::Int(576, 9600)),
 ];
 
@@ -225,6 +227,7 @@ pub const POOL: &[Key] = &[
     key("filtering", Kind::PerProtocol, "\"address-port\""),
     key("answer_arp", Kind::Bool, "true"),
     key("exhaustion", Kind::Text, "\"drop\""),
+    key("helpers", Kind::List, "[\"ftp\"]"),
     bare("block", Kind::Inline(BLOCK)),
     key("hold", Kind::Duration, "\"120s\""),
     key("hold_max", Kind::Int(0, 65536), "4096"),

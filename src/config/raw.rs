@@ -119,6 +119,7 @@ pub struct Timeouts {
     pub tcp_closing: Option<String>,
     pub tcp_reset: String,
     pub icmp: String,
+    pub expected: String,
     pub sctp: String,
     pub other: String,
 }
@@ -183,6 +184,7 @@ pub struct Interface {
     pub forward: bool,
     pub urpf: String,
     pub clamp_mss: u16,
+    pub helpers: Many,
     pub mtu: Option<u16>,
 }
 
@@ -241,6 +243,7 @@ pub struct Pool {
     pub filtering: PerProtocol,
     pub answer_arp: bool,
     pub exhaustion: String,
+    pub helpers: Many,
     pub block: Option<Block>,
     pub hold: String,
     pub hold_max: u32,

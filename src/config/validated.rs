@@ -17,6 +17,7 @@ use crate::base::{InterfaceId, PoolId, PortId, RealmId, VlanId};
 pub use crate::dataplane::device::Device;
 pub use crate::nat::behaviour::Behaviour as Dependence;
 use crate::nat::behaviour::Behaviours;
+use crate::nat::helpers::Helpers;
 use crate::nat::limits::HostLimits;
 use crate::nat::ports::PortSpace;
 
@@ -137,6 +138,8 @@ pub struct Timeouts {
     pub tcp_closing: Duration,
     /// TCP after a valid RST (RFC 7857 section 2.2).
     pub tcp_reset: Duration,
+    /// Flows that a helper expects.
+    pub expected: Duration,
     /// ICMP queries (RFC 5508 REQ-2).
     pub icmp: Duration,
     /// SCTP associations.
@@ -201,6 +204,8 @@ pub struct Interface {
     pub urpf: Urpf,
     /// Clamp the MSS of TCP SYNs to this; 0 is off.
     pub clamp_mss: u16,
+    /// Application helpers for flows that are translated to its addresses without a pool of the configuration.
+    pub helpers: Helpers,
     /// Largest IP packet, in bytes; never above the port's.
     pub mtu: u16,
 }
@@ -391,6 +396,8 @@ pub struct Pool {
     pub answer_arp: bool,
     /// What the sender hears when nothing is left.
     pub exhaustion: Exhaustion,
+    /// Application helpers.
+    pub helpers: Helpers,
     /// Port blocks, when ports are given out to subscribers in blocks.
     pub block: Option<Block>,
     /// How long a released port or block rests (RFC 6888 REQ-8); zero is off.

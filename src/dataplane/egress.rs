@@ -5,8 +5,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use crate::base::time::Now;
 use crate::base::{DropReason, InterfaceId, RealmId};
 use crate::dataplane::buffer::{Buffer, Incoming, Sink};
+use crate::dataplane::help::Helped;
 use crate::dataplane::shard::{Parked, Shard};
-use crate::flow::session::{Direction, Egress, SessionIndex};
+use crate::flow::session::{Direction, Egress, FLAG_HELPED, SessionIndex};
 use crate::gateway::errors::ErrorKind;
 use crate::gateway::neighbour::{Neighbour, NeighbourId, Resolution};
 use crate::nat::open::flow_hash;
@@ -124,6 +125,22 @@ impl<B: Buffer> Shard<B> {
         if session.egress[direction.index()] == Egress::BARRED {
             return self.barred(policy, now, &session, incoming, packet, sink);
         }
+        let mut packet = *packet;
+        if session.flags & FLAG_HELPED != 0 {
+            let helped = Helped {
+                policy,
+                now,
+                index,
+                session: &session,
+                direction,
+                buffer: &mut incoming.buffer,
+                packet: &mut packet,
+            };
+            if let Err(reason) = self.help(helped) {
+                return self.discard(incoming.buffer, reason, sink);
+            }
+        }
+        let packet = &packet;
         let to = session.leaving(direction);
         let Some(hop) =
             policy
@@ -146,7 +163,8 @@ impl<B: Buffer> Shard<B> {
         let next_hop = self.next_hop(policy, now, hop.interface, v4(hop.next_hop), sink);
         match next_hop {
             NextHop::Ready(id) => {
-                if let Some(session) = self.nat.sessions.get_mut(index.0) {
+                let session = self.nat.sessions.get_mut(index.0);
+                if let Some(session) = session.filter(|s| s.flags & FLAG_HELPED == 0) {
                     session.egress[direction.index()] = Egress(id.0);
                 }
             }

@@ -7,6 +7,7 @@ use crate::dataplane::shard::Shard;
 use crate::flow::session::{Direction, Session, SessionIndex};
 use crate::nat::filter::conditions::IcmpKind;
 use crate::nat::filter::{Action, Verdict, flows};
+use crate::nat::helpers;
 use crate::nat::open::NewFlow;
 use crate::nat::policy::Policy;
 use crate::nat::window::Numbers;
@@ -14,7 +15,8 @@ use crate::wire::icmp;
 use crate::wire::parse::{Network, Parsed, Transport};
 
 impl<B: Buffer> Shard<B> {
-    /// Opens the accounts of a new session, notes where its TCP connection is, and judges its answers if the filter does.
+    /// Opens the accounts of a new session, notes where its TCP connection is and whether it gets help, and judges its
+    /// answers if the filter does.
     pub(super) fn opened(
         &mut self,
         policy: &Policy,
@@ -29,6 +31,7 @@ impl<B: Buffer> Shard<B> {
                 let windows = &mut self.nat.windows;
                 windows.begin(index, from_inside, flow.tcp_flags, numbers);
             }
+            helpers::mark(policy, session);
             session.rule = self.accounts.open(session.rule, verdict.rule);
             flows::bar_answers(policy, session, flow.icmp);
         }

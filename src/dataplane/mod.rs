@@ -21,6 +21,8 @@ pub mod devices;
 mod egress;
 mod fast;
 mod generate;
+mod hairpin;
+mod help;
 mod identification;
 mod judge;
 mod judge_v6;

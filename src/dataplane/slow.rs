@@ -321,62 +321,6 @@ impl<B: Buffer> Shard<B> {
         self.discard(incoming.buffer, DropReason::TtlExpired, sink);
     }
 
-    /// The translated destination is one of our external addresses: on to the second half of the hairpin. It counts as
-    /// one hop, so the TTL stays as it is here.
-    #[cold]
-    #[allow(clippy::too_many_arguments)]
-    pub(super) fn hit_loop(
-        &mut self,
-        policy: &Policy,
-        now: Now,
-        index: SessionIndex,
-        direction: Direction,
-        mut incoming: Incoming<B>,
-        packet: &Parsed,
-        sink: &mut impl Sink<B>,
-    ) {
-        let Some(session) = self.nat.session(index).copied() else {
-            return self.discard(incoming.buffer, DropReason::Internal, sink);
-        };
-        let Some(home) = policy.home_of(session.realm, session.leaving(direction).destination)
-        else {
-            return self.discard(incoming.buffer, DropReason::ConfigChanged, sink);
-        };
-        let (mut addresses, mut transport) = (
-            crate::wire::checksum::Delta::from_raw(session.address_delta),
-            crate::wire::checksum::Delta::from_raw(session.transport_delta),
-        );
-        if direction == Direction::Reverse {
-            (addresses, transport) = (addresses.inverse(), transport.inverse());
-        }
-        if is_syn(packet) {
-            let crossed = [arrival(&incoming), None];
-            clamp_mss(policy, incoming.buffer.bytes_mut(), packet, crossed);
-        }
-        rewrite::translate(
-            incoming.buffer.bytes_mut(),
-            packet,
-            &session.leaving(direction),
-            addresses,
-            transport,
-        );
-        let numbers = || Numbers::read(incoming.buffer.bytes(), usize::from(packet.l4));
-        self.nat.touch(
-            index,
-            direction,
-            packet.transport,
-            packet.tcp_flags,
-            now.tick,
-            numbers,
-        );
-        self.accounts.packet(session.rule, packet.ip_length);
-        if incoming.ports.is_some() {
-            let to = session.leaving(direction);
-            incoming.ports = Some((to.source_port, to.destination_port));
-        }
-        self.loop_back(policy, incoming, home, sink);
-    }
-
     /// A fragment: learn or look up its datagram's ports, then treat it like any packet with these ports.
     fn fragment(
         &mut self,

@@ -107,11 +107,13 @@ pub enum State {
     TcpClosing,
     /// TCP: a reset was seen (TRANS); a later segment shows the connection alive.
     TcpReset,
+    /// A flow that another announced; its remote port, 0, stands for any.
+    Expected,
 }
 
 impl State {
     /// Number of states: the length of a table by state.
-    pub const COUNT: usize = State::TcpReset as usize + 1;
+    pub const COUNT: usize = State::Expected as usize + 1;
 
     /// Every state that a live session can have.
     pub const LIVE: [State; State::COUNT - 1] = [
@@ -126,6 +128,7 @@ impl State {
         State::TcpServerFin,
         State::TcpClosing,
         State::TcpReset,
+        State::Expected,
     ];
 
     /// Whether it is a TCP connection that is not established yet.
@@ -149,6 +152,7 @@ impl State {
             State::TcpServerFin => "server-fin",
             State::TcpClosing => "closing",
             State::TcpReset => "reset",
+            State::Expected => "expected",
         }
     }
 }
@@ -185,6 +189,9 @@ pub const FLAG_FIRST: u8 = 1 << 5;
 
 /// Flag: a port forward with `allow` made it; the filter is not asked, neither about its answers.
 pub const FLAG_ALLOWED: u8 = 1 << 6;
+
+/// Flag: a helper looks at its packets. Such a session never learns its egress, which keeps it off the fast path.
+pub const FLAG_HELPED: u8 = 1 << 7;
 
 /// A session's place in the list of sessions that share a mapping. The list is the mapping: it has no record of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,6 +11,7 @@ pub mod expiry;
 pub mod family;
 pub mod filter;
 pub mod fragments;
+pub mod helpers;
 pub mod icmp;
 pub mod limits;
 pub mod mapping;

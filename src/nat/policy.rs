@@ -269,6 +269,8 @@ pub struct TimeoutSettings {
     pub tcp_closing: Duration,
     /// TCP after a reset (RFC 7857 §2.2).
     pub tcp_reset: Duration,
+    /// Flows that a helper expects.
+    pub expected: Duration,
     /// ICMP queries (RFC 5508 REQ-2: not below 60 s).
     pub icmp: Duration,
     /// Protocols without ports.
@@ -285,6 +287,7 @@ impl Default for TimeoutSettings {
             tcp_opening: minutes(4),
             tcp_closing: minutes(4),
             tcp_reset: minutes(4),
+            expected: minutes(2),
             icmp: minutes(1),
             other: minutes(10),
         }
@@ -307,6 +310,7 @@ impl Timeouts {
                 // A half-closed connection may carry data for hours the other way.
                 State::TcpEstablished | State::TcpClientFin | State::TcpServerFin => settings.tcp,
                 State::TcpReset => settings.tcp_reset,
+                State::Expected => settings.expected,
             };
             by_state[state as usize] = Tick::span(duration);
         }

@@ -6,8 +6,8 @@ use crate::base::{Generation, RealmId, Tick, WorkerId};
 use crate::flow::hash::{Hash, Hasher};
 use crate::flow::key::{Address, FlowKey};
 use crate::flow::session::{
-    Direction, FLAG_INBOUND, FLAG_MAPPED, FlowEntry, MappingLink, NONE, Session, SessionIndex,
-    State,
+    Direction, FLAG_HELPED, FLAG_INBOUND, FLAG_MAPPED, FlowEntry, MappingLink, NONE, Session,
+    SessionIndex, State,
 };
 use crate::flow::slab::Slab;
 use crate::flow::sweep::ClockHand;
@@ -15,6 +15,7 @@ use crate::flow::table::BucketTable;
 use crate::nat::behaviour::Remote;
 use crate::nat::contacts::Contacts;
 use crate::nat::family::Family;
+use crate::nat::helpers::control::Controls;
 use crate::nat::mapping::{InsideEndpoint, Mapping, Mappings, OutsideEndpoint};
 use crate::nat::policy::Policy;
 use crate::nat::ports::{Allocator, PortSpace, Preference, Returned, Share, SharedPorts};
@@ -38,14 +39,17 @@ pub enum EndCause {
     Cleared,
     /// The policy no longer has its address, route or rule.
     ConfigChanged,
+    /// The flow it expected came.
+    Met,
 }
 
 impl EndCause {
     /// Every cause, in counter order.
-    pub const ALL: [EndCause; 3] = [
+    pub const ALL: [EndCause; 4] = [
         EndCause::Expired,
         EndCause::Cleared,
         EndCause::ConfigChanged,
+        EndCause::Met,
     ];
 
     /// Name in metrics and listings.
@@ -54,6 +58,7 @@ impl EndCause {
             EndCause::Expired => "expired",
             EndCause::Cleared => "cleared",
             EndCause::ConfigChanged => "config_changed",
+            EndCause::Met => "met",
         }
     }
 }
@@ -88,6 +93,8 @@ pub struct NatCounts {
     pub mappings_created: u64,
     /// TCP segments since start that would have changed the state of a session, but do not lie where its connection is.
     pub tcp_disbelieved: u64,
+    /// Flows since start that a helper wanted to expect, and that were refused as new flows of the host are.
+    pub expectations_refused: u64,
 }
 
 /// Why a session was not entered.
@@ -117,6 +124,8 @@ pub struct Nat<A: Family> {
     pub subscribers: Subscribers,
     /// Port allocation and hold-down.
     pub allocator: Allocator,
+    /// Control connections whose texts helpers changed.
+    pub controls: Controls,
     /// Where TCP connections are.
     pub windows: Windows,
     /// Counts.
@@ -153,6 +162,7 @@ impl<A: Family> Nat<A> {
                     hasher.clone(),
                 )?,
             ),
+            controls: Controls::default(),
             windows: Windows::new(capacity.sessions as usize)?,
             counts: NatCounts::default(),
             hand: ClockHand::default(),
@@ -262,7 +272,7 @@ impl<A: Family> Nat<A> {
         }
         if transport == Transport::Tcp {
             self.tcp_moves(index, direction, tcp_flags, numbers(), next, tick);
-        } else {
+        } else if state != State::Expected {
             self.set_state(index, next);
         }
     }
@@ -316,6 +326,9 @@ impl<A: Family> Nat<A> {
         for direction in [Direction::Forward, Direction::Reverse] {
             let hash = self.hash(&session.key(direction));
             self.table.remove(hash, FlowEntry::new(index, direction).0);
+        }
+        if session.flags & FLAG_HELPED != 0 {
+            self.controls.forget(index);
         }
         self.sessions.release(index.0);
         self.counts.live[session.state as usize] -= 1;

@@ -51,6 +51,9 @@ pub fn advance(state: State, flags: u8, direction: Direction) -> State {
 /// [`advance`] for what is not data of an established connection.
 fn step(state: State, flags: u8, direction: Direction) -> State {
     use State::*;
+    if state == Expected {
+        return state;
+    }
     if flags & RST != 0 {
         return TcpReset;
     }

@@ -412,6 +412,11 @@ fn sessions(out: &mut Families, scrape: &Scrape) {
         "TCP segments that would have changed a session's state, but do not lie where its connection is.",
         plain(gauges.tcp_disbelieved as f64),
     );
+    out.counter(
+        "expectations_refused_total",
+        "Flows that a helper wanted to expect, and that were refused as new flows of the host are.",
+        plain(gauges.expectations_refused as f64),
+    );
     out.gauge(
         "subscribers",
         "Inside hosts known.",

@@ -17,6 +17,7 @@ mod drain;
 mod filter;
 mod filter_v6;
 mod hairpin;
+mod helpers;
 mod limits;
 mod links;
 mod live;

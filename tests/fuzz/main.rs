@@ -19,6 +19,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod engine;
+mod helpers;
 mod parsers;
 mod rack;
 mod texts;

@@ -23,6 +23,7 @@ mod binary;
 #[path = "../common/mod.rs"]
 mod common;
 mod rows;
+mod rows_helpers;
 mod rows_icmp;
 #[cfg(feature = "dpdk")]
 mod tap;

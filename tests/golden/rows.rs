@@ -52,7 +52,9 @@ const STATELESS: &str = "[[source-nat]]\nout = \"wan0\"\nvia = \"interface\"\n\
 
 /// Every row.
 pub fn all() -> impl Iterator<Item = &'static Source> {
-    ALL.iter().chain(crate::rows_icmp::ALL)
+    ALL.iter()
+        .chain(crate::rows_icmp::ALL)
+        .chain(crate::rows_helpers::ALL)
 }
 
 const ALL: &[Source] = &[

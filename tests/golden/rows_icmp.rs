@@ -196,8 +196,7 @@ fn from_inside() -> Input {
     let unknown = beyond(&udp(LAN, REMOTE, ("10.0.0.2", 54), b"question"));
     let answered = udp(WAN, REMOTE, OUTSIDE_A, b"answer");
     let answer = beyond(&udp(LAN, REMOTE, A, b"answer"));
-    let inside =
-        |from: &str, kind, quote: &[u8]| (LAN, error(LAN, from, REMOTE.0, kind, [0; 4], quote));
+    let inside = |from: &str, kind, quote: &[u8]| error(LAN, from, REMOTE.0, kind, [0; 4], quote);
     // With pauses: an error never comes before the packet it is about.
     vec![
         (0, WAN, question),

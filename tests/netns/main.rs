@@ -42,6 +42,7 @@ mod at_exempt;
 mod at_filter;
 mod at_forward;
 mod at_gateway;
+mod at_helpers;
 mod at_ports;
 mod at_reload;
 mod at_snat;

@@ -145,6 +145,10 @@ pub fn counters(counters: &Counters) -> String {
         ("mappings".to_owned(), gauges.mappings),
         ("mappings_created".to_owned(), gauges.mappings_created),
         ("tcp_disbelieved".to_owned(), gauges.tcp_disbelieved),
+        (
+            "expectations_refused".to_owned(),
+            gauges.expectations_refused,
+        ),
         ("subscribers".to_owned(), gauges.subscribers),
         ("filter_ipv6_flows".to_owned(), gauges.filter_ipv6_flows),
         ("hairpin_packets".to_owned(), gauges.hairpin_packets),

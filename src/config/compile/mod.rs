@@ -121,6 +121,7 @@ fn timeouts(t: &validated::Timeouts) -> TimeoutSettings {
         tcp_opening: t.tcp_opening,
         tcp_closing: t.tcp_closing,
         tcp_reset: t.tcp_reset,
+        expected: t.expected,
         icmp: t.icmp,
         other: t.other,
     }

@@ -13,6 +13,7 @@ use super::{Compiler, error_at};
 use crate::base::{PoolId, Tick};
 use crate::config::validated::{self, Validated};
 use crate::nat::behaviour::{Behaviour, Behaviours};
+use crate::nat::helpers::Helpers;
 use crate::nat::policy::Policy;
 use crate::nat::ports::{
     BlockPolicy, Exhaustion, ExternalIndex, ExternalRef, Externals, Layout, Pairing, Pool,
@@ -189,7 +190,11 @@ impl Compiler<'_> {
                     None => {
                         let name = format!("interface:{}", interface.label.name);
                         let same = |p: &Pool| p.policy().name == name && has(p, address);
-                        let policy = masquerade_policy(self.more_pool_ids.of(same), name.clone());
+                        let policy = masquerade_policy(
+                            self.more_pool_ids.of(same),
+                            name.clone(),
+                            interface.helpers,
+                        );
                         let id = policy.id;
                         let refs = self.intern(
                             externals,
@@ -311,11 +316,12 @@ fn pool_policy(id: PoolId, pool: &validated::Pool) -> PoolPolicy {
             validated::Exhaustion::Drop => Exhaustion::Drop,
             validated::Exhaustion::Icmp => Exhaustion::Icmp,
         },
+        helpers: pool.helpers,
     }
 }
 
 /// What `via = "interface"` allocates from: the defaults of a pool, on the interface's address.
-fn masquerade_policy(id: PoolId, name: String) -> PoolPolicy {
+fn masquerade_policy(id: PoolId, name: String, helpers: Helpers) -> PoolPolicy {
     PoolPolicy {
         id,
         name,
@@ -333,6 +339,7 @@ fn masquerade_policy(id: PoolId, name: String) -> PoolPolicy {
             filtering: Behaviour::AddressPort,
         }; PortSpace::COUNT],
         exhaustion: Exhaustion::Drop,
+        helpers,
     }
 }
 

@@ -10,7 +10,7 @@ use super::super::report::{Findings, hint};
 use super::super::validated::{Device, Interface, Neighbour, Port, Route, System, Urpf};
 use super::super::values;
 use super::operands::{Names, element_path};
-use super::{checked, choice, label, required};
+use super::{checked, choice, helpers, label, required};
 use crate::base::{InterfaceId, PortId, RealmId, VlanId};
 use crate::dataplane::device::{BondMode, MOST_MEMBERS};
 
@@ -302,6 +302,7 @@ fn interface_of(
         forward: raw.forward,
         urpf: choice(&format!("{path}.urpf"), &raw.urpf, &words, findings).unwrap_or(Urpf::Off),
         clamp_mss: raw.clamp_mss,
+        helpers: helpers(&format!("{path}.helpers"), &raw.helpers, findings),
         mtu,
     }
 }

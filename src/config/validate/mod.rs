@@ -19,7 +19,8 @@ pub(super) use pools::blocks_of;
 use super::raw::{self, Raw};
 use super::report::{Findings, nearest};
 use super::validated::{Label, Validated};
-use operands::Names;
+use crate::nat::helpers::{Helper, Helpers};
+use operands::{Names, element_path};
 
 /// Checks everything about `raw`.
 pub(super) fn validate(raw: &Raw, findings: &mut Findings) -> Validated {
@@ -186,6 +187,19 @@ fn choice<T: Copy>(
     };
     findings.error(path, format!("{written:?} is not possible here ({hint})"));
     words.first().map(|(_, value)| *value)
+}
+
+/// A list of helpers.
+fn helpers(path: &str, written: &raw::Many, findings: &mut Findings) -> Helpers {
+    let words = Helper::ALL.map(|helper| (helper.name(), helper));
+    let mut on = Helpers::NONE;
+    for (index, name) in written.0.iter().enumerate() {
+        let at = element_path(path, index, findings);
+        if let Some(helper) = choice(&at, name, &words, findings) {
+            on = on.with(helper);
+        }
+    }
+    on
 }
 
 /// A value that must be there.

@@ -12,7 +12,7 @@ use super::super::validated::{
 use super::super::values;
 use super::deterministic::{Around, deterministic};
 use super::operands::{Names, element_path};
-use super::{choice, label};
+use super::{choice, helpers, label};
 use crate::base::InterfaceId;
 
 /// Most addresses of a pool; a larger list is a typing mistake (a /8 written for a /28).
@@ -129,6 +129,7 @@ fn pool(path: &str, raw: &raw::Pool, names: &Names, findings: &mut Findings) -> 
         answer_arp: raw.answer_arp,
         exhaustion: choice(&at("exhaustion"), &raw.exhaustion, &exhaustion, findings)
             .unwrap_or(Exhaustion::Drop),
+        helpers: helpers(&at("helpers"), &raw.helpers, findings),
         block,
         hold,
         hold_max: raw.hold_max,

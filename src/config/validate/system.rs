@@ -156,6 +156,7 @@ pub(super) fn timeouts(raw: &raw::Timeouts, findings: &mut Findings) -> Timeouts
         udp_unreplied: read("udp_unreplied", &raw.udp_unreplied),
         tcp: read("tcp", &raw.tcp),
         tcp_reset: read("tcp_reset", &raw.tcp_reset),
+        expected: read("expected", &raw.expected),
         icmp: read("icmp", &raw.icmp),
         sctp: read("sctp", &raw.sctp),
         other: read("other", &raw.other),

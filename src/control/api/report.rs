@@ -195,6 +195,9 @@ pub struct Gauges {
     /// TCP segments that would have changed a session's state, but do not lie where its connection is: forged, or late.
     #[serde(default)]
     pub tcp_disbelieved: u64,
+    /// Flows that a helper wanted to expect, and that were refused as new flows of the host are.
+    #[serde(default)]
+    pub expectations_refused: u64,
     /// Live subscribers.
     pub subscribers: u64,
     /// IPv6 flows tracked for the filter.

@@ -204,6 +204,7 @@ fn gauges(snapshots: &[Snapshot]) -> Gauges {
         mappings: sum(|s| s.mappings),
         mappings_created: sum(|s| s.nat.mappings_created),
         tcp_disbelieved: sum(|s| s.nat.tcp_disbelieved),
+        expectations_refused: sum(|s| s.nat.expectations_refused),
         subscribers: sum(|s| s.subscribers),
         filter_ipv6_flows: sum(|s| s.tracked),
         hairpin_packets: sum(|s| s.counters.looped),
@@ -217,7 +218,7 @@ pub fn protocol_of(state: State) -> &'static str {
     match state {
         State::UdpUnreplied | State::Udp => "udp",
         State::Icmp => "icmp",
-        State::Free | State::Other => "other",
+        State::Free | State::Other | State::Expected => "other",
         State::TcpOpening
         | State::TcpAnswered
         | State::TcpEstablished

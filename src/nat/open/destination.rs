@@ -1,6 +1,7 @@
 //! The destination half of a new flow: what its destination becomes.
 
 use super::NewFlow;
+use super::expected::expected;
 use crate::base::time::Now;
 use crate::base::{DropReason, RuleId};
 use crate::flow::session::{Session, SessionIndex};
@@ -21,6 +22,8 @@ pub(super) struct Destination<A> {
     pub(super) source: Option<A>,
     /// First session of the mapping that an outside host reaches the inside through.
     pub(super) mapping: Option<SessionIndex>,
+    /// The expectation it meets.
+    pub(super) expected: Option<SessionIndex>,
     pub(super) hairpin: bool,
     pub(super) allowed: bool,
 }
@@ -55,6 +58,7 @@ pub(super) fn destination<A: Family>(
         rule: None,
         source: None,
         mapping: None,
+        expected: None,
         hairpin: false,
         allowed: false,
     };
@@ -133,7 +137,9 @@ pub(super) fn destination<A: Family>(
         .nat
         .pool_of(index)
         .map(|pool| pool.behaviours(space).filtering);
+    let expected = expected(nat, policy, flow, now);
     let admitted = match filtering {
+        _ if expected.is_some() => true,
         Some(Behaviour::Endpoint) => true,
         Some(Behaviour::Address) => nat.contacts.knows(endpoint, tuple.source),
         Some(Behaviour::AddressPort) | None => false,
@@ -147,6 +153,8 @@ pub(super) fn destination<A: Family>(
         address: inside.address,
         port: inside.port,
         mapping: Some(first),
+        expected,
+        allowed: expected.is_some(),
         ..keep
     }))
 }

@@ -13,6 +13,7 @@
 
 mod destination;
 mod enter;
+mod expected;
 mod source;
 
 use crate::base::time::Now;
@@ -29,13 +30,15 @@ use crate::nat::filter::flows::{self, Bound};
 use crate::nat::policy::Policy;
 use crate::nat::ports::PortSpace;
 use crate::nat::rules::Facts;
-use crate::nat::state::{Nat, blank_session};
+use crate::nat::state::{EndCause, Nat, blank_session};
 use crate::nat::tcp;
 use crate::nat::trace::Trace;
 use crate::wire::parse::Transport;
 use destination::{Destination, destination};
 use enter::{Allocation, allocate, enter, inbound};
 use source::{Source, source};
+
+pub use expected::{Ends, expect};
 
 /// A packet that no session claimed.
 #[derive(Clone, Copy, Debug)]
@@ -119,7 +122,11 @@ pub fn open<A: Family>(
     }
     if let Some(first) = destination.mapping {
         session.flags |= FLAG_INBOUND;
-        return inbound(nat, policy, session, first, now).map(Opened::Session);
+        let index = inbound(nat, policy, session, first, now)?;
+        if let Some(expected) = destination.expected {
+            nat.end(policy, expected, EndCause::Met, now);
+        }
+        return Ok(Opened::Session(index));
     }
     if destination.rule.is_some() {
         session.flags |= FLAG_STATIC;

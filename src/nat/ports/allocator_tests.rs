@@ -39,6 +39,7 @@ pub(super) fn policy(ports: &str) -> PoolPolicy {
             filtering: Behaviour::AddressPort,
         }; PortSpace::COUNT],
         exhaustion: Exhaustion::Drop,
+        helpers: Default::default(),
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{Deterministic, External, ExternalIndex, PoolCounts, PortMask, PortRanges, PortSpace};
 use crate::base::PoolId;
 use crate::nat::behaviour::Behaviours;
+use crate::nat::helpers::Helpers;
 use std::sync::Arc;
 
 /// How an external port is chosen (RFC 6056, RFC 4787 §4.2).
@@ -93,6 +94,8 @@ pub struct PoolPolicy {
     pub behaviours: [Behaviours; PortSpace::COUNT],
     /// What the sender hears when nothing is left.
     pub exhaustion: Exhaustion,
+    /// Application helpers for flows on its addresses.
+    pub helpers: Helpers,
 }
 
 /// A pool of external addresses: settings and addresses, immutable in a snapshot.

@@ -1,0 +1,64 @@
+//! What is remembered of control connections whose texts changed: by how much they are moved, and the latest text.
+
+use arrayvec::ArrayVec;
+use hashbrown::HashMap;
+
+use super::shift::Shift;
+use crate::flow::session::SessionIndex;
+
+/// Connections remembered at a time, by one worker. Others keep their texts unless the new one is as long as the old.
+const CAPACITY: usize = 4096;
+
+/// The longest text a helper writes.
+pub const TEXT: usize = 64;
+
+/// One connection.
+#[derive(Clone, Debug, Default)]
+pub struct Control {
+    /// How far its inside's numbers are moved.
+    pub shift: Shift,
+    /// What the text at `shift.position` became: what is sent again becomes the same again.
+    pub text: ArrayVec<u8, TEXT>,
+}
+
+/// The control connections of one worker.
+pub struct Controls {
+    known: HashMap<u32, Control>,
+}
+
+impl Default for Controls {
+    fn default() -> Controls {
+        Controls {
+            known: HashMap::with_capacity(CAPACITY),
+        }
+    }
+}
+
+impl Controls {
+    /// What is remembered of a session.
+    pub fn get(&self, index: SessionIndex) -> Option<&Control> {
+        self.known.get(&index.0)
+    }
+
+    /// Remembers a text that was changed; false when there is no room.
+    pub fn changed(
+        &mut self,
+        index: SessionIndex,
+        position: u32,
+        more: u32,
+        text: ArrayVec<u8, TEXT>,
+    ) -> bool {
+        if self.known.len() >= CAPACITY && !self.known.contains_key(&index.0) {
+            return false;
+        }
+        let control = self.known.entry(index.0).or_default();
+        control.shift = control.shift.then(position, more);
+        control.text = text;
+        true
+    }
+
+    /// The session ended.
+    pub fn forget(&mut self, index: SessionIndex) {
+        self.known.remove(&index.0);
+    }
+}

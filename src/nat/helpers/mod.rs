@@ -1,0 +1,117 @@
+//! Application helpers: protocols that name addresses and ports in their payload, for flows of their own.
+//!
+//! ```text
+//!   control flow:   PORT 10,0,0,2,156,64  ⇒  PORT 203,0,113,1,156,64      the text, in place
+//!   flow to come:   remote, any port  →  203.0.113.1:40000  ⇒  10.0.0.2:40000
+//! ```
+//!
+//! A flow that is to come is *expected*: a session like any other, in the mapping of the inside endpoint that was named, whose
+//! remote port is 0 ([`State::Expected`](crate::flow::session::State::Expected)). So it holds its outside port, counts on its
+//! subscriber, expires, is listed, and lies on the worker its packets are steered to, by what sessions are there for
+//! anyway. The first packet from that remote to the outside endpoint opens the flow itself, which the filter lets pass
+//! as part of what it let pass before, and ends the expectation. See [`expect`](crate::nat::open::expect).
+//!
+//! Sessions with a helper never learn their way out ([`FLAG_HELPED`]), so their packets leave the fast path without its
+//! having to ask. Each helper is a module of its own that reads bytes and knows nothing else:
+//!
+//! - [`ftp`]: the control connection's commands and replies (RFC 959, RFC 2428), from clients and servers inside;
+//! - TFTP (RFC 1350): the server answers a request to port 69 from a port of its choice;
+//! - [`shift`]: sequence numbers behind a text that changed its length.
+
+pub mod control;
+pub mod ftp;
+pub mod shift;
+
+use crate::flow::session::{Direction, FLAG_HELPED, Session};
+use crate::nat::behaviour::Behaviour;
+use crate::nat::policy::Policy;
+use crate::nat::ports::PortSpace;
+use crate::wire::{TCP, UDP};
+
+/// A protocol there is help for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Helper {
+    /// FTP, on TCP port 21.
+    Ftp,
+    /// TFTP, on UDP port 69.
+    Tftp,
+}
+
+impl Helper {
+    /// All of them.
+    pub const ALL: [Helper; 2] = [Helper::Ftp, Helper::Tftp];
+
+    /// As the configuration writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Helper::Ftp => "ftp",
+            Helper::Tftp => "tftp",
+        }
+    }
+
+    /// IP protocol and server port.
+    fn service(self) -> (u8, u16) {
+        match self {
+            Helper::Ftp => (TCP, 21),
+            Helper::Tftp => (UDP, 69),
+        }
+    }
+
+    /// The helper for a session's protocol and server port.
+    pub fn of(session: &Session<u32>) -> Option<Helper> {
+        let service = (session.protocol, session.after.destination_port);
+        Helper::ALL.into_iter().find(|h| h.service() == service)
+    }
+}
+
+/// Which helpers are on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Helpers(u8);
+
+impl Helpers {
+    /// None at all.
+    pub const NONE: Helpers = Helpers(0);
+
+    /// These and another.
+    pub fn with(self, helper: Helper) -> Helpers {
+        Helpers(self.0 | 1 << helper as u8)
+    }
+
+    /// Whether a helper is among them.
+    pub fn has(self, helper: Helper) -> bool {
+        self.0 & 1 << helper as u8 != 0
+    }
+}
+
+impl Default for Helpers {
+    /// FTP alone (RFC 5382 REQ-6, RFC 4787 REQ-10).
+    fn default() -> Helpers {
+        Helpers::NONE.with(Helper::Ftp)
+    }
+}
+
+/// Marks a new session that gets help: its protocol has a helper, which is on for its outside address.
+pub fn mark(policy: &Policy, session: &mut Session<u32>) {
+    let Some(helper) = Helper::of(session).filter(|_| !session.is_untranslated()) else {
+        return;
+    };
+    let outside = match session.from_inside(Direction::Forward) {
+        true => session.after.source,
+        false => session.before.destination,
+    };
+    let external = policy.nat.external_of(outside);
+    let pool = external.and_then(|(index, _)| policy.nat.pool_of(index));
+    let space = PortSpace::from_protocol(session.protocol);
+    let on = match (pool, space) {
+        // Where a mapping depends on the remote port, none can stand for a port that is not known yet.
+        (Some(pool), Some(space)) if pool.behaviours(space).mapping != Behaviour::Endpoint => {
+            Helpers::NONE
+        }
+        (Some(pool), _) => pool.policy().helpers,
+        (None, _) => Helpers::default(),
+    };
+    if on.has(helper) {
+        session.flags |= FLAG_HELPED;
+    }
+}

@@ -1,0 +1,193 @@
+//! Rows about application helpers: what becomes of the texts, of the numbers behind them, and of the flows they announce.
+
+use etherparse::PacketBuilder;
+use natgate::base::PortId;
+
+use crate::common::*;
+use crate::rows::{Input, MASQUERADE, Source};
+
+const SERVER_INSIDE: &str = "[[source-nat]]\nout = \"wan0\"\nvia = \"interface\"\n\
+    [[port-forward]]\nin = \"wan0\"\ndst = \"203.0.113.1\"\nproto = \"tcp\"\ndport = \"2121\"\nto = \"10.0.0.3:21\"\n";
+
+const TFTP: &str = "[[pool]]\nname = \"p\"\naddresses = [\"203.0.113.20\"]\nhelpers = [\"tftp\"]\n\
+    [[source-nat]]\nout = \"wan0\"\nvia = \"pool:p\"\n";
+
+pub const ALL: &[Source] = &[
+    Source {
+        name: "ftp-active",
+        rules: MASQUERADE,
+        input: active,
+    },
+    Source {
+        name: "ftp-extended-active",
+        rules: MASQUERADE,
+        input: extended_active,
+    },
+    Source {
+        name: "ftp-passive-server",
+        rules: SERVER_INSIDE,
+        input: passive,
+    },
+    Source {
+        name: "tftp",
+        rules: TFTP,
+        input: tftp,
+    },
+];
+
+const CLIENT: End = ("10.0.0.2", 40000);
+const PUBLIC: End = ("203.0.113.1", 40000);
+const FTP: End = ("203.0.113.9", 21);
+
+/// A segment; `numbers` are sequence and acknowledgment number.
+fn segment(
+    port: PortId,
+    from: End,
+    to: End,
+    flags: &str,
+    numbers: (u32, u32),
+    payload: &str,
+) -> Vec<u8> {
+    let mut builder = PacketBuilder::ethernet2(HOST_MAC, [2, 0, 0, 0, 1, port.0 as u8])
+        .ipv4(ip(from.0).octets(), ip(to.0).octets(), 64)
+        .tcp(from.1, to.1, numbers.0, 1024);
+    for flag in flags.chars() {
+        builder = match flag {
+            'S' => builder.syn(),
+            _ => builder.ack(numbers.1),
+        };
+    }
+    let mut frame = Vec::new();
+    builder.write(&mut frame, payload.as_bytes()).unwrap();
+    frame
+}
+
+fn client(flags: &str, numbers: (u32, u32), payload: &str) -> Vec<u8> {
+    segment(LAN, CLIENT, FTP, flags, numbers, payload)
+}
+
+fn server(flags: &str, numbers: (u32, u32), payload: &str) -> Vec<u8> {
+    segment(WAN, FTP, PUBLIC, flags, numbers, payload)
+}
+
+/// What follows a command that names the client's port 40016 and becomes longer by `grows` bytes.
+fn dialogue(command: &str, grows: u32) -> Input {
+    let length = command.len() as u32;
+    let data = ("203.0.113.1", 40016);
+    let mut input = vec![
+        (LAN, client("S", (100, 0), "")),
+        (WAN, server("SA", (900, 101), "")),
+        (LAN, client("A", (101, 901), "")),
+        (LAN, client("A", (101, 901), command)),
+        (WAN, server("A", (901, 101 + length + grows), "200 ok\r\n")),
+        (LAN, client("A", (101 + length, 909), "LIST\r\n")),
+        // The data connection, one from a stranger, one too many.
+        (
+            WAN,
+            segment(WAN, ("203.0.113.10", 20), data, "S", (1, 0), ""),
+        ),
+        (
+            WAN,
+            segment(WAN, ("203.0.113.9", 20), data, "S", (1, 0), ""),
+        ),
+        (
+            LAN,
+            segment(
+                LAN,
+                ("10.0.0.2", 40016),
+                ("203.0.113.9", 20),
+                "SA",
+                (7, 2),
+                "",
+            ),
+        ),
+        (
+            WAN,
+            segment(WAN, ("203.0.113.9", 2020), data, "S", (1, 0), ""),
+        ),
+        // Sent again, late.
+        (LAN, client("A", (101, 909), command)),
+    ];
+    let timed = input.drain(..).enumerate();
+    timed
+        .map(|(i, (port, frame))| (i as u64, port, frame))
+        .collect()
+}
+
+fn active() -> Input {
+    dialogue("PORT 10,0,0,2,156,80\r\n", 3)
+}
+
+fn extended_active() -> Input {
+    dialogue("EPRT |1|10.0.0.2|40016|\r\n", 3)
+}
+
+fn passive() -> Input {
+    let (caller, called, inside) = (
+        ("203.0.113.9", 5555),
+        ("203.0.113.1", 2121),
+        ("10.0.0.3", 21),
+    );
+    let theirs = |flags, numbers, text| (WAN, segment(WAN, caller, called, flags, numbers, text));
+    let ours = |numbers, flags, text| (LAN, segment(LAN, inside, caller, flags, numbers, text));
+    let data = |from, port| {
+        let to = ("203.0.113.1", port);
+        (
+            WAN,
+            segment(WAN, ("203.0.113.9", from), to, "S", (1, 0), ""),
+        )
+    };
+    let reply = "227 Entering Passive Mode (10,0,0,3,156,90).\r\n";
+    let length = reply.len() as u32;
+    let extended = "229 Entering Extended Passive Mode (|||40027|)\r\n";
+    let frames = vec![
+        theirs("S", (1, 0), ""),
+        ours((50, 2), "SA", ""),
+        theirs("A", (2, 51), "PASV\r\n"),
+        ours((51, 8), "A", reply),
+        data(6666, 40026),
+        theirs("A", (8, 51 + length + 3), "EPSV\r\n"),
+        ours((51 + length, 14), "A", extended),
+        data(6667, 40027),
+    ];
+    let timed = frames.into_iter().enumerate();
+    timed
+        .map(|(i, (port, frame))| (i as u64, port, frame))
+        .collect()
+}
+
+fn tftp() -> Input {
+    let client = ("10.0.0.2", 40000);
+    vec![
+        (
+            0,
+            LAN,
+            udp(LAN, client, ("203.0.113.9", 69), b"\0\x01file\0octet\0"),
+        ),
+        (
+            1,
+            WAN,
+            udp(
+                WAN,
+                ("203.0.113.9", 33333),
+                ("203.0.113.20", 40000),
+                b"\0\x03\0\x01data",
+            ),
+        ),
+        (
+            2,
+            LAN,
+            udp(LAN, client, ("203.0.113.9", 33333), b"\0\x04\0\x01"),
+        ),
+        (
+            3,
+            WAN,
+            udp(
+                WAN,
+                ("203.0.113.9", 44444),
+                ("203.0.113.20", 40000),
+                b"one too many",
+            ),
+        ),
+    ]
+}
