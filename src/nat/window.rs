@@ -12,7 +12,7 @@
 //! - those from inside that change the state: SYN, the ACK that ends the handshake, FIN, RST.
 //!
 //! A connection that has gone idle, the only kind a forged reset can harm since data restores the state, is then known up to
-//! the bytes of one tick. That is what [`AHEAD`] is for. A connection that moves faster may end by a reset that is not believed;
+//! the bytes of one tick. That is what `AHEAD` is for. A connection that moves faster may end by a reset that is not believed;
 //! its session then lives until its ordinary timeout, nothing worse.
 //!
 //! **Whom to believe.** The inside, always: uRPF looks after its addresses. Its segments note whatever they say, so a
