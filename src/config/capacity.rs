@@ -9,7 +9,7 @@ use crate::dataplane::provision::{PacketBuffers, PortBuffers};
 /// Bytes of a session with its share of the tables and its mapping.
 pub const SESSION_BYTES: u64 = 110;
 /// Bytes more where mappings share ports: two windows of ports and a port for each mapping, with their tables.
-pub const SHARED_BYTES: u64 = 170;
+pub const SHARED_BYTES: u64 = 140;
 /// IPv6 flows the filter can track: one for so many sessions.
 pub const TRACKED_SHARE: u32 = 4;
 /// Bytes of an IPv6 flow the filter tracks, with its share of the table.
@@ -286,8 +286,9 @@ impl fmt::Display for Capacity {
         }
         writeln!(
             f,
-            "sessions: {} × {SESSION_BYTES} B = {}; subscribers: {}",
+            "sessions: {} × {} B = {}; subscribers: {}",
             self.sessions,
+            self.session_bytes / u64::from(self.sessions.max(1)),
             bytes(self.session_bytes),
             self.subscribers
         )?;

@@ -290,6 +290,7 @@ pub const STATIC_NAT: &[Key] = &[
     ORIGIN,
     bare("external", Kind::Text),
     bare("internal", Kind::Text),
+    key("vrf", Kind::Text, "\"main\""),
     bare("interface", Kind::Text),
     key("direction", Kind::Text, "\"both\""),
 ];
@@ -305,6 +306,7 @@ pub const PORT_FORWARD: &[Key] = &[
     key("proto", Kind::List, "\"tcp\""),
     bare("dport", Kind::List),
     bare("to", Kind::List),
+    key("vrf", Kind::Text, "\"main\""),
     key("spread", Kind::Text, "\"hash-source\""),
     key("hairpin", Kind::Bool, "true"),
     key("source", Kind::Text, "\"auto\""),

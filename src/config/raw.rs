@@ -308,6 +308,7 @@ pub struct StaticNat {
     pub label: Label,
     pub external: Option<String>,
     pub internal: Option<String>,
+    pub vrf: String,
     pub interface: Option<String>,
     pub direction: String,
 }
@@ -325,6 +326,7 @@ pub struct PortForward {
     pub proto: Many,
     pub dport: Option<Many>,
     pub to: Option<Many>,
+    pub vrf: String,
     pub spread: String,
     pub hairpin: bool,
     pub source: String,

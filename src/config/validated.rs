@@ -506,6 +506,8 @@ pub struct StaticNat {
     pub external: Ipv4Net,
     /// Internal network of the same length; addresses correspond by their host part.
     pub internal: Ipv4Net,
+    /// The realm of the internal network.
+    pub realm: RealmId,
     /// The outside interface; `None`: any.
     pub interface: Option<InterfaceId>,
     /// Who may open sessions.
@@ -550,6 +552,8 @@ pub struct PortForward {
     pub dport: PortSet,
     /// Servers; several share the clients by source address.
     pub to: Vec<Target>,
+    /// The realm of the servers.
+    pub realm: RealmId,
     /// Also accept clients behind the target's own interface.
     pub hairpin: bool,
     /// Pass a default-deny filter.

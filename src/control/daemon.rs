@@ -370,6 +370,7 @@ fn housekeeping(live: Arc<Live>) -> Result<(Sender<()>, JoinHandle<()>), Failure
                 live.renew_rates();
                 live.log_mappings();
                 live.watch_pools();
+                live.tell_limits();
                 live.tell_refusals();
             }
             if turn.is_multiple_of(HOLDS_EVERY) {

@@ -20,7 +20,9 @@ use crate::flow::key::{FlowKey, Tuple};
 use crate::flow::session::Direction;
 use crate::gateway::interface::Interface;
 use crate::gateway::lpm::Address;
+use crate::nat::behaviour::Behaviour;
 use crate::nat::policy::Policy;
+use crate::nat::ports::{Pool, PortSpace};
 use crate::nat::trace::{DestinationStep, SourceStep, Trace};
 use crate::wire::{
     ETHERTYPE_IPV4, ETHERTYPE_IPV6, ICMP, ICMPV6, MacAddr, TCP, UDP, checksum, ethernet, icmp,
@@ -228,11 +230,28 @@ impl Telling<'_> {
             Some(SourceStep::Static(rule)) => add("source", "one to one".to_owned(), Some(rule)),
             Some(SourceStep::Pool { pool, rule }) => {
                 let pool = self.policy.nat.pool(pool);
-                let name = pool.map_or_else(String::new, |pool| pool.policy().name.clone());
-                add("source", format!("from pool {name}"), rule);
+                let name = pool.map_or("", |pool| &pool.policy().name);
+                let how = pool.map_or_else(String::new, |pool| self.mapped(pool));
+                add("source", format!("from pool {name}{how}"), rule);
             }
             None => {}
         }
+    }
+
+    /// What the mapping depends on besides the inside endpoint, and whether it shares its port.
+    fn mapped(&self, pool: &Pool) -> String {
+        let space = PortSpace::from_protocol(self.question.protocol);
+        let kind = space.map(|space| pool.behaviours(space).kind());
+        let Some(kind) = kind.filter(|kind| kind.mapping() != Behaviour::Endpoint) else {
+            return String::new();
+        };
+        let shared = match kind.sharing() {
+            Behaviour::Endpoint => "a port of its own",
+            Behaviour::Address => "a port shared with other remote addresses",
+            Behaviour::AddressPort => "a port shared with other remote endpoints",
+        };
+        let depends = kind.mapping().name();
+        format!(", a mapping by remote {depends} with {shared}")
     }
 
     /// How it ended.
@@ -277,13 +296,15 @@ impl Telling<'_> {
             destination_port,
         };
         let nat = &self.rack.shards[0].nat;
+        let mut realm = self.on.realm;
         for _ in 0..2 {
-            let key = FlowKey::new(tuple, self.question.protocol, self.on.realm);
+            let key = FlowKey::new(tuple, self.question.protocol, realm);
             let entry = nat
                 .lookup(&key)
                 .filter(|e| e.direction() == Direction::Forward);
             if let Some(session) = entry.and_then(|entry| nat.session(entry.session())) {
                 tuple = session.after;
+                realm = session.far_realm;
             }
         }
         Some(format!(
@@ -391,6 +412,34 @@ result       forwarded as 203.0.113.1:40000 > 203.0.113.9:53
             exempt.ends_with("forwarded as 10.0.0.2 > 198.51.100.5\n"),
             "{exempt}"
         );
+    }
+
+    #[test]
+    fn mappings_that_depend_on_the_remote_are_told() {
+        let text = CONFIG.replace("via = \"interface\"", "via = \"pool:p\"")
+            + "[[pool]]\nname = \"p\"\naddresses = [\"203.0.113.20\"]\nmapping = { udp = \"address-port\", icmp = \"address\" }\nfiltering = { udp = \"address\", icmp = \"endpoint\" }\n";
+        let policy = crate::config::compile::compile_text("test", &text).unwrap();
+        for (protocol, how) in [
+            (
+                "udp",
+                ", a mapping by remote address-port with a port shared with other remote addresses",
+            ),
+            (
+                "icmp",
+                ", a mapping by remote address with a port of its own",
+            ),
+            ("tcp", ""),
+        ] {
+            let protocol = format!("proto={protocol}");
+            let mut words = vec!["in=lan", "src=10.0.0.2", "dst=203.0.113.9", &protocol];
+            if protocol != "proto=icmp" {
+                words.push("dport=53");
+            }
+            let question = Question::from_words(&words).unwrap();
+            let out = explanation(&explain(&policy, &question).unwrap());
+            let expected = format!("from pool p{how}  by source-nat out\n");
+            assert!(out.contains(&expected), "{out}");
+        }
     }
 
     #[test]

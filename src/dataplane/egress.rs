@@ -142,11 +142,9 @@ impl<B: Buffer> Shard<B> {
         }
         let packet = &packet;
         let to = session.leaving(direction);
-        let Some(hop) =
-            policy
-                .routes
-                .route_v4(session.realm, to.destination, flow_hash(&session.before))
-        else {
+        let realm = session.routed_in(direction);
+        let hash = flow_hash(&session.before);
+        let Some(hop) = policy.routes.route_v4(realm, to.destination, hash) else {
             self.send_error(
                 policy,
                 now,

@@ -30,8 +30,10 @@ impl<B: Buffer> Shard<B> {
         let Some(session) = self.nat.session(index).copied() else {
             return self.discard(incoming.buffer, DropReason::Internal, sink);
         };
-        let Some(home) = policy.home_of(session.realm, session.leaving(direction).destination)
-        else {
+        let Some(home) = policy.home_of(
+            session.routed_in(direction),
+            session.leaving(direction).destination,
+        ) else {
             return self.discard(incoming.buffer, DropReason::ConfigChanged, sink);
         };
         let mut packet = *packet;

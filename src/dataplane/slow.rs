@@ -475,21 +475,18 @@ impl<B: Buffer> Shard<B> {
             return self.discard(incoming.buffer, reason, sink);
         }
         let to = session.leaving(direction).destination;
-        if incoming.looped
-            && policy
-                .routes
-                .local_v4(session.realm, packet.source)
-                .is_some()
-        {
+        let realm = session.routed_in(direction);
+        let here = session.realm_of(direction);
+        if incoming.looped && policy.routes.local_v4(here, packet.source).is_some() {
             // Our own error about a packet that was translated already: it speaks from the receiver's side.
-            let hop = policy.routes.route_v4(session.realm, to, 0);
+            let hop = policy.routes.route_v4(realm, to, 0);
             let on = hop.and_then(|hop| policy.interfaces.get(hop.interface));
             if let Some(source) = on.and_then(|on| on.source_v4(to)) {
                 rewrite::set_source(incoming.buffer.bytes_mut(), usize::from(packet.l3), source);
             }
         }
         if session.egress[direction.index()] == Egress::LOOP {
-            return match policy.home_of(session.realm, to) {
+            return match policy.home_of(realm, to) {
                 Some(home) => self.loop_back(policy, incoming, home, sink),
                 None => self.discard(incoming.buffer, DropReason::ConfigChanged, sink),
             };
@@ -497,7 +494,7 @@ impl<B: Buffer> Shard<B> {
         self.route_rewritten(
             policy,
             now,
-            session.realm,
+            realm,
             to,
             0,
             incoming.buffer,

@@ -42,17 +42,17 @@ pub fn owner(policy: &Policy, steer: &Steer) -> Option<WorkerId> {
     }
     let tuple = &steer.facts.tuple;
     let from_subscriber = !steer.looped && policy.was_inside(steer.facts.ingress, tuple.source);
-    let destination = match by_policy(policy, steer.realm, &steer.facts, steer.looped) {
+    let (destination, realm) = match by_policy(policy, &steer.facts, steer.looped) {
         PolicyDestination::Hairpin => return Some(of_address(policy, tuple.source)),
-        PolicyDestination::Translate { address, .. } => address,
+        PolicyDestination::Translate { address, realm, .. } => (address, realm),
         PolicyDestination::Keep if policy.nat.v4.by_address.contains_key(&tuple.destination) => {
             return to_external(policy, steer, from_subscriber);
         }
-        PolicyDestination::Keep => tuple.destination,
+        PolicyDestination::Keep => (tuple.destination, steer.realm),
     };
     let to_subscriber = policy
         .routes
-        .route_v4(steer.realm, destination, 0)
+        .route_v4(realm, destination, 0)
         .is_some_and(|hop| policy.was_inside(hop.interface, destination));
     let (subscriber, remote) = match (from_subscriber, to_subscriber) {
         (true, false) => (tuple.source, destination),

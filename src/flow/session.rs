@@ -238,6 +238,8 @@ pub struct Session<A> {
     pub generation: Stamp,
     /// The kind of its mapping.
     pub mapping: MappingKind,
+    /// Realm of the side that answers: that of the initiator's, unless the flow crosses from one to another.
+    pub far_realm: RealmId,
     /// Checksum delta of the forward direction for the addresses (IPv4 header; reverse is its inverse).
     pub address_delta: u16,
     /// Checksum delta of the forward direction for addresses and ports (transport checksum).
@@ -283,7 +285,32 @@ impl<A: Address> Session<A> {
     /// The flow-table key of one direction.
     #[inline]
     pub fn key(&self, direction: Direction) -> FlowKey<A> {
-        FlowKey::new(self.arriving(direction), self.protocol, self.realm)
+        FlowKey::new(
+            self.arriving(direction),
+            self.protocol,
+            self.realm_of(direction),
+        )
+    }
+
+    /// The realm that packets of `direction` arrive in.
+    #[inline(always)]
+    pub fn realm_of(&self, direction: Direction) -> RealmId {
+        match direction {
+            Direction::Forward => self.realm,
+            Direction::Reverse => self.far_realm,
+        }
+    }
+
+    /// The realm whose routes packets of `direction` follow, their destination translated. Answers follow those of whom they
+    /// go to. What the initiator sends follows its own, which may lead into another realm, unless it called an address that
+    /// stands for a host of the other realm.
+    #[inline]
+    pub fn routed_in(&self, direction: Direction) -> RealmId {
+        let called = self.before.destination != self.after.destination;
+        match direction {
+            Direction::Forward if called => self.far_realm,
+            _ => self.realm,
+        }
     }
 
     /// Whether packets of `direction` come from the side the session stands for: its initiator's, unless that called
@@ -330,7 +357,7 @@ impl Session<u32> {
                 self.after.ports().rotate_left(16),
             ),
         };
-        key_block(addresses, ports, self.protocol, self.realm)
+        key_block(addresses, ports, self.protocol, self.realm_of(direction))
     }
 }
 

@@ -55,6 +55,8 @@ pub enum PolicyDestination<A> {
         address: A,
         /// New port.
         port: u16,
+        /// Realm of the new address.
+        realm: RealmId,
         /// The rule to count it on.
         rule: RuleId,
         /// Source the target is to see.
@@ -71,19 +73,18 @@ pub enum PolicyDestination<A> {
 /// the interface that the public address belongs to.
 pub fn by_policy<A: Family>(
     policy: &Policy,
-    realm: RealmId,
     facts: &Facts<A>,
     looped: bool,
 ) -> PolicyDestination<A> {
     let rules = A::translation(&policy.nat);
     let inside = !looped && policy.is_inside(facts.ingress, facts.tuple.source);
     for rule in rules.statics.iter().filter(|r| r.inbound) {
-        if let Some(answer) = by_static(policy, realm, facts, inside, looped, rule) {
+        if let Some(answer) = by_static(policy, facts, inside, looped, rule) {
             return answer;
         }
     }
     for rule in &rules.forwards {
-        if let Some(answer) = by_forward(policy, realm, facts, inside, looped, rule) {
+        if let Some(answer) = by_forward(policy, facts, inside, looped, rule) {
             return answer;
         }
     }
@@ -92,7 +93,6 @@ pub fn by_policy<A: Family>(
 
 fn by_static<A: Family>(
     policy: &Policy,
-    realm: RealmId,
     facts: &Facts<A>,
     inside: bool,
     looped: bool,
@@ -100,12 +100,13 @@ fn by_static<A: Family>(
 ) -> Option<PolicyDestination<A>> {
     let address = rule.to_internal(facts.tuple.destination)?;
     let direct = looped || rule.interface.is_none_or(|i| i == facts.ingress);
-    if inside && (!direct || leads_back(policy, realm, address, facts.ingress)) {
+    if inside && (!direct || leads_back(policy, rule.realm, address, facts.ingress)) {
         return Some(PolicyDestination::Hairpin);
     }
     direct.then_some(PolicyDestination::Translate {
         address,
         port: facts.tuple.destination_port,
+        realm: rule.realm,
         rule: rule.id,
         source: None,
         allowed: false,
@@ -114,7 +115,6 @@ fn by_static<A: Family>(
 
 fn by_forward<A: Family>(
     policy: &Policy,
-    realm: RealmId,
     facts: &Facts<A>,
     inside: bool,
     looped: bool,
@@ -133,7 +133,7 @@ fn by_forward<A: Family>(
     if looped {
         return (rule.hairpin || named).then_some(translate(rule, address, port));
     }
-    if rule.hairpin && leads_back(policy, realm, address, facts.ingress) {
+    if rule.hairpin && leads_back(policy, rule.realm, address, facts.ingress) {
         return Some(PolicyDestination::Hairpin);
     }
     if named {
@@ -146,6 +146,7 @@ fn translate<A: Family>(rule: &PortForward<A>, address: A, port: u16) -> PolicyD
     PolicyDestination::Translate {
         address,
         port,
+        realm: rule.realm,
         rule: rule.id,
         source: rule.source,
         allowed: rule.allow,

@@ -61,6 +61,7 @@ impl<A: Family> Nat<A> {
         if !slice.is_empty() {
             self.hand.put_back(slice);
         }
+        self.at_limit.sweep(now.tick);
         let externals = &policy.nat.externals;
         let subscribers = budget.subscribers as usize;
         self.allocator

@@ -76,13 +76,13 @@ impl<A: Address> Mapping<A> {
         let (before, after) = (&session.before, &session.after);
         let (inside, outside, remote) = if session.flags & FLAG_INBOUND == 0 {
             (
-                (before.source, before.source_port),
+                (before.source, before.source_port, session.realm),
                 (after.source, after.source_port),
                 (after.destination, after.destination_port),
             )
         } else {
             (
-                (after.destination, after.destination_port),
+                (after.destination, after.destination_port, session.far_realm),
                 (before.destination, before.destination_port),
                 (before.source, before.source_port),
             )
@@ -92,7 +92,7 @@ impl<A: Address> Mapping<A> {
                 address: inside.0,
                 port: inside.1,
                 space,
-                realm: session.realm,
+                realm: inside.2,
             },
             outside: OutsideEndpoint {
                 address: outside.0,

@@ -56,6 +56,8 @@ pub struct Policy {
     pub static_neighbours: Vec<(InterfaceId, IpAddr, MacAddr)>,
     /// Whether IPv4 flows are tracked: some rule translates, or the filter is in use.
     pub stateful: bool,
+    /// Names of the realms, by number.
+    pub realms: Vec<String>,
     /// Whether remote addresses are tracked for address-dependent filtering; fixed at start, because it needs memory.
     pub tracks_contacts: bool,
     /// Whether mappings may share ports; fixed at start, because it needs memory.

@@ -31,7 +31,7 @@ pub fn still_valid<A: Family>(policy: &Policy, session: &Session<A>) -> bool {
     }
     let (to, hash) = (session.after.destination, flow_hash(&session.before));
     let hop = A::route(&policy.routes, session.realm, to, hash);
-    let owner = A::local(&policy.routes, session.realm, source);
+    let owner = A::local(&policy.routes, session.far_realm, source);
     match (hop, owner) {
         (Some(hop), Some(owner)) => {
             hop.interface == owner.interface

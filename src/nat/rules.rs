@@ -3,7 +3,7 @@
 //! First match wins in every ordered list, there are no chains. Destination rules (static NAT, port forwards) are asked
 //! before the route is known, source rules (static NAT, exemptions, source NAT) after.
 
-use crate::base::{InterfaceId, PoolId, RuleId};
+use crate::base::{InterfaceId, PoolId, RealmId, RuleId};
 use crate::flow::key::Tuple;
 use crate::gateway::lpm::Lpm;
 use crate::nat::family::Family;
@@ -142,6 +142,8 @@ pub struct PortForward<A> {
     pub source: Option<A>,
     /// Its flows pass without the filter being asked.
     pub allow: bool,
+    /// Where the targets are.
+    pub realm: RealmId,
 }
 
 impl<A: Family> PortForward<A> {
@@ -187,6 +189,8 @@ pub struct StaticRule<A> {
     pub inbound: bool,
     /// Translate flows from inside.
     pub outbound: bool,
+    /// Where the internal addresses are.
+    pub realm: RealmId,
 }
 
 impl<A: Family> StaticRule<A> {
@@ -224,6 +228,7 @@ mod tests {
             hairpin: true,
             source: None,
             allow: true,
+            realm: RealmId(0),
         }
     }
 
@@ -263,6 +268,7 @@ mod tests {
             interface: None,
             inbound: true,
             outbound: true,
+            realm: RealmId(0),
         };
         assert_eq!(rule.to_internal(0xcb00_7105), Some(0x0a00_0005));
         assert_eq!(rule.to_external(0x0a00_0005), Some(0xcb00_7105));

@@ -12,6 +12,7 @@ use crate::flow::session::{
 use crate::flow::slab::Slab;
 use crate::flow::sweep::ClockHand;
 use crate::flow::table::BucketTable;
+use crate::nat::at_limit::AtLimit;
 use crate::nat::behaviour::Remote;
 use crate::nat::contacts::Contacts;
 use crate::nat::family::Family;
@@ -128,6 +129,8 @@ pub struct Nat<A: Family> {
     pub controls: Controls,
     /// Where TCP connections are.
     pub windows: Windows,
+    /// Subscribers at one of their limits.
+    pub at_limit: AtLimit,
     /// Counts.
     pub counts: NatCounts,
     pub(super) hand: ClockHand,
@@ -164,6 +167,7 @@ impl<A: Family> Nat<A> {
             ),
             controls: Controls::default(),
             windows: Windows::new(capacity.sessions as usize)?,
+            at_limit: AtLimit::default(),
             counts: NatCounts::default(),
             hand: ClockHand::default(),
         })
@@ -184,7 +188,7 @@ impl<A: Family> Nat<A> {
                 self.sessions.get(entry.session().0).is_some_and(|s| {
                     s.arriving(entry.direction()) == key.tuple
                         && s.protocol == key.protocol
-                        && s.realm == key.realm_id()
+                        && s.realm_of(entry.direction()) == key.realm_id()
                 })
             })
             .map(FlowEntry)
@@ -501,6 +505,7 @@ pub fn blank_session<A: Address>(realm: RealmId, generation: Generation, now: No
         generation: generation.stamp(),
         rule: crate::base::RuleId::NONE,
         realm,
+        far_realm: realm,
         state: State::Other,
         ..Session::default()
     }

@@ -422,6 +422,16 @@ fn sessions(out: &mut Families, scrape: &Scrape) {
         "Inside hosts known.",
         plain(gauges.subscribers as f64),
     );
+    out.gauge(
+        "subscribers_at_limit",
+        "Inside hosts a flow was refused for one of their limits in the last half minute, at most 256 for each worker.",
+        plain(gauges.subscribers_at_limit as f64),
+    );
+    out.counter(
+        "subscriber_limits_reached_total",
+        "Times an inside host came to one of its limits.",
+        plain(gauges.limits_reached as f64),
+    );
 }
 
 fn mappings(out: &mut Families, scrape: &Scrape) {

@@ -149,3 +149,37 @@ fn a_refused_host_is_told_as_configured_and_not_too_often() {
         assert_eq!(rack.drops(DropReason::QuotaRate), 201);
     }
 }
+
+#[test]
+fn a_host_at_its_limit_is_told_at_both_edges() {
+    everywhere(|workers, at| {
+        let mut rack = rack(&lab_text(workers, MASQUERADE, "sessions_per_host = 3"));
+        for n in 0..9 {
+            let frame = call(("10.0.0.2", 5000 + n));
+            match n < 3 {
+                true => drop(one(&mut rack, at, LAN, &frame)),
+                false => dropped(&mut rack, at, LAN, &frame, DropReason::SessionLimit),
+            }
+        }
+        let told = |rack: &mut Rack| {
+            let mut edges = Vec::with_capacity(16);
+            for shard in &mut rack.shards {
+                shard.nat.at_limit.fetch(&mut edges);
+            }
+            edges
+        };
+        let edges = told(&mut rack);
+        assert_eq!(edges.len(), 1, "{edges:?}");
+        assert!(edges[0].begins && edges[0].reason == DropReason::SessionLimit);
+        assert_eq!(edges[0].address, 0x0a00_0002);
+        rack.advance(20_000);
+        rack.maintain();
+        assert!(told(&mut rack).is_empty());
+        rack.advance(10_250);
+        rack.maintain();
+        let edges = told(&mut rack);
+        assert_eq!(edges.len(), 1, "{edges:?}");
+        assert!(!edges[0].begins);
+        assert_eq!(edges[0].refused, 6);
+    });
+}

@@ -25,6 +25,7 @@ mod mappings;
 mod mtu;
 mod neighbours;
 mod parity;
+mod realms;
 mod refusals;
 mod reload;
 mod sanity;

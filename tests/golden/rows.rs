@@ -50,6 +50,23 @@ const STATELESS: &str = "[[source-nat]]\nout = \"wan0\"\nvia = \"interface\"\n\
     [filter]\ndefault = \"reject\"\nestablished = \"filter\"\n\
     [[filter.rule]]\nin = \"lan0\"\naction = \"accept\"\n";
 
+/// One port for everybody, as long as their remotes differ.
+const SHARED: &str = "[[pool]]\nname = \"p\"\naddresses = [\"203.0.113.20\"]\nports = \"40000\"\nmapping = \"address-port\"\n\
+    [[source-nat]]\nout = \"wan0\"\nvia = \"pool:p\"\n";
+
+/// Two VLANs with the addresses of the LAN.
+const REALMS: &str = "[[interface]]\nname = \"red\"\nport = \"p-lan\"\nvlan = 10\nvrf = \"red\"\naddress = [\"10.0.0.1/24\"]\n\
+    [[interface]]\nname = \"blue\"\nport = \"p-lan\"\nvlan = 20\nvrf = \"blue\"\naddress = [\"10.0.0.1/24\"]\n\
+    [[route]]\nvrf = \"red\"\nprefix = \"0.0.0.0/0\"\nvia = \"203.0.113.9\"\ninterface = \"wan0\"\n\
+    [[route]]\nvrf = \"blue\"\nprefix = \"0.0.0.0/0\"\nvia = \"203.0.113.9\"\ninterface = \"wan0\"\n\
+    [[neighbour]]\ninterface = \"red\"\naddress = \"10.0.0.2\"\nmac = \"02:00:00:00:00:09\"\n\
+    [[neighbour]]\ninterface = \"blue\"\naddress = \"10.0.0.2\"\nmac = \"02:00:00:00:00:09\"\n\
+    [[pool]]\nname = \"red\"\naddresses = [\"203.0.113.20\"]\n\
+    [[pool]]\nname = \"blue\"\naddresses = [\"203.0.113.21\"]\n\
+    [[source-nat]]\nin = \"red\"\nvia = \"pool:red\"\n\
+    [[source-nat]]\nin = \"blue\"\nvia = \"pool:blue\"\n\
+    [[source-nat]]\nin = \"lan0\"\nvia = \"interface\"\n";
+
 /// Every row.
 pub fn all() -> impl Iterator<Item = &'static Source> {
     ALL.iter()
@@ -148,6 +165,16 @@ const ALL: &[Source] = &[
         rules: TIMEOUTS,
         input: timeout,
     },
+    Source {
+        name: "ports-shared-by-remotes",
+        rules: SHARED,
+        input: shared,
+    },
+    Source {
+        name: "realms-with-the-same-addresses",
+        rules: REALMS,
+        input: realms,
+    },
 ];
 
 /// Writes every row's directory.
@@ -226,6 +253,48 @@ fn masquerade_udp() -> Input {
             WAN,
             udp(WAN, REMOTE, ("203.0.113.1", 40001), b"answer to the other"),
         ),
+    ])
+}
+
+fn shared() -> Input {
+    let other = ("203.0.113.10", 5000);
+    let public = ("203.0.113.20", 40000);
+    now(vec![
+        (LAN, udp(LAN, ("10.0.0.2", 1), REMOTE, b"a port")),
+        (LAN, udp(LAN, ("10.0.0.2", 2), other, b"the same port")),
+        (
+            LAN,
+            udp(
+                LAN,
+                ("10.0.0.2", 3),
+                REMOTE,
+                b"no port is left for this remote",
+            ),
+        ),
+        (LAN, tcp(LAN, ("10.0.0.2", 3), REMOTE, "S")),
+        (WAN, udp(WAN, REMOTE, public, b"to 1")),
+        (WAN, udp(WAN, other, public, b"to 2")),
+        (WAN, udp(WAN, ("203.0.113.11", 5000), public, b"to nobody")),
+    ])
+}
+
+/// The frame with a VLAN tag.
+fn tagged(vlan: u8, mut frame: Vec<u8>) -> Vec<u8> {
+    frame.splice(12..12, [0x81, 0, 0, vlan]);
+    frame
+}
+
+fn realms() -> Input {
+    let call = |text: &[u8]| udp(LAN, A, REMOTE, text);
+    now(vec![
+        (LAN, tagged(10, call(b"red"))),
+        (LAN, tagged(20, call(b"blue"))),
+        (LAN, call(b"main")),
+        (WAN, udp(WAN, REMOTE, ("203.0.113.21", 40000), b"to blue")),
+        (WAN, udp(WAN, REMOTE, ("203.0.113.20", 40000), b"to red")),
+        (WAN, udp(WAN, REMOTE, OUTSIDE_A, b"to main")),
+        (LAN, tagged(10, ping(LAN, "10.0.0.2", "10.0.0.1", 7))),
+        (LAN, tagged(20, udp_ttl(LAN, A, REMOTE, 1))),
     ])
 }
 

@@ -44,6 +44,7 @@ mod at_forward;
 mod at_gateway;
 mod at_helpers;
 mod at_ports;
+mod at_realms;
 mod at_reload;
 mod at_snat;
 mod programs;

@@ -119,7 +119,7 @@ pub fn headings(listing: Listing, verbose: bool) -> Vec<&'static str> {
         ),
         Listing::Mappings => (
             &["PROTO", "INSIDE", "OUTSIDE", "POOL", "SESSIONS", "WORKER"],
-            &[],
+            &["REALM"],
         ),
         Listing::Sessions => (
             &[
@@ -142,6 +142,8 @@ pub fn headings(listing: Listing, verbose: bool) -> Vec<&'static str> {
                 "POOL",
                 "FILTER",
                 "WORKER",
+                "REALM",
+                "FAR-REALM",
             ],
         ),
         Listing::SourceNat | Listing::Exempt | Listing::StaticNat | Listing::PortForwards => (
@@ -214,7 +216,7 @@ pub fn cells(item: &Item, verbose: bool) -> Vec<String> {
                 i.mac.clone(),
                 i.addresses.join(","),
             ],
-            vec![i.realm.to_string()],
+            vec![i.realm.clone()],
         ),
         Item::Route(r) => (
             vec![
@@ -224,7 +226,7 @@ pub fn cells(item: &Item, verbose: bool) -> Vec<String> {
                 r.kind.clone(),
                 yes(r.usable),
             ],
-            vec![r.realm.to_string()],
+            vec![r.realm.clone()],
         ),
         Item::Neighbor(n) => (
             vec![
@@ -258,7 +260,7 @@ pub fn cells(item: &Item, verbose: bool) -> Vec<String> {
                 optional(s.outside.as_ref()),
                 s.worker.to_string(),
             ],
-            vec![s.realm.to_string()],
+            vec![s.realm.clone()],
         ),
         Item::Mapping(m) => (
             vec![
@@ -269,7 +271,7 @@ pub fn cells(item: &Item, verbose: bool) -> Vec<String> {
                 m.sessions.to_string(),
                 m.worker.to_string(),
             ],
-            vec![],
+            vec![m.realm.clone()],
         ),
         Item::Session(s) => session(s),
         Item::Rule(r) => (rule(r), vec![]),
@@ -394,6 +396,8 @@ fn session(s: &Session) -> (Vec<String>, Vec<String>) {
         optional(s.pool.as_ref()),
         optional(s.filter.as_ref()),
         s.worker.to_string(),
+        s.realm.clone(),
+        s.far_realm.clone(),
     ]);
     (always, more)
 }
@@ -484,6 +488,8 @@ mod tests {
             pool: Some("public".into()),
             rule: Some("office".into()),
             filter: Some("filter.rule 2".into()),
+            realm: "main".into(),
+            far_realm: "main".into(),
             worker: 1,
         }
     }
@@ -494,6 +500,7 @@ mod tests {
             inside: end("10.0.0.2:1"),
             outside: end("192.0.2.1:2"),
             pool: None,
+            realm: "main".into(),
             sessions: 1,
             worker: 0,
         };
@@ -598,9 +605,7 @@ INDEX  NAME  IN   OUT   SRC         DST  PROTO  VIA        PORTS  HITS  PACKETS 
             ..Pool::default()
         };
         let cells = cells(&Item::Pool(pool), true);
-        assert_eq!(
-            cells[13..],
-            ["25.0", "6", "3", "3", "900", "-", "-", "no", "0"]
-        );
+        let expected = ["25.0", "6", "3", "3", "900", "-", "-", "no", "0"];
+        assert_eq!(cells[13..], expected);
     }
 }

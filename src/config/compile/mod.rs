@@ -20,12 +20,12 @@ use std::sync::Arc;
 
 use super::report::{Diagnostic, Report, Severity};
 use super::validated::{self, Validated};
-use crate::base::{Generation, InterfaceId, PoolId, Random};
+use crate::base::{Generation, InterfaceId, PoolId, Random, RealmId};
 use crate::nat::policy::{NatPolicy, Policy, RuleInfo, TimeoutSettings, Timeouts, Translation};
 use crate::nat::ports::Exhaustion;
 use crate::nat::rss::SourceSteering;
 use crate::wire::MacAddr;
-use network::stable_interface_ids;
+use network::{stable_interface_ids, stable_realm_ids};
 use pools::{PoolIds, PoolSet};
 
 /// What the devices say about a port.
@@ -53,6 +53,7 @@ pub fn compile(
     let proxy = compiler.proxy(&interfaces);
     let nat = compiler.nat();
     let filter = compiler.filter();
+    let realms = compiler.realm_names();
     let tracks_contacts = compiler.tracks_contacts();
     let shares_ports = compiler.shares_ports();
     if !compiler.errors.is_empty() {
@@ -72,6 +73,7 @@ pub fn compile(
         stateful: nat.v4.is_stateful()
             || filter.is_active()
             || previous.is_some_and(|p| p.stateful),
+        realms,
         tracks_contacts,
         shares_ports,
         tells_exhaustion: nat
@@ -127,12 +129,17 @@ fn timeouts(t: &validated::Timeouts) -> TimeoutSettings {
     }
 }
 
+/// Realms there can be; their numbers are bytes.
+const MAX_REALMS: usize = 256;
+
 struct Compiler<'a> {
     config: &'a Validated,
     ports: &'a [PortFacts],
     previous: Option<&'a Policy>,
     /// Policy id of each interface of the configuration.
     ids: Vec<InterfaceId>,
+    /// Policy id of each realm of the configuration.
+    realm_ids: Vec<RealmId>,
     /// Policy id of each pool of the configuration.
     pool_ids: Vec<PoolId>,
     /// Ids for pools that the configuration does not name.
@@ -150,6 +157,7 @@ impl<'a> Compiler<'a> {
         let mut pool_ids = PoolIds::new(previous);
         Compiler {
             ids: stable_interface_ids(config, previous),
+            realm_ids: stable_realm_ids(config, previous),
             pool_ids: pool_ids.of_config(config),
             more_pool_ids: pool_ids,
             config,
@@ -162,6 +170,34 @@ impl<'a> Compiler<'a> {
 
     fn id(&self, of: InterfaceId) -> InterfaceId {
         self.ids.get(of.index()).copied().unwrap_or(of)
+    }
+
+    fn realm(&self, of: RealmId) -> RealmId {
+        self.realm_ids.get(of.index()).copied().unwrap_or(of)
+    }
+
+    /// The realm of an interface of the policy.
+    fn realm_of(&self, interface: InterfaceId) -> RealmId {
+        let at = self.ids.iter().position(|id| *id == interface);
+        let of = at.and_then(|at| self.config.interfaces.get(at));
+        of.map_or(RealmId::default(), |of| self.realm(of.realm))
+    }
+
+    /// The names of the realms by their numbers, those of before included.
+    fn realm_names(&mut self) -> Vec<String> {
+        let mut names = self.previous.map_or_else(Vec::new, |p| p.realms.clone());
+        for (name, id) in self.config.realms.iter().zip(&self.realm_ids) {
+            if id.index() >= names.len() {
+                names.resize(id.index() + 1, String::new());
+            }
+            names[id.index()].clone_from(name);
+        }
+        if self.realm_ids.len() > 1 && names.len() > MAX_REALMS {
+            let message =
+                format!("more than {MAX_REALMS} vrfs since the start (restart to count anew)");
+            self.errors.push(error_at("", "interface", &message));
+        }
+        names
     }
 
     fn pool_id(&self, of: PoolId) -> PoolId {

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::{Compiler, PortFacts, error_at};
-use crate::base::{InterfaceId, PortId};
+use crate::base::{InterfaceId, PortId, RealmId};
 use crate::config::report::Report;
 use crate::config::validated::{self, Validated};
 use crate::gateway::interface::{Interface, Interfaces, Urpf, link_local};
@@ -23,7 +23,7 @@ impl Compiler<'_> {
             vlan: from.vlan,
             mac: facts.mac,
             mtu: from.mtu,
-            realm: from.realm,
+            realm: self.realm(from.realm),
             forward: from.forward,
             urpf: match from.urpf {
                 validated::Urpf::Off => Urpf::Off,
@@ -74,7 +74,7 @@ impl Compiler<'_> {
             };
             for via in hops {
                 list.push(StaticRoute {
-                    realm: route.realm,
+                    realm: self.realm(route.realm),
                     prefix: route.prefix,
                     via,
                     interface,
@@ -161,5 +161,23 @@ pub(super) fn stable_interface_ids(
         .interfaces
         .iter()
         .map(|i| before(&i.label.name).unwrap_or_else(&mut fresh))
+        .collect()
+}
+
+/// Realms keep their number while they keep their name; new ones take numbers that are free.
+pub(super) fn stable_realm_ids(config: &Validated, previous: Option<&Policy>) -> Vec<RealmId> {
+    let before = previous.map_or(&[][..], |p| &p.realms);
+    let known = |name: &String| before.iter().position(|known| known == name);
+    // A number that only just became free still means the old realm to sessions and hosts.
+    let mut next = before.len();
+    let mut fresh = || {
+        next += 1;
+        next - 1
+    };
+    config
+        .realms
+        .iter()
+        .map(|name| known(name).unwrap_or_else(&mut fresh))
+        .map(|id| RealmId(u8::try_from(id).unwrap_or(u8::MAX)))
         .collect()
 }

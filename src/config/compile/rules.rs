@@ -154,6 +154,7 @@ impl Compiler<'_> {
                 internal: u32::from(rule.internal.network()),
                 host_mask: u32::from(rule.external.hostmask()),
                 interface: rule.interface.map(|i| self.id(i)),
+                realm: self.realm(rule.realm),
                 inbound: rule.direction != validated::Direction::Out,
                 outbound: rule.direction != validated::Direction::In,
             });
@@ -198,6 +199,7 @@ impl Compiler<'_> {
                     })
                     .collect(),
                 hairpin: rule.hairpin,
+                realm: self.realm(rule.realm),
                 allow: rule.allow,
                 source: match rule.source {
                     ForwardSource::Address(address) => Some(u32::from(address)),
@@ -240,8 +242,8 @@ impl Compiler<'_> {
         let slots = self.ids.iter().map(|id| id.index() + 1).max().unwrap_or(0);
         let mut inside = vec![Inside::Never; slots];
         for id in &self.ids {
-            let mut ranges = Vec::new();
-            let mut always = false;
+            let (mut ranges, mut always) = (Vec::new(), false);
+            let realm = self.realm_of(*id);
             for rule in source.iter().filter(|r| !matches!(r.via, Via::Nothing)) {
                 let c = &rule.conditions;
                 if !c.ingress.contains(*id) {
@@ -256,7 +258,7 @@ impl Compiler<'_> {
             }
             for rule in statics
                 .iter()
-                .filter(|r| r.outbound && r.interface != Some(*id))
+                .filter(|r| r.outbound && r.interface != Some(*id) && r.realm == realm)
             {
                 ranges.push((rule.internal, rule.internal | rule.host_mask));
             }

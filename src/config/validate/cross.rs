@@ -267,7 +267,8 @@ fn static_overlaps(config: &Validated, findings: &mut Findings) {
                     format!("{message} (an external address has one meaning)"),
                 );
             }
-            if same_side && overlap(earlier.internal, rule.internal) {
+            let same_host = earlier.realm == rule.realm && overlap(earlier.internal, rule.internal);
+            if same_side && same_host {
                 let message = format!(
                     "{} overlaps {} of {}",
                     rule.internal, earlier.internal, earlier.label.origin

@@ -154,7 +154,7 @@ pub(super) fn realms(raw: &Raw) -> Vec<String> {
     realms
 }
 
-fn realm(path: &str, name: &str, realms: &[String], findings: &mut Findings) -> RealmId {
+pub(super) fn realm(path: &str, name: &str, realms: &[String], findings: &mut Findings) -> RealmId {
     match realms.iter().position(|known| known == name) {
         // Ids are bytes; more realms than that are reported once, where they are declared.
         Some(index) => RealmId(u8::try_from(index).unwrap_or(u8::MAX)),
@@ -379,16 +379,8 @@ pub(super) fn routes(
         });
         let vrf_path = format!("{path}.vrf");
         let realm = match (&route.vrf, interface.map(|id| interfaces[id.index()].realm)) {
-            (Some(name), None) => realm(&vrf_path, name, realms, findings),
-            (Some(name), Some(of_interface)) => {
-                let written = realm(&vrf_path, name, realms, findings);
-                if written != of_interface {
-                    let message =
-                        format!("the interface is in vrf {:?}", realms[of_interface.index()]);
-                    findings.error(&vrf_path, format!("{message} (leave vrf out)"));
-                }
-                written
-            }
+            // Also another than the interface's: how packets get out of their realm.
+            (Some(name), _) => realm(&vrf_path, name, realms, findings),
             (None, of_interface) => of_interface.unwrap_or_default(),
         };
         let via = next_hops(&path, route, interfaces, interface, realm, prefix, findings);

@@ -11,6 +11,7 @@ use super::super::validated::{
     Direction, Exempt, ForwardSource, PortForward, SourceNat, StaticNat, Target, Via,
 };
 use super::super::values;
+use super::links::realm;
 use super::operands::{self, Names, check_families, check_ports_fit, element_path};
 use super::pools::SELECT;
 use super::{checked, choice, label, required};
@@ -177,6 +178,7 @@ fn check_nat_ports(
 pub(super) fn static_nat(
     raw: &[raw::StaticNat],
     names: &Names,
+    realms: &[String],
     findings: &mut Findings,
 ) -> Vec<StaticNat> {
     let mut all = Vec::new();
@@ -217,6 +219,7 @@ pub(super) fn static_nat(
             label,
             external,
             internal,
+            realm: realm(&at("vrf"), &raw.vrf, realms, findings),
             interface,
             direction,
         });
@@ -237,6 +240,7 @@ fn v4_network(path: &str, net: IpNet, findings: &mut Findings) -> Option<Ipv4Net
 pub(super) fn port_forwards(
     raw: &[raw::PortForward],
     names: &Names,
+    realms: &[String],
     findings: &mut Findings,
 ) -> Vec<PortForward> {
     let one = |(index, raw): (usize, &raw::PortForward)| {
@@ -267,6 +271,7 @@ pub(super) fn port_forwards(
             src: names.prefixes(&at("src"), raw.src.as_ref(), findings),
             dst: forwarded(&at("dst"), raw.dst.as_ref(), names, findings),
             to: targets(&at("to"), raw, &dport, findings),
+            realm: realm(&at("vrf"), &raw.vrf, realms, findings),
             proto,
             dport,
             hairpin: raw.hairpin,

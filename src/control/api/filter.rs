@@ -23,6 +23,8 @@ pub struct Filter {
     pub pool: Option<String>,
     /// The interface's name.
     pub interface: Option<String>,
+    /// The realm's (vrf's) name.
+    pub realm: Option<String>,
     /// Only this worker's objects.
     pub worker: Option<u8>,
     /// How many to show: `None` is the listing's default, `u64::MAX` is all.
@@ -30,7 +32,7 @@ pub struct Filter {
 }
 
 /// The keys, as the help text and errors list them.
-pub const KEYS: &str = "ip ADDRESS|PREFIX, port N, proto NAME|N, state NAME, pool NAME, interface NAME, worker N, max N|all";
+pub const KEYS: &str = "ip ADDRESS|PREFIX, port N, proto NAME|N, state NAME, pool NAME, interface NAME, realm NAME, worker N, max N|all";
 
 impl Filter {
     /// Reads words of the command line: `ip 10.0.0.2 port 53` or `ip=10.0.0.2 port=53`.
@@ -77,6 +79,7 @@ impl Filter {
             ("state", self.state.clone()),
             ("pool", self.pool.clone()),
             ("interface", self.interface.clone()),
+            ("realm", self.realm.clone()),
             ("worker", number(self.worker.map(u64::from))),
             ("max", number(self.max)),
         ];
@@ -120,6 +123,7 @@ impl Filter {
             "state" => self.state = Some(value.to_owned()),
             "pool" => self.pool = Some(value.to_owned()),
             "interface" | "if" => self.interface = Some(value.to_owned()),
+            "realm" | "vrf" => self.realm = Some(value.to_owned()),
             "worker" => self.worker = Some(number(key, value)?),
             "max" if value == "all" => self.max = Some(u64::MAX),
             "max" => self.max = Some(number(key, value)?),

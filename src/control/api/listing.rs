@@ -128,7 +128,7 @@ pub struct Interface {
     /// Largest IP packet in bytes.
     pub mtu_bytes: u32,
     /// Realm, by number.
-    pub realm: u8,
+    pub realm: String,
     /// Addresses with their subnets.
     pub addresses: Vec<String>,
 }
@@ -145,7 +145,7 @@ pub struct Route {
     /// `connected`, `static`, `local`.
     pub kind: String,
     /// Realm, by number.
-    pub realm: u8,
+    pub realm: String,
     /// Whether it is in use; a route through an interface that is down is not.
     pub usable: bool,
 }
@@ -317,7 +317,7 @@ pub struct Subscriber {
     /// Its address.
     pub subscriber: String,
     /// Realm, by number.
-    pub realm: u8,
+    pub realm: String,
     /// Its sessions.
     pub sessions: u64,
     /// TCP connections it opened that are not established yet.
@@ -341,6 +341,8 @@ pub struct Mapping {
     pub outside: Endpoint,
     /// The pool of the outside address; none while that address only drains.
     pub pool: Option<String>,
+    /// The realm of the inside endpoint.
+    pub realm: String,
     /// Sessions that use it.
     pub sessions: u64,
     /// Worker it lives on.
@@ -373,6 +375,10 @@ pub struct Session {
     /// The filter rule that let it pass.
     #[serde(default)]
     pub filter: Option<String>,
+    /// The realm of the side that opened it.
+    pub realm: String,
+    /// The realm of the other side.
+    pub far_realm: String,
     /// Worker it lives on.
     pub worker: u8,
 }

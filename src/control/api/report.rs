@@ -200,6 +200,12 @@ pub struct Gauges {
     pub expectations_refused: u64,
     /// Live subscribers.
     pub subscribers: u64,
+    /// Those at one of their limits: some flow of theirs was refused in the last half minute.
+    #[serde(default)]
+    pub subscribers_at_limit: u64,
+    /// Times that one came to a limit.
+    #[serde(default)]
+    pub limits_reached: u64,
     /// IPv6 flows tracked for the filter.
     #[serde(default)]
     pub filter_ipv6_flows: u64,

@@ -31,6 +31,10 @@ pub struct Snapshot {
     pub mappings: u64,
     /// Live subscribers.
     pub subscribers: u64,
+    /// Those at one of their limits, as far as they are watched.
+    pub at_limit: u64,
+    /// Times that one came to a limit.
+    pub limits_reached: u64,
     /// Bytes of all tables.
     pub memory_bytes: u64,
 }
@@ -67,6 +71,8 @@ fn take(
         session_capacity: context.nat.sessions.capacity() as u64,
         mappings: context.nat.mappings.len() as u64,
         subscribers: context.nat.subscribers.len() as u64,
+        at_limit: context.nat.at_limit.len() as u64,
+        limits_reached: context.nat.at_limit.begun(),
         memory_bytes: context.nat.memory_bytes() as u64,
     }
 }
@@ -206,6 +212,8 @@ fn gauges(snapshots: &[Snapshot]) -> Gauges {
         tcp_disbelieved: sum(|s| s.nat.tcp_disbelieved),
         expectations_refused: sum(|s| s.nat.expectations_refused),
         subscribers: sum(|s| s.subscribers),
+        subscribers_at_limit: sum(|s| s.at_limit),
+        limits_reached: sum(|s| s.limits_reached),
         filter_ipv6_flows: sum(|s| s.tracked),
         hairpin_packets: sum(|s| s.counters.looped),
         icmp_errors: sum(|s| s.counters.icmp_errors),

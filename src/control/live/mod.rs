@@ -16,6 +16,7 @@ pub mod change;
 pub mod counts;
 pub mod filtering;
 pub mod holds;
+pub mod limits;
 pub mod objects;
 pub mod pulse;
 pub mod records;

@@ -1,7 +1,7 @@
 //! Listings of what the management side can read without asking a worker: interfaces, routes, pools, blocks, rules.
 
 use super::ask::{QueueHandle, WorkerHandle};
-use super::tables::{Listed, Resolved, interface_name};
+use super::tables::{Listed, Resolved, interface_name, realm_name};
 use crate::base::{PortId, RuleId};
 use crate::config::validated::{self, ForwardSource, Label, Validated, Via};
 use crate::control::api::{
@@ -33,6 +33,7 @@ pub fn interfaces(
             .map(|net| (IpAddr::V6(net.addr()), net.to_string()));
         let addresses: Vec<(IpAddr, String)> = v4.chain(v6).collect();
         let takes = Filter::matches_name(&filter.interface, Some(&interface.name))
+            && resolved.takes_realm(interface.realm)
             && filter
                 .ip
                 .is_none_or(|net| addresses.iter().any(|(address, _)| net.contains(address)));
@@ -44,7 +45,7 @@ pub fn interfaces(
                 up: interface.up,
                 mac: interface.mac.to_string(),
                 mtu_bytes: interface.mtu.into(),
-                realm: interface.realm.0,
+                realm: realm_name(policy, interface.realm),
                 addresses: addresses.into_iter().map(|(_, text)| text).collect(),
             }));
         }
@@ -57,6 +58,7 @@ pub fn routes(out: &mut Listed<'_>, policy: &Policy, resolved: &Resolved) {
     for route in policy.routes.entries() {
         let interface = interface_name(policy, route.interface);
         let takes = Filter::matches_name(&filter.interface, Some(&interface))
+            && resolved.takes_realm(route.realm)
             && filter.ip.is_none_or(|net| route.prefix.contains(&net));
         if takes {
             out.add(Item::Route(Route {
@@ -69,7 +71,7 @@ pub fn routes(out: &mut Listed<'_>, policy: &Policy, resolved: &Resolved) {
                     "connected"
                 }
                 .to_owned(),
-                realm: route.realm.0,
+                realm: realm_name(policy, route.realm),
                 usable: route.active,
             }));
         }

@@ -32,6 +32,7 @@ pub struct Resolved {
     /// Several where an interface masquerades with several addresses: one name, a pool for each.
     pools: Option<Vec<PoolId>>,
     interface: Option<InterfaceId>,
+    realm: Option<RealmId>,
 }
 
 impl Resolved {
@@ -74,6 +75,14 @@ impl Resolved {
                 )
             }
         };
+        let realm = match &filter.realm {
+            None => None,
+            Some(name) => {
+                let at = policy.realms.iter().position(|known| known == name);
+                let at = at.ok_or_else(|| missing("realm", name, policy.realms.clone()))?;
+                Some(RealmId(at as u8))
+            }
+        };
         if let Some(worker) = filter.worker.filter(|w| *w >= policy.workers) {
             let known = (0..policy.workers).map(|w| w.to_string()).collect();
             return Err(missing("worker", &worker.to_string(), known));
@@ -82,6 +91,7 @@ impl Resolved {
             filter: filter.clone(),
             pools,
             interface,
+            realm,
         })
     }
 
@@ -110,6 +120,11 @@ impl Resolved {
         self.filter.worker.is_none_or(|w| w == worker)
     }
 
+    /// Whether objects of a realm are asked for.
+    pub fn takes_realm(&self, realm: RealmId) -> bool {
+        self.realm.is_none_or(|wanted| wanted == realm)
+    }
+
     fn takes_pool(&self, pool: Option<PoolId>) -> bool {
         let wanted = self.pools.as_ref();
         wanted.is_none_or(|wanted| pool.is_some_and(|pool| wanted.contains(&pool)))
@@ -119,6 +134,7 @@ impl Resolved {
         let filter = &self.filter;
         filter.protocol.is_none_or(|p| p == session.protocol)
             && Filter::matches_name(&filter.state, Some(session.state.name()))
+            && (self.takes_realm(session.realm) || self.takes_realm(session.far_realm))
             && self.takes_pool(pool_of_session(context.policy, session))
             && self
                 .interface
@@ -292,6 +308,7 @@ impl<'a> Listed<'a> {
                 let takes = filter
                     .protocol
                     .is_none_or(|p| protocol_name(p) == inside.space.name())
+                    && resolved.takes_realm(inside.realm)
                     && resolved.takes_pool(pool_of(context.policy, outside.address))
                     && filter.matches_endpoint(&ends);
                 takes.then_some((mapping, first.link.back))
@@ -304,6 +321,7 @@ impl<'a> Listed<'a> {
                     inside: endpoint(inside.address, Some(inside.port)),
                     outside: endpoint(outside.address, Some(outside.port)),
                     pool: pool.and_then(|id| pool_name(policy, id)),
+                    realm: realm_name(policy, inside.realm),
                     sessions: (*sessions).into(),
                     worker,
                 })
@@ -347,6 +365,7 @@ impl<'a> Listed<'a> {
                     .filter()
                     .ip
                     .is_none_or(|net| net.contains(&inside_address(row.address)))
+                    && resolved.takes_realm(row.realm)
                     && (resolved.pools.is_none() || row.paired.is_some());
                 takes.then_some(row)
             },
@@ -356,7 +375,7 @@ impl<'a> Listed<'a> {
                     .and_then(|external| policy.nat.externals.get(external));
                 Item::Subscriber(Subscriber {
                     subscriber: inside_address(row.address).to_string(),
-                    realm: row.realm.0,
+                    realm: realm_name(policy, row.realm),
                     sessions: row.sessions.into(),
                     half_open: row.half_open.into(),
                     blocks: row.blocks.into(),
@@ -393,6 +412,7 @@ impl<'a> Listed<'a> {
                 let state = state.to_string();
                 let takes = resolved.takes_worker(worker)
                     && resolved.interface.is_none_or(|wanted| wanted == interface)
+                    && resolved.takes_realm(policy.realm_of(interface))
                     && Filter::matches_name(&resolved.filter.state, Some(&state))
                     && resolved.filter.ip.is_none_or(|net| net.contains(&address));
                 if takes {
@@ -502,6 +522,8 @@ fn session_view(
         pool: pool_of_session(policy, session)
             .filter(|_| session.flags & FLAG_MAPPED != 0 || !session.is_untranslated())
             .and_then(|id| pool_name(policy, id)),
+        realm: realm_name(policy, session.realm),
+        far_realm: realm_name(policy, session.far_realm),
         rule: rule.map(|rule| rule.name.clone()),
         filter: filter.map(|rule| rule.name.clone()),
         worker,
@@ -525,11 +547,16 @@ fn v4(address: u32) -> IpAddr {
 }
 
 /// A subscriber's address: IPv4 ones are the numbers below 2³².
-fn inside_address(address: u128) -> IpAddr {
+pub fn inside_address(address: u128) -> IpAddr {
     match u32::try_from(address) {
         Ok(v4) => IpAddr::V4(v4.into()),
         Err(_) => IpAddr::V6(address.into()),
     }
+}
+
+/// The name of a realm.
+pub fn realm_name(policy: &Policy, id: RealmId) -> String {
+    policy.realms.get(id.index()).cloned().unwrap_or_default()
 }
 
 /// The name of a pool.

@@ -63,9 +63,6 @@ pub enum RouteErrorReason {
     /// There is no such interface.
     #[error("there is no such interface")]
     UnknownInterface,
-    /// The interface belongs to another realm.
-    #[error("the interface belongs to another realm")]
-    OtherRealm,
     /// More different next hops, or more routes with one prefix, than fit (65,535).
     #[error("there are too many next hops")]
     TooManyNextHops,
@@ -317,7 +314,7 @@ fn resolve<'a>(
         None => None,
         Some(id) => match interfaces.get(id) {
             None => return Err(No::UnknownInterface),
-            Some(interface) if interface.realm != route.realm => return Err(No::OtherRealm),
+            // Of whichever realm: this is how packets get out of theirs.
             found => found,
         },
     };
@@ -337,9 +334,8 @@ fn resolve<'a>(
     if !host {
         return Err(No::NotAHost);
     }
-    let realm = interfaces
-        .iter()
-        .filter(|interface| interface.realm == route.realm);
+    let of = named.map_or(route.realm, |interface| interface.realm);
+    let realm = interfaces.iter().filter(|interface| interface.realm == of);
     let own = |interface: &Interface| interface.owns(via);
     // A link-local address is ours only on the link the route names.
     if if link_local {

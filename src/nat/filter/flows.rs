@@ -75,10 +75,11 @@ fn second_half<A: Family>(
         ingress: bound.egress,
         ..flow.facts
     };
-    match by_policy(policy, flow.realm, &facts, true) {
+    match by_policy(policy, &facts, true) {
         PolicyDestination::Translate {
             address,
             port,
+            realm,
             allowed,
             ..
         } => {
@@ -87,7 +88,7 @@ fn second_half<A: Family>(
                 destination_port: port,
                 ..bound.to
             };
-            let hop = A::route(&policy.routes, flow.realm, address, flow_hash(&to));
+            let hop = A::route(&policy.routes, realm, address, flow_hash(&to));
             Some(Bound {
                 to,
                 egress: hop.map_or(bound.egress, |hop| hop.interface),
@@ -118,7 +119,8 @@ pub fn bar_answers<A: Family>(policy: &Policy, session: &mut Session<A>, icmp: O
         return;
     }
     let (to, hash) = (session.after.destination, flow_hash(&session.before));
-    let hop = A::route(&policy.routes, session.realm, to, hash);
+    let realm = session.routed_in(Direction::Forward);
+    let hop = A::route(&policy.routes, realm, to, hash);
     let from = hop.map_or(session.ingress, |hop| hop.interface);
     let query = icmp.or((session.protocol == A::ICMP).then_some(A::ECHO));
     let answer = query.map(|query| query.answer(A::ICMP == ICMPV6));
@@ -179,7 +181,13 @@ pub fn error<A: Family>(
     if !policy.filter.judges_answers() {
         return Verdict::PASS;
     }
-    let hop = A::route(&policy.routes, session.realm, destination, 0);
+    let to_opener = destination == session.before.source;
+    let direction = match to_opener {
+        true => Direction::Reverse,
+        false => Direction::Forward,
+    };
+    let realm = session.routed_in(direction);
+    let hop = A::route(&policy.routes, realm, destination, 0);
     let crossing = Crossing {
         ingress: from,
         egress: hop.map_or(session.ingress, |hop| hop.interface),

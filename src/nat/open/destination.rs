@@ -3,7 +3,7 @@
 use super::NewFlow;
 use super::expected::expected;
 use crate::base::time::Now;
-use crate::base::{DropReason, RuleId};
+use crate::base::{DropReason, RealmId, RuleId};
 use crate::flow::session::{Session, SessionIndex};
 use crate::nat::behaviour::{Behaviour, Remote};
 use crate::nat::destination::{PolicyDestination, by_policy};
@@ -18,6 +18,8 @@ use crate::nat::trace::DestinationStep;
 pub(super) struct Destination<A> {
     pub(super) address: A,
     pub(super) port: u16,
+    /// The realm it is in: that of the sender, unless the address stands for a host of another.
+    pub(super) realm: RealmId,
     pub(super) rule: Option<RuleId>,
     pub(super) source: Option<A>,
     /// First session of the mapping that an outside host reaches the inside through.
@@ -55,6 +57,7 @@ pub(super) fn destination<A: Family>(
     let keep = Destination {
         address: tuple.destination,
         port: tuple.destination_port,
+        realm: flow.realm,
         rule: None,
         source: None,
         mapping: None,
@@ -62,10 +65,11 @@ pub(super) fn destination<A: Family>(
         hairpin: false,
         allowed: false,
     };
-    match by_policy(policy, flow.realm, &flow.facts, flow.looped) {
+    match by_policy(policy, &flow.facts, flow.looped) {
         PolicyDestination::Translate {
             address,
             port,
+            realm,
             rule,
             source,
             allowed,
@@ -73,6 +77,7 @@ pub(super) fn destination<A: Family>(
             return Ok(Some(Destination {
                 address,
                 port,
+                realm,
                 rule: Some(rule),
                 source,
                 allowed,
@@ -152,6 +157,7 @@ pub(super) fn destination<A: Family>(
     Ok(Some(Destination {
         address: inside.address,
         port: inside.port,
+        realm: inside.realm,
         mapping: Some(first),
         expected,
         allowed: expected.is_some(),

@@ -1,10 +1,11 @@
 //! Entering a decided flow: the subscriber's limits, the outside port, both tuples.
 
 use crate::base::time::Now;
-use crate::base::{DropReason, Random};
+use crate::base::{DropReason, Random, RealmId};
 use crate::flow::session::{FLAG_INBOUND, Session, SessionIndex};
 use crate::nat::behaviour::{Behaviour, Remote};
 use crate::nat::family::Family;
+use crate::nat::limits::HostLimits;
 use crate::nat::mapping::{InsideEndpoint, Mapping};
 use crate::nat::policy::Policy;
 use crate::nat::ports::{Pool, PortRanges, PortSpace, Request, Returned, Select, Share};
@@ -53,19 +54,27 @@ fn charge<A: Family>(
     session: &Session<A>,
     now: Now,
 ) -> Result<SubscriberIndex, DropReason> {
-    let (address, opens) = if session.flags & FLAG_INBOUND == 0 {
-        (session.before.source, Some(session.state.is_half_open()))
-    } else {
-        (session.after.destination, None)
-    };
-    let subscriber = nat.subscribers.enter(address.into(), session.realm)?;
+    let (address, realm) = subscriber_of(session);
+    let own = session.flags & FLAG_INBOUND == 0;
+    let opens = own.then(|| session.state.is_half_open());
+    let subscriber = nat.subscribers.enter(address.into(), realm)?;
     let limits = &policy.limits;
     match nat.subscribers.open_session(subscriber, opens, limits, now) {
         Ok(()) => Ok(subscriber),
         Err(reason) => {
             nat.subscribers.leave(subscriber);
+            nat.at_limit
+                .refused(address.into(), realm, reason, now.tick);
             Err(reason)
         }
+    }
+}
+
+/// Whose session it is.
+fn subscriber_of<A: Family>(session: &Session<A>) -> (A, RealmId) {
+    match session.flags & FLAG_INBOUND == 0 {
+        true => (session.before.source, session.realm),
+        false => (session.after.destination, session.far_realm),
     }
 }
 
@@ -101,8 +110,13 @@ pub(super) fn allocate<A: Family>(
             None => Err(DropReason::NoAddress),
         },
     };
-    if entered.is_err() {
+    if let Err(reason) = entered {
         nat.discharge(&session);
+        if HostLimits::refuses(reason) {
+            let (address, realm) = subscriber_of(&session);
+            nat.at_limit
+                .refused(address.into(), realm, reason, now.tick);
+        }
     }
     entered
 }

@@ -99,6 +99,11 @@ pub fn open<A: Family>(
         return Err(DropReason::PolicyFilter);
     }
     let mut session = blank_session(flow.realm, policy.generation, now);
+    session.far_realm = match destination.realm == flow.realm {
+        // A route may lead into another realm; a hairpin is answered where its public address is.
+        true => policy.realm_of(egress),
+        false => destination.realm,
+    };
     session.before = flow.facts.tuple;
     session.after = Tuple {
         destination: destination.address,
@@ -246,13 +251,18 @@ fn outgoing<A: Family>(
             .home_of(flow.realm, destination.address)
             .ok_or(DropReason::NoRoute);
     }
-    if A::local(&policy.routes, flow.realm, destination.address).is_some() {
+    let own = |realm| A::local(&policy.routes, realm, destination.address).is_some();
+    if own(destination.realm) {
         return Err(DropReason::OwnService);
     }
     let hash = flow_hash(&flow.facts.tuple);
-    A::route(&policy.routes, flow.realm, destination.address, hash)
-        .map(|hop| hop.interface)
-        .ok_or(DropReason::NoRoute)
+    let hop = A::route(&policy.routes, destination.realm, destination.address, hash);
+    let egress = hop.map(|hop| hop.interface).ok_or(DropReason::NoRoute)?;
+    let there = policy.realm_of(egress);
+    if there != destination.realm && own(there) {
+        return Err(DropReason::OwnService);
+    }
+    Ok(egress)
 }
 
 /// A hash for choosing among equal routes; the same for all packets of a flow.

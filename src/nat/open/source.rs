@@ -7,7 +7,7 @@ use crate::flow::key::Tuple;
 use crate::nat::family::Family;
 use crate::nat::policy::Policy;
 use crate::nat::ports::{PortRanges, Select};
-use crate::nat::rules::{Exemption, Facts, Via};
+use crate::nat::rules::{Exemption, Facts, StaticRule, Via};
 use crate::nat::trace::SourceStep;
 
 /// How the source comes out.
@@ -72,7 +72,8 @@ pub(super) fn source<A: Family>(
         tuple: *after,
         ..flow.facts
     };
-    for rule in rules.statics.iter().filter(|r| r.outbound) {
+    let own = |r: &&StaticRule<A>| r.outbound && r.realm == flow.realm;
+    for rule in rules.statics.iter().filter(own) {
         let leaves_there = rule.interface.is_none_or(|i| i == egress);
         if let Some(address) = rule.to_external(after.source).filter(|_| leaves_there) {
             return Ok(Source::Static {
