@@ -305,11 +305,12 @@ fn sessions_come_and_go_without_allocating() {
     }
 }
 
-/// What is neither: fragments that wait, unknown neighbours, errors, forwards, hairpins, refused packets.
+/// What is neither: fragments that wait, unknown neighbours, errors, forwards, services, hairpins, refused packets.
 #[test]
 fn the_uncommon_does_not_allocate() {
     let forward = "[[port-forward]]\nin = \"wan0\"\ndst = \"203.0.113.1\"\nproto = \"tcp\"\ndport = \"9000-9002\"\nto = \"10.0.0.2:20-22\"\n";
-    let mut bench = Bench::new(&format!("{MASQUERADE}{forward}"));
+    let service = "[[service]]\naddress = \"198.18.0.2\"\nport = 80\nlb = \"maglev\"\naffinity = \"client\"\nbackends = [{ to = \"10.0.0.2\" }, { to = \"10.0.0.3\" }]\n";
+    let mut bench = Bench::new(&format!("{MASQUERADE}{forward}{service}"));
     let mut frames = [
         udp_ttl(LAN, ("10.0.0.2", 1000), ("203.0.113.9", 1), 1),
         udp(
@@ -331,6 +332,8 @@ fn the_uncommon_does_not_allocate() {
     frames.push(later);
     let outside = [
         tcp(WAN, ("203.0.113.10", 7000), ("203.0.113.1", 9001), "S"),
+        tcp(WAN, ("203.0.113.10", 7001), ("198.18.0.2", 80), "S"),
+        tcp(WAN, ("203.0.113.10", 7002), ("198.18.0.2", 81), "S"),
         udp(
             WAN,
             ("203.0.113.10", 7000),

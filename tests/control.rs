@@ -136,7 +136,7 @@ fn every_listing_and_document_can_be_shown() {
     let gateway = Gateway::start(2, MASQUERADE);
     gateway.open_sessions(3);
     let kinds = "status ports queues interfaces routes neighbors workers pools blocks subscribers mappings sessions \
-                 source-nat exempt static-nat port-forwards drops timeouts config counters history";
+                 source-nat exempt static-nat port-forwards services drops timeouts config counters history";
     for kind in kinds.split_whitespace() {
         gateway.ask(&format!("show {kind}"));
         let document = gateway.json(&format!("show {kind}"));

@@ -68,6 +68,8 @@ drop_reasons! {
     FragmentSource "fragment_source" "One source has as many fragmented datagrams, or fragments waiting, as there is room left for everybody else; raise system.fragments if legitimate.";
     NoMapping "no_mapping" "An outside packet to an external address for which there is no mapping.";
     Filtered "filtered" "An outside packet to a mapped port from a remote the filtering behaviour does not admit.";
+    VipUnmatched "vip_unmatched" "A packet to a service's virtual address for a port or protocol that no service there has, or a ping while ping = false.";
+    NoBackend "no_backend" "The service has no backend that takes new flows: none is listed, all are drained, or none is healthy; natgate show services says which.";
     NoAddress "no_address" "The outgoing interface has no address to masquerade with, or the host is not in the `inside` of a deterministic pool.";
     PoolDraining "pool_draining" "Every address of the pool the flow could use is under drain or quarantine.";
     NoPort "no_port" "Every external port the flow may use is taken; add pool addresses or ports.";

@@ -10,6 +10,8 @@ use crate::dataplane::provision::{PacketBuffers, PortBuffers};
 pub const SESSION_BYTES: u64 = 110;
 /// Bytes more where mappings share ports: two windows of ports and a port for each mapping, with their tables.
 pub const SHARED_BYTES: u64 = 140;
+/// Bytes more where clients come back to their backends: one remembered client for each session.
+pub const AFFINITY_BYTES: u64 = 32;
 /// IPv6 flows the filter can track: one for so many sessions.
 pub const TRACKED_SHARE: u32 = 4;
 /// Bytes of an IPv6 flow the filter tracks, with its share of the table.
@@ -117,7 +119,9 @@ impl Capacity {
             .map(|pool| pool.addresses.len() as u64)
             .sum();
         let shares = config.pools.iter().any(Pool::shares_ports);
-        let each = SESSION_BYTES + if shares { SHARED_BYTES } else { 0 };
+        let remembers = config.services.iter().any(|s| s.affinity.is_some());
+        let more = |needed: bool, bytes: u64| if needed { bytes } else { 0 };
+        let each = SESSION_BYTES + more(shares, SHARED_BYTES) + more(remembers, AFFINITY_BYTES);
         let session_bytes = u64::from(sessions) * each;
         let tracked_bytes = u64::from(sessions / TRACKED_SHARE) * TRACKED_BYTES;
         let subscriber_bytes = u64::from(subscribers) * SUBSCRIBER_BYTES;

@@ -22,7 +22,7 @@ pub enum Kind {
     Inline(&'static [Key]),
     /// A string, or an inline table with a string for each of [`PROTOCOLS`].
     PerProtocol,
-    /// A list of tables within the table, with these keys.
+    /// A list of tables within the table or object, with these keys.
     Tables(&'static [Key]),
     /// Part of the language, but of a later version.
     Later,
@@ -91,7 +91,7 @@ pub const TOP: &[(&str, Shape)] = &[
     ("source-nat", Shape::Tables(SOURCE_NAT)),
     ("static-nat", Shape::Tables(STATIC_NAT)),
     ("port-forward", Shape::Tables(PORT_FORWARD)),
-    ("service", Shape::Later),
+    ("service", Shape::Tables(SERVICE)),
     ("filter", Shape::Table(FILTER)),
     ("log", Shape::Later),
 ];
@@ -311,6 +311,52 @@ pub const PORT_FORWARD: &[Key] = &[
     key("hairpin", Kind::Bool, "true"),
     key("source", Kind::Text, "\"auto\""),
     key("allow", Kind::Bool, "true"),
+];
+
+/// `[[service]]`.
+pub const SERVICE: &[Key] = &[
+    NAME,
+    COMMENT,
+    ORIGIN,
+    bare("address", Kind::Text),
+    key("kind", Kind::Text, "\"virtual\""),
+    key("proto", Kind::List, "\"tcp\""),
+    bare("port", Kind::Int(1, 65535)),
+    key("lb", Kind::Text, "\"hash\""),
+    key(
+        "hash",
+        Kind::List,
+        "[\"src\", \"dst\", \"sport\", \"dport\", \"proto\"]",
+    ),
+    key("maglev_size", Kind::Int(2, 5_000_000), "65537"),
+    key("source", Kind::Text, "\"auto\""),
+    key("affinity", Kind::Text, "\"none\""),
+    key("affinity_timeout", Kind::Duration, "\"3h\""),
+    key("unmatched", Kind::Text, "\"drop\""),
+    key("empty", Kind::Text, "\"drop\""),
+    key("ping", Kind::Bool, "false"),
+    bare("drain", Kind::Text),
+    bare("check", Kind::Inline(CHECK)),
+    bare("backends", Kind::Tables(BACKEND)),
+];
+
+/// `[[service]] check`.
+pub const CHECK: &[Key] = &[
+    key("kind", Kind::Text, "\"tcp\""),
+    bare("port", Kind::Int(1, 65535)),
+    key("path", Kind::Text, "\"/\""),
+    key("interval", Kind::Duration, "\"5s\""),
+    key("timeout", Kind::Duration, "\"2s\""),
+    key("rise", Kind::Int(1, 1000), "2"),
+    key("fall", Kind::Int(1, 1000), "3"),
+];
+
+/// `[[service]] backends`.
+pub const BACKEND: &[Key] = &[
+    bare("to", Kind::Text),
+    bare("source", Kind::Text),
+    key("weight", Kind::Int(0, 65535), "1"),
+    key("forward_only", Kind::Bool, "false"),
 ];
 
 /// `[filter]`.

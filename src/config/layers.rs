@@ -303,12 +303,39 @@ fn check_table(
                 let origin = value.origin().map(str::to_string);
                 kept.insert(name, Value::new(origin.as_ref(), ValueKind::Table(map)));
             }
+            (Kind::Tables(inner), ValueKind::Array(elements)) => {
+                let origin = value.origin().map(str::to_string);
+                let tables = check_tables(&path, elements, inner, findings);
+                kept.insert(name, Value::new(origin.as_ref(), ValueKind::Array(tables)));
+            }
             _ => {
                 if check_value(&path, &value, key.kind, findings) {
                     kept.insert(name, value);
                 }
             }
         }
+    }
+    kept
+}
+
+/// The elements of a list of tables within an object.
+fn check_tables(
+    path: &str,
+    elements: Vec<Value>,
+    keys: &[Key],
+    findings: &mut Findings,
+) -> Vec<Value> {
+    let mut kept = Vec::new();
+    for (index, element) in elements.into_iter().enumerate() {
+        let path = format!("{path}[{index}]");
+        findings.name(&path, &(index + 1).to_string());
+        let origin = element.origin().map(str::to_string);
+        let ValueKind::Table(map) = element.kind else {
+            findings.error(&path, "is no table (write { … })");
+            continue;
+        };
+        let map = check_table(&path, map, keys, findings);
+        kept.push(Value::new(origin.as_ref(), ValueKind::Table(map)));
     }
     kept
 }

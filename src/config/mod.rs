@@ -20,6 +20,7 @@ mod layers;
 pub mod matching;
 pub mod raw;
 pub mod report;
+pub mod services;
 mod validate;
 pub mod validated;
 mod values;

@@ -82,6 +82,8 @@ pub struct Raw {
     pub static_nat: Vec<StaticNat>,
     #[serde(default)]
     pub port_forward: Vec<PortForward>,
+    #[serde(default)]
+    pub service: Vec<Service>,
     pub filter: Filter,
 }
 
@@ -331,6 +333,54 @@ pub struct PortForward {
     pub hairpin: bool,
     pub source: String,
     pub allow: bool,
+}
+
+/// `[[service]]`.
+#[derive(Clone, Debug, Deserialize)]
+#[allow(missing_docs)]
+pub struct Service {
+    #[serde(flatten)]
+    pub label: Label,
+    pub address: Option<String>,
+    pub kind: String,
+    pub proto: Many,
+    pub port: Option<u16>,
+    pub lb: String,
+    pub hash: Many,
+    pub maglev_size: u32,
+    pub source: String,
+    pub affinity: String,
+    pub affinity_timeout: String,
+    pub unmatched: String,
+    pub empty: String,
+    pub ping: bool,
+    pub drain: Option<String>,
+    pub check: Option<Check>,
+    #[serde(default)]
+    pub backends: Vec<Backend>,
+}
+
+/// `[[service]] check`.
+#[derive(Clone, Debug, Deserialize)]
+#[allow(missing_docs)]
+pub struct Check {
+    pub kind: String,
+    pub port: Option<u16>,
+    pub path: String,
+    pub interval: String,
+    pub timeout: String,
+    pub rise: u32,
+    pub fall: u32,
+}
+
+/// `[[service]] backends`.
+#[derive(Clone, Debug, Deserialize)]
+#[allow(missing_docs)]
+pub struct Backend {
+    pub to: Option<String>,
+    pub source: Option<String>,
+    pub weight: u32,
+    pub forward_only: bool,
 }
 
 /// `[filter]`.

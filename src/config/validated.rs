@@ -13,6 +13,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 pub use super::filtering::{Filter, FilterRule};
 pub use super::matching::{AddressList, InterfaceMatch, Match, PortSet, PrefixSet, ProtocolSet};
+pub use super::services::{Backend, Service, ServiceAt};
 use crate::base::{InterfaceId, PoolId, PortId, RealmId, VlanId};
 pub use crate::dataplane::device::Device;
 pub use crate::nat::behaviour::Behaviour as Dependence;
@@ -54,6 +55,8 @@ pub struct Validated {
     pub static_nat: Vec<StaticNat>,
     /// `[[port-forward]]`, in order: the first match decides.
     pub port_forwards: Vec<PortForward>,
+    /// `[[service]]`.
+    pub services: Vec<Service>,
     /// `[filter]`.
     pub filter: Filter,
 }

@@ -6,8 +6,8 @@
 
 use super::api::{
     Cleared, Config, Counters, Drops, Explanation, Failure, FailureKind, Filter, Item, ListEnd,
-    Listing, Pool, PoolPorts, Port, Question, Queue, ReloadRequest, Reloaded, Status, Timeouts,
-    Worker,
+    Listing, Pool, PoolPorts, Port, Question, Queue, ReloadRequest, Reloaded, ServiceBackend,
+    Status, Timeouts, Worker,
 };
 use std::sync::{Arc, OnceLock};
 
@@ -29,6 +29,8 @@ pub struct Scrape {
     pub pools: Vec<Pool>,
     /// Ports on addresses that are in no pool any more and only drain, by protocol.
     pub draining: Vec<PoolPorts>,
+    /// Services by backend.
+    pub services: Vec<ServiceBackend>,
     /// Reloads that took effect.
     pub reloads_applied: u64,
     /// Reloads that were refused.

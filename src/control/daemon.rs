@@ -8,6 +8,7 @@ use super::live::alarms::Alarms;
 use super::live::apply::Running;
 use super::live::ask::{QueueHandle, WorkerHandle};
 use super::live::counts::Baseline;
+use super::live::health::{Health, Watch};
 use super::live::holds;
 use super::live::pulse::Pulse;
 use super::live::records::Records;
@@ -102,6 +103,7 @@ pub struct Daemon {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Option<Counters>>>,
     housekeeping: (Sender<()>, JoinHandle<()>),
+    health: Watch,
     // Last: what the driver needs must outlive the threads.
     _keep: Box<dyn Any>,
 }
@@ -164,13 +166,16 @@ pub fn start<B: Buffer>(
         records: Mutex::new(Records::default()),
         refusals: Mutex::new(Refusals::default()),
         alarms: Mutex::new(Alarms::default()),
+        health: Mutex::new(Health::default()),
         reloads_applied: AtomicU64::new(0),
         reloads_refused: AtomicU64::new(0),
         dpdk_version: devices.dpdk_version,
     });
     let housekeeping = housekeeping(live.clone())?;
+    let health = Watch::start(live.clone())?;
     let daemon = Daemon {
         live,
+        health,
         stop: plant.stop,
         threads,
         housekeeping,
@@ -206,6 +211,8 @@ impl Daemon {
     /// Stops taking packets, lets the workers drain, and returns what they counted, by worker. `None` stands for a worker
     /// that died.
     pub fn stop(self) -> Vec<Option<Counters>> {
+        // While there are still workers to answer its questions.
+        self.health.stop();
         self.stop.store(true, Ordering::Relaxed);
         let counters = self
             .threads

@@ -17,6 +17,7 @@ pub mod explain;
 #[cfg(feature = "dpdk")]
 pub mod hardware;
 pub mod live;
+pub mod probe;
 pub mod runtime;
 pub mod server;
 pub mod service;

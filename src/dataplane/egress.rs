@@ -6,6 +6,7 @@ use crate::base::time::Now;
 use crate::base::{DropReason, InterfaceId, RealmId};
 use crate::dataplane::buffer::{Buffer, Incoming, Sink};
 use crate::dataplane::help::Helped;
+use crate::dataplane::services::towards;
 use crate::dataplane::shard::{Parked, Shard};
 use crate::flow::session::{Direction, Egress, FLAG_HELPED, SessionIndex};
 use crate::gateway::errors::ErrorKind;
@@ -141,10 +142,10 @@ impl<B: Buffer> Shard<B> {
             }
         }
         let packet = &packet;
-        let to = session.leaving(direction);
+        let to = towards(policy, &session, direction);
         let realm = session.routed_in(direction);
         let hash = flow_hash(&session.before);
-        let Some(hop) = policy.routes.route_v4(realm, to.destination, hash) else {
+        let Some(hop) = policy.routes.route_v4(realm, to, hash) else {
             self.send_error(
                 policy,
                 now,

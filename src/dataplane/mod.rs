@@ -33,6 +33,7 @@ pub mod memory;
 pub mod provision;
 pub mod published;
 pub mod rack;
+mod services;
 pub mod shard;
 mod slow;
 pub mod steering;

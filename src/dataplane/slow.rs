@@ -274,6 +274,9 @@ impl<B: Buffer> Shard<B> {
         reason: DropReason,
         sink: &mut impl Sink<B>,
     ) {
+        if matches!(reason, DropReason::VipUnmatched | DropReason::NoBackend) {
+            return self.refuse_service(policy, now, incoming, packet, reason, sink);
+        }
         let kind = match reason {
             DropReason::NoRoute => Some(ErrorKind::NetUnreachable),
             DropReason::OwnService => Some(ErrorKind::PortUnreachable),

@@ -7,6 +7,9 @@
 //! | packet | owner |
 //! |---|---|
 //! | to a forwarded or statically translated address | that of the flow with its destination translated |
+//! | to a service, or to an address that has nothing but services | hash of the source address |
+//! | to what was a service before a reload | the same; if that worker knows no such flow, as if it never was |
+//! | from a backend | hash of the destination address; if that worker knows no such flow, as if it were no backend |
 //! | to an external port that some worker holds | that worker; if it knows no such flow and the sender is a subscriber, the subscriber's worker (first half of a hairpin) |
 //! | from a subscriber | hash of the source address |
 //! | to a subscriber | hash of the destination address |
@@ -42,11 +45,21 @@ pub fn owner(policy: &Policy, steer: &Steer) -> Option<WorkerId> {
     }
     let tuple = &steer.facts.tuple;
     let from_subscriber = !steer.looped && policy.was_inside(steer.facts.ingress, tuple.source);
+    let (services, protocol) = (&policy.nat.v4.services, steer.facts.protocol);
+    // What only looks as if it belonged to a service may have been asked for there already.
+    let perhaps = !steer.not_a_reply;
     let (destination, realm) = match by_policy(policy, &steer.facts, steer.looped) {
         PolicyDestination::Hairpin => return Some(of_address(policy, tuple.source)),
         PolicyDestination::Translate { address, realm, .. } => (address, realm),
+        PolicyDestination::Service(_) => return Some(of_address(policy, tuple.source)),
+        PolicyDestination::Keep if perhaps && services.were_called(tuple, protocol) => {
+            return Some(of_address(policy, tuple.source));
+        }
         PolicyDestination::Keep if policy.nat.v4.by_address.contains_key(&tuple.destination) => {
             return to_external(policy, steer, from_subscriber);
+        }
+        PolicyDestination::Keep if perhaps && services.answers(tuple, protocol) => {
+            return Some(of_address(policy, tuple.destination));
         }
         PolicyDestination::Keep => (tuple.destination, steer.realm),
     };

@@ -8,6 +8,7 @@ use crate::nat::family::Family;
 use crate::nat::matcher::RangeSet;
 use crate::nat::policy::Policy;
 use crate::nat::rules::{Facts, PortForward, StaticRule};
+use crate::nat::services::ServiceMatch;
 
 /// Whether packets that arrive on an interface come from subscribers, that is from sources which source NAT applies to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,12 +65,14 @@ pub enum PolicyDestination<A> {
         /// The filter is not asked: a port forward with `allow`.
         allowed: bool,
     },
+    /// It belongs to a service, or to an address that has nothing but services.
+    Service(ServiceMatch),
     /// An inside host calls a public address whose target lies inside: the packet goes out and comes back, translated at
     /// the source first and at the destination then (RFC 4787 REQ-9, "external source address and port").
     Hairpin,
 }
 
-/// Applies static NAT and port forwards to a new flow. `looped` marks the second half of a hairpin, whose `ingress` is
+/// Applies static NAT, port forwards and services to a new flow. `looped` marks the second half of a hairpin, whose `ingress` is
 /// the interface that the public address belongs to.
 pub fn by_policy<A: Family>(
     policy: &Policy,
@@ -88,7 +91,8 @@ pub fn by_policy<A: Family>(
             return answer;
         }
     }
-    PolicyDestination::Keep
+    let service = rules.services.find(&facts.tuple, facts.protocol);
+    service.map_or(PolicyDestination::Keep, PolicyDestination::Service)
 }
 
 fn by_static<A: Family>(

@@ -24,6 +24,7 @@ pub mod revalidate;
 pub mod rewrite;
 pub mod rss;
 pub mod rules;
+pub mod services;
 pub mod state;
 pub mod subscriber;
 pub mod tcp;

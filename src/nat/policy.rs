@@ -24,6 +24,7 @@ use crate::nat::limits::HostLimits;
 use crate::nat::ports::{External, ExternalIndex, Externals, Pool, Pools, PortSpace};
 use crate::nat::rss::SourceSteering;
 use crate::nat::rules::{Exempt, PortForward, SourceRule, StaticRule};
+use crate::nat::services::Services;
 use crate::wire::MacAddr;
 
 /// One published configuration.
@@ -172,6 +173,8 @@ pub struct Translation<A> {
     pub forwards: Vec<PortForward<A>>,
     /// One-to-one NAT.
     pub statics: Vec<StaticRule<A>>,
+    /// Services with their backends.
+    pub services: Services<A>,
     /// The pool that masquerades as a given interface address.
     pub masquerade: HashMap<A, PoolId>,
     /// The external addresses the gateway holds ports on.
@@ -185,10 +188,13 @@ pub struct Translation<A> {
     pub quarantined: HashSet<A>,
 }
 
-impl<A> Translation<A> {
+impl<A: Family> Translation<A> {
     /// Whether anything is translated: flows are tracked then.
     pub fn is_stateful(&self) -> bool {
-        !(self.source.is_empty() && self.forwards.is_empty() && self.statics.is_empty())
+        !(self.source.is_empty()
+            && self.forwards.is_empty()
+            && self.statics.is_empty()
+            && self.services.is_empty())
     }
 }
 
@@ -242,7 +248,7 @@ impl NatPolicy {
 pub struct RuleInfo {
     /// Its index among the counters.
     pub id: RuleId,
-    /// `source-nat`, `exempt`, `port-forward`, `static-nat`, `filter`.
+    /// `source-nat`, `exempt`, `port-forward`, `static-nat`, `service`, `filter`.
     pub kind: &'static str,
     /// Name, or `#n` by position.
     pub name: String,

@@ -11,12 +11,15 @@ use crate::nat::state::{EndCause, Nat};
 
 /// Whether a session made under an older policy may go on under `policy`. A session keeps its treatment until it ends
 /// (E15); it ends early only when its outside address is gone or under quarantine, or when it masquerades and the address or the route it
-/// was made for changed (E11, E13b).
+/// was made for changed (E11, E13b), or when the backend of its service went away and takes its sessions along.
 pub fn still_valid<A: Family>(policy: &Policy, session: &Session<A>) -> bool {
     let quarantined = &A::translation(&policy.nat).quarantined;
     if !quarantined.is_empty()
         && Mapping::of(session).is_some_and(|m| quarantined.contains(&m.outside.address))
     {
+        return false;
+    }
+    if A::translation(&policy.nat).services.has_ended(session) {
         return false;
     }
     if session.before.source == session.after.source || session.flags & FLAG_STATIC != 0 {

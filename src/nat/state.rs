@@ -21,6 +21,7 @@ use crate::nat::mapping::{InsideEndpoint, Mapping, Mappings, OutsideEndpoint};
 use crate::nat::policy::Policy;
 use crate::nat::ports::{Allocator, PortSpace, Preference, Returned, Share, SharedPorts};
 use crate::nat::rss;
+use crate::nat::services::affinity::Affinity;
 use crate::nat::subscriber::{SubscriberIndex, Subscribers};
 use crate::nat::tcp;
 use crate::nat::window::{Numbers, Windows};
@@ -121,6 +122,8 @@ pub struct Nat<A: Family> {
     pub mappings: Mappings,
     /// Which remote addresses each mapping talks to.
     pub contacts: Contacts<A>,
+    /// The backends clients come back to.
+    pub affinity: Affinity<A>,
     /// Inside hosts.
     pub subscribers: Subscribers,
     /// Port allocation and hold-down.
@@ -153,6 +156,7 @@ impl<A: Family> Nat<A> {
             table: BucketTable::with_capacity(2 * capacity.sessions as usize, LOAD_PERCENT)?,
             mappings: Mappings::new(capacity.sessions, hasher.clone())?,
             hasher: hasher.clone(),
+            affinity: Affinity::new(capacity.sessions as usize, hasher.clone()),
             contacts: Contacts::new(capacity.contacts),
             subscribers: Subscribers::new(capacity.subscribers as usize, secret[0] ^ secret[1]),
             allocator: Allocator::new(

@@ -4,7 +4,7 @@
 //! pools, protocols, states, reasons; never an address of a subscriber. Every value of a fixed list is always present, so that
 //! an alert can be written before the first drop.
 
-use crate::control::api::{Pool, PoolPorts, Worker};
+use crate::control::api::{Pool, PoolPorts, ServiceBackend, Worker};
 use crate::control::backend::Scrape;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
@@ -124,7 +124,41 @@ fn families(scrape: &Scrape) -> Vec<MetricFamily> {
     sessions(&mut out, scrape);
     mappings(&mut out, scrape);
     pools(&mut out, &scrape.pools);
+    services(&mut out, &scrape.services);
     out.0
+}
+
+fn services(out: &mut Families, backends: &[ServiceBackend]) {
+    let labels = |b: &ServiceBackend| {
+        vec![
+            ("service", b.service.clone()),
+            ("backend", b.backend.clone()),
+        ]
+    };
+    let listed = || backends.iter().filter(|b| !b.backend.is_empty());
+    let each = |value: fn(&ServiceBackend) -> f64| -> Vec<Sample<'_>> {
+        listed().map(|b| (labels(b), value(b))).collect()
+    };
+    out.gauge(
+        "service_backend_active",
+        "1 while a backend takes new flows.",
+        each(|b| flag(b.state == "active")),
+    );
+    out.counter(
+        "service_sessions_created_total",
+        "Sessions created to a backend.",
+        each(|b| b.hits as f64),
+    );
+    out.counter(
+        "service_packets_total",
+        "Packets of a backend's sessions, both directions.",
+        each(|b| b.packets as f64),
+    );
+    out.counter(
+        "service_bytes_total",
+        "Bytes of a backend's sessions, both directions, from the IP header on.",
+        each(|b| b.bytes as f64),
+    );
 }
 
 fn process(out: &mut Families, scrape: &Scrape) {

@@ -29,11 +29,13 @@ mod realms;
 mod refusals;
 mod reload;
 mod sanity;
+mod services;
 mod tcp;
 
 use common::*;
 use natgate::base::{PortId, WorkerId};
 use natgate::dataplane::rack::Rack;
+use natgate::dataplane::shard::ShardSize;
 
 pub const MASQUERADE: &str = "[[source-nat]]\nout = \"wan0\"\nvia = \"interface\"\n";
 

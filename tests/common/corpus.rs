@@ -11,7 +11,7 @@ use natgate::wire::{MacAddr, arp, nd};
 use super::mutate::{covered, mend_all, put16};
 use super::{HOST_MAC, LAN, WAN, icmp_error, pcap, ping, pong, tcp, udp, udp_ttl};
 
-/// Masquerade, a port forward, static NAT, a tagged interface with a small MTU, and a filter that also tracks IPv6.
+/// Masquerade, a port forward, static NAT, a service, a tagged interface with a small MTU, and a filter that also tracks IPv6.
 pub const RULES: &str = r#"
 [[interface]]
 name = "lan7"
@@ -33,6 +33,15 @@ to = "10.0.0.2:20-22"
 external = "203.0.113.64/28"
 internal = "10.0.0.0/28"
 interface = "wan0"
+[[service]]
+address = "198.18.0.2"
+proto = "any"
+unmatched = "reject"
+ping = true
+affinity = "client"
+lb = "maglev"
+maglev_size = 1009
+backends = [{ to = "10.0.0.2" }, { to = "10.0.0.3", source = "10.0.0.1" }, { to = "10.0.0.4", forward_only = true }]
 [filter]
 [[filter.rule]]
 proto = "tcp"

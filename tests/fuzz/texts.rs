@@ -10,11 +10,13 @@ use crate::common::mutate::{blindly, pick};
 use crate::engine::{Target, fuzz, signature};
 
 /// Pieces of text that mean something to the readers.
-const WORDS: [&str; 27] = [
+const WORDS: [&str; 29] = [
     "[[pool]]\n",
     "[[source-nat]]\n",
     "[[port-forward]]\n",
     "[[static-nat]]\n",
+    "[[service]]\n",
+    "backends = [{ to = \"10.0.0.2:80\" }]\n",
     "[[route]]\n",
     "[[filter.rule]]\n",
     "icmp_type = \"3/1\"\n",

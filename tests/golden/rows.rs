@@ -67,6 +67,11 @@ const REALMS: &str = "[[interface]]\nname = \"red\"\nport = \"p-lan\"\nvlan = 10
     [[source-nat]]\nin = \"blue\"\nvia = \"pool:blue\"\n\
     [[source-nat]]\nin = \"lan0\"\nvia = \"interface\"\n";
 
+const SERVICES: &str = "[[service]]\nname = \"web\"\naddress = \"198.18.0.2\"\nport = 80\nunmatched = \"reject\"\nping = true\nbackends = [{ to = \"10.0.0.2:8080\" }]\n\
+    [[service]]\nname = \"dns\"\naddress = \"198.18.0.2\"\nproto = \"udp\"\nport = 53\nlb = \"maglev\"\nbackends = [{ to = \"10.0.0.3\" }, { to = \"10.0.0.4\", weight = 2 }]\n\
+    [[service]]\nname = \"node\"\naddress = \"interface:wan0\"\nkind = \"real\"\nport = 8081\nbackends = [{ to = \"10.0.0.2:8080\", source = \"10.0.0.1\" }]\n\
+    [[service]]\nname = \"closed\"\naddress = \"198.18.0.3\"\nport = 80\nempty = \"reject\"\n";
+
 /// Every row.
 pub fn all() -> impl Iterator<Item = &'static Source> {
     ALL.iter()
@@ -134,6 +139,11 @@ const ALL: &[Source] = &[
         name: "exempt-longest-prefix",
         rules: EXEMPT,
         input: exempt,
+    },
+    Source {
+        name: "services",
+        rules: SERVICES,
+        input: services,
     },
     Source {
         name: "router-only",
@@ -456,6 +466,37 @@ fn exempt() -> Input {
         (LAN, udp(LAN, A, ("198.51.100.6", 2), b"kept")),
         (LAN, udp(LAN, A, ("198.51.100.5", 2), b"forced")),
     ])
+}
+
+/// With pauses, like [`hairpin`].
+fn services() -> Input {
+    const VIP: &str = "198.18.0.2";
+    let (client, backend) = (("203.0.113.9", 5555), ("10.0.0.2", 8080));
+    let mut input: Input = vec![
+        (0, WAN, tcp(WAN, client, (VIP, 80), "S")),
+        (1, LAN, tcp(LAN, backend, client, "SA")),
+        (2, LAN, tcp(LAN, ("10.0.0.3", 5555), (VIP, 80), "S")),
+        (3, LAN, tcp(LAN, backend, ("10.0.0.1", 5555), "SA")),
+        (
+            4,
+            WAN,
+            tcp(WAN, ("203.0.113.9", 5556), ("203.0.113.1", 8081), "S"),
+        ),
+        (5, LAN, tcp(LAN, backend, ("10.0.0.1", 5556), "SA")),
+        (6, WAN, tcp(WAN, client, (VIP, 81), "S")),
+        (7, WAN, udp(WAN, client, (VIP, 54), b"nobody's port")),
+        (8, WAN, ping(WAN, client.0, VIP, 9)),
+        (9, WAN, tcp(WAN, client, ("198.18.0.3", 80), "S")),
+        (10, WAN, tcp(WAN, client, ("198.18.0.3", 81), "S")),
+    ];
+    input.extend((0..6).map(|i| {
+        (
+            20 + i,
+            WAN,
+            udp(WAN, (client.0, 7000 + i as u16), (VIP, 53), b"q"),
+        )
+    }));
+    input
 }
 
 fn router() -> Input {

@@ -2,7 +2,8 @@
 
 use super::{duration, moment, percent};
 use crate::control::api::{
-    Endpoint, FilterRule, Item, Listing, Pool, PoolPorts, Queue, Rule, Session, Worker,
+    Endpoint, FilterRule, Item, Listing, Pool, PoolPorts, Queue, Rule, ServiceBackend, Session,
+    Worker,
 };
 
 /// The headings of a listing. `verbose` adds columns at the end.
@@ -153,6 +154,13 @@ pub fn headings(listing: Listing, verbose: bool) -> Vec<&'static str> {
             ],
             &[],
         ),
+        Listing::Services => (
+            &[
+                "SERVICE", "ADDRESS", "PROTO", "PORT", "LB", "BACKEND", "SOURCE", "WEIGHT",
+                "STATE", "SESSIONS", "HITS", "PACKETS", "BYTES",
+            ],
+            &["HASH"],
+        ),
         Listing::Filter => (
             &[
                 "INDEX",
@@ -275,6 +283,7 @@ pub fn cells(item: &Item, verbose: bool) -> Vec<String> {
         ),
         Item::Session(s) => session(s),
         Item::Rule(r) => (rule(r), vec![]),
+        Item::Service(s) => (service(s), vec![s.hash.clone()]),
         Item::FilterRule(r) => (filter_rule(r), vec![]),
         Item::History(h) => (
             vec![
@@ -419,6 +428,25 @@ fn rule(r: &Rule) -> Vec<String> {
     ]
 }
 
+fn service(s: &ServiceBackend) -> Vec<String> {
+    vec![
+        s.service.clone(),
+        s.address.clone(),
+        s.proto.clone(),
+        s.port
+            .map_or_else(|| "any".to_owned(), |port| port.to_string()),
+        s.lb.clone(),
+        s.backend.clone(),
+        s.source.clone(),
+        s.weight.to_string(),
+        s.state.clone(),
+        optional(s.sessions),
+        s.hits.to_string(),
+        s.packets.to_string(),
+        s.bytes.to_string(),
+    ]
+}
+
 fn filter_rule(r: &FilterRule) -> Vec<String> {
     vec![
         r.index.to_string(),
@@ -523,6 +551,7 @@ mod tests {
             (Listing::Exempt, Item::Rule(Rule::default())),
             (Listing::StaticNat, Item::Rule(Rule::default())),
             (Listing::PortForwards, Item::Rule(Rule::default())),
+            (Listing::Services, Item::Service(ServiceBackend::default())),
             (Listing::Filter, Item::FilterRule(FilterRule::default())),
             (Listing::History, Item::History(HistoryEntry::default())),
         ]

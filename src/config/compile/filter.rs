@@ -13,7 +13,7 @@ use crate::config::validated::{self, AddressList, PrefixSet};
 use crate::nat::filter::conditions::Conditions;
 use crate::nat::filter::{Filter, KIND, Rule, Verdict};
 use crate::nat::matcher::RangeSet;
-use crate::nat::policy::RuleInfo;
+use crate::nat::policy::{Policy, RuleInfo};
 use crate::wire::{ICMP, ICMPV6};
 
 /// The kind under which the default is counted.
@@ -30,7 +30,7 @@ struct Addresses {
 type Compiled = HashMap<*const PrefixSet, Addresses>;
 
 /// Numbers of counted rules: the one a rule had under the previous policy, or one not used before.
-struct Numbers<'a> {
+pub(super) struct Numbers<'a> {
     before: HashMap<(&'a str, &'a str), RuleId>,
     next: usize,
 }
@@ -39,18 +39,7 @@ impl Compiler<'_> {
     /// Compiles the filter. Its rules are numbered behind those of the translation.
     pub(super) fn filter(&mut self) -> Filter {
         let config = &self.config.filter;
-        let mut numbers = Numbers {
-            before: HashMap::new(),
-            next: 0,
-        };
-        let before = self.previous.map_or(&[][..], |p| &p.rules);
-        for info in before.iter().chain(&self.rules) {
-            numbers.next = numbers.next.max(info.id.index() + 1);
-        }
-        let before = before.iter().filter(|info| info.kind.starts_with(KIND));
-        numbers.before = before
-            .map(|info| ((info.kind, info.name.as_str()), info.id))
-            .collect();
+        let mut numbers = Numbers::new(self.previous, &self.rules, KIND);
         let mut compiled = Compiled::new();
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         let mut infos = Vec::new();
@@ -182,8 +171,25 @@ impl Compiler<'_> {
     }
 }
 
-impl Numbers<'_> {
-    fn number(&mut self, kind: &str, name: &str) -> RuleId {
+impl<'a> Numbers<'a> {
+    /// Numbers for rules of the kinds that start with `kind`; `now` has its numbers already.
+    pub(super) fn new(previous: Option<&'a Policy>, now: &[RuleInfo], kind: &str) -> Numbers<'a> {
+        let before = previous.map_or(&[][..], |p| &p.rules);
+        let highest = before
+            .iter()
+            .chain(now)
+            .map(|info| info.id.index() + 1)
+            .max();
+        let before = before.iter().filter(|info| info.kind.starts_with(kind));
+        Numbers {
+            before: before
+                .map(|info| ((info.kind, info.name.as_str()), info.id))
+                .collect(),
+            next: highest.unwrap_or(0),
+        }
+    }
+
+    pub(super) fn number(&mut self, kind: &str, name: &str) -> RuleId {
         let known = self.before.get(&(kind, name)).copied();
         known.unwrap_or_else(|| {
             // Beyond the last number everything is reported and refused.

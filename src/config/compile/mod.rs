@@ -8,12 +8,14 @@
 //! - `network`: interfaces, routes, neighbours, and the addresses that are answered for;
 //! - `pools`: pools and the external addresses behind them;
 //! - `rules`: translation rules, and where subscribers are;
+//! - `services`: services and the backends that can be reached;
 //! - `sets`: addresses, interfaces, ports and protocols as the matcher compares them.
 
 mod filter;
 mod network;
 mod pools;
 mod rules;
+mod services;
 mod sets;
 
 use std::sync::Arc;
@@ -21,6 +23,7 @@ use std::sync::Arc;
 use super::report::{Diagnostic, Report, Severity};
 use super::validated::{self, Validated};
 use crate::base::{Generation, InterfaceId, PoolId, Random, RealmId};
+use crate::gateway::routes::Routes;
 use crate::nat::policy::{NatPolicy, Policy, RuleInfo, TimeoutSettings, Timeouts, Translation};
 use crate::nat::ports::Exhaustion;
 use crate::nat::rss::SourceSteering;
@@ -51,7 +54,7 @@ pub fn compile(
     let mut compiler = Compiler::new(config, ports, previous);
     let (interfaces, routes) = compiler.routes()?;
     let proxy = compiler.proxy(&interfaces);
-    let nat = compiler.nat();
+    let nat = compiler.nat(&routes);
     let filter = compiler.filter();
     let realms = compiler.realm_names();
     let tracks_contacts = compiler.tracks_contacts();
@@ -204,7 +207,7 @@ impl<'a> Compiler<'a> {
         self.pool_ids.get(of.index()).copied().unwrap_or(of)
     }
 
-    fn nat(&mut self) -> NatPolicy {
+    fn nat(&mut self, routes: &Routes) -> NatPolicy {
         let PoolSet {
             pools,
             masquerade,
@@ -216,6 +219,7 @@ impl<'a> Compiler<'a> {
         let source = self.source_rules();
         let forwards = self.forwards();
         let statics = self.statics();
+        let services = self.services(routes);
         let inside = self.inside(&source, &statics);
         let ever_inside = self.ever_inside(&inside);
         let v4 = Translation {
@@ -223,6 +227,7 @@ impl<'a> Compiler<'a> {
             source,
             forwards,
             statics,
+            services,
             masquerade,
             by_address,
             inside,

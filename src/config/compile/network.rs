@@ -1,6 +1,6 @@
 //! Interfaces, routes, neighbours, and the addresses that are answered for.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::{Compiler, PortFacts, error_at};
 use crate::base::{InterfaceId, PortId, RealmId};
@@ -99,7 +99,7 @@ impl Compiler<'_> {
             .collect()
     }
 
-    /// Pool addresses, statically translated ones and forwarded ones are answered for where they are on link.
+    /// Pool addresses, statically translated ones, forwarded ones and those of services are answered for where they are on link.
     pub(super) fn proxy(&self, interfaces: &Interfaces) -> Proxy {
         let mut ranges: Vec<(IpAddr, IpAddr)> = Vec::new();
         for pool in self.config.pools.iter().filter(|p| p.answer_arp) {
@@ -123,6 +123,18 @@ impl Compiler<'_> {
                 .filter(|net| net.prefix_len() == net.max_prefix_len());
             ranges.extend(single.map(|net| (net.addr(), net.addr())));
         }
+        for service in self.config.services.iter().filter(|s| s.is_virtual) {
+            let addresses = service.addresses(&self.config.interfaces).into_iter();
+            ranges.extend(addresses.map(|address| (address, address)));
+        }
+        let own = |a: &Ipv4Addr| {
+            self.config
+                .interfaces
+                .iter()
+                .any(|i| i.v4.iter().any(|n| n.addr() == *a))
+        };
+        let sources = self.service_sources().into_iter().filter(|(a, _)| !own(a));
+        ranges.extend(sources.map(|(a, _)| (IpAddr::V4(a), IpAddr::V4(a))));
         // Addresses on no local subnet are routed to us; nobody asks for them.
         Proxy::build(interfaces, &ranges).0
     }

@@ -173,7 +173,8 @@ impl Compiler<'_> {
         refs
     }
 
-    /// One unnamed pool for each address of an interface, unless a pool has the address already.
+    /// One unnamed pool for each address of an interface and each source a service gives its flows, unless a pool has the
+    /// address already.
     fn masquerade_pools(
         &mut self,
         externals: &mut Externals,
@@ -181,35 +182,44 @@ impl Compiler<'_> {
         reserved: &Arc<PortMask>,
     ) -> HashMap<u32, PoolId> {
         let mut masquerade = HashMap::new();
-        for interface in &self.config.interfaces {
-            for net in &interface.v4 {
-                let address = net.addr();
-                let holder = pools.iter().find(|pool| has(pool, address));
-                let id = match holder.map(|pool| pool.policy().id) {
-                    Some(id) => id,
-                    None => {
-                        let name = format!("interface:{}", interface.label.name);
-                        let same = |p: &Pool| p.policy().name == name && has(p, address);
-                        let policy = masquerade_policy(
-                            self.more_pool_ids.of(same),
-                            name.clone(),
-                            interface.helpers,
-                        );
-                        let id = policy.id;
-                        let refs = self.intern(
-                            externals,
-                            &[address],
-                            &Layout::Ports,
-                            reserved,
-                            None,
-                            &interface.label.origin,
-                        );
-                        pools.push(self.succeeding(Pool::new(policy, refs)));
-                        id
-                    }
-                };
-                masquerade.insert(u32::from(address), id);
-            }
+        let config = self.config;
+        let of_interfaces = config.interfaces.iter().flat_map(|interface| {
+            let name = format!("interface:{}", interface.label.name);
+            let addresses = interface.v4.iter().map(Ipv4Net::addr);
+            addresses.map(move |address| {
+                let origin = interface.label.origin.clone();
+                (address, name.clone(), interface.helpers, origin)
+            })
+        });
+        // What backends see as source, where it is no interface's address.
+        let of_services = self.service_sources().into_iter();
+        let of_services = of_services.map(|(address, origin)| {
+            let name = format!("service:{address}");
+            (address, name, Helpers::default(), origin.to_owned())
+        });
+        let wanted: Vec<_> = of_interfaces.chain(of_services).collect();
+        for (address, name, helpers, origin) in wanted {
+            let holder = pools.iter().find(|pool| has(pool, address));
+            let id = match holder.map(|pool| pool.policy().id) {
+                Some(id) => id,
+                None => {
+                    let same = |p: &Pool| p.policy().name == name && has(p, address);
+                    let policy =
+                        masquerade_policy(self.more_pool_ids.of(same), name.clone(), helpers);
+                    let id = policy.id;
+                    let refs = self.intern(
+                        externals,
+                        &[address],
+                        &Layout::Ports,
+                        reserved,
+                        None,
+                        &origin,
+                    );
+                    pools.push(self.succeeding(Pool::new(policy, refs)));
+                    id
+                }
+            };
+            masquerade.insert(u32::from(address), id);
         }
         masquerade
     }
@@ -229,7 +239,7 @@ impl Compiler<'_> {
         }
     }
 
-    /// Ports of port forwards: allocation never hands them out.
+    /// Ports of port forwards and services: allocation never hands them out.
     fn reserved(&self) -> PortMask {
         let mut mask = PortMask::none().clone();
         for rule in &self.config.port_forwards {
@@ -238,6 +248,17 @@ impl Compiler<'_> {
                     if rule.proto.contains(protocol) && !rule.dport.is_any() {
                         mask.reserve(space, PortRange { first, last });
                     }
+                }
+            }
+        }
+        for service in self.config.services.iter().filter(|s| !s.is_virtual) {
+            for (protocol, space) in [(TCP, PortSpace::Tcp), (UDP, PortSpace::Udp)] {
+                if let Some(port) = service.port.filter(|_| service.proto.contains(protocol)) {
+                    let range = PortRange {
+                        first: port,
+                        last: port,
+                    };
+                    mask.reserve(space, range);
                 }
             }
         }

@@ -10,6 +10,7 @@ mod links;
 mod operands;
 mod pools;
 mod rules;
+mod services;
 mod system;
 
 use std::collections::BTreeMap;
@@ -57,6 +58,7 @@ pub(super) fn validate(raw: &Raw, findings: &mut Findings) -> Validated {
         source_nat: rules::source_nat(&raw.source_nat, &names, &pool_names, findings),
         static_nat: rules::static_nat(&raw.static_nat, &names, &realms, findings),
         port_forwards: rules::port_forwards(&raw.port_forward, &names, &realms, findings),
+        services: services::services(&raw.service, &names, findings),
         filter: filter::filter(&raw.filter, &names, findings),
         sets: names.sets,
         system,
@@ -66,6 +68,7 @@ pub(super) fn validate(raw: &Raw, findings: &mut Findings) -> Validated {
         pools,
     };
     cross::check(&validated, findings);
+    services::cross(&validated, findings);
     validated
 }
 
@@ -139,6 +142,12 @@ fn check_names(raw: &Raw, findings: &mut Findings) {
     kind(
         raw.port_forward.iter().map(|x| &x.label),
         "port-forward",
+        false,
+        findings,
+    );
+    kind(
+        raw.service.iter().map(|x| &x.label),
+        "service",
         false,
         findings,
     );

@@ -455,6 +455,39 @@ pub struct FilterRule {
     pub action: String,
 }
 
+/// A backend of a service; a service without one has a line without one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceBackend {
+    /// The service's name.
+    pub service: String,
+    /// What clients call, the addresses of an interface resolved.
+    pub address: String,
+    /// Protocols.
+    pub proto: String,
+    /// Port; none for any.
+    pub port: Option<u16>,
+    /// How backends are chosen: `hash`, `maglev:PLACES`.
+    pub lb: String,
+    /// By which fields.
+    pub hash: String,
+    /// The backend.
+    pub backend: String,
+    /// What it sees as source: `auto`, `keep`, an address; `direct` where packets reach it as they are.
+    pub source: String,
+    /// Its share of new flows.
+    pub weight: u32,
+    /// `active`, `drained` (weight 0), `down` (no route, or its check fails).
+    pub state: String,
+    /// Living sessions, where they were counted.
+    pub sessions: Option<u64>,
+    /// Sessions created.
+    pub hits: u64,
+    /// Packets of its sessions, both directions.
+    pub packets: u64,
+    /// Their bytes, from the IP header on.
+    pub bytes: u64,
+}
+
 /// A configuration that was in force.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HistoryEntry {
@@ -464,7 +497,7 @@ pub struct HistoryEntry {
     pub published_unix_seconds: u64,
     /// First 16 hex digits of a hash of its text.
     pub hash: String,
-    /// `start`, `reload`, `link`.
+    /// `start`, `reload`, `link`, `health`.
     pub cause: String,
     /// What changed, or where it came from.
     pub summary: String,
@@ -498,6 +531,8 @@ pub enum Item {
     Session(Session),
     /// Of the rule listings.
     Rule(Rule),
+    /// Of [`Listing::Services`].
+    Service(ServiceBackend),
     /// Of [`Listing::Filter`].
     FilterRule(FilterRule),
     /// Of [`Listing::History`].
@@ -526,6 +561,7 @@ impl Item {
             Listing::SourceNat | Listing::Exempt | Listing::StaticNat | Listing::PortForwards => {
                 Item::Rule(read(value)?)
             }
+            Listing::Services => Item::Service(read(value)?),
             Listing::Filter => Item::FilterRule(read(value)?),
             Listing::History => Item::History(read(value)?),
         })

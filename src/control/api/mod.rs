@@ -21,7 +21,8 @@ pub use explain::{Explanation, Question, Stage};
 pub use filter::Filter;
 pub use listing::{
     Block, Endpoint, FilterRule, HistoryEntry, Interface, Item, Line, ListEnd, Mapping, Neighbor,
-    Pool, PoolPorts, Port, Queue, Route, Rule, Session, Subscriber, Translation, Worker,
+    Pool, PoolPorts, Port, Queue, Route, Rule, ServiceBackend, Session, Subscriber, Translation,
+    Worker,
 };
 pub use report::{
     Cleared, Config, Counters, DropLine, Drops, Gauges, PacketCounts, Rates, ReloadRequest,
@@ -112,6 +113,8 @@ kinds! {
         StaticNat "static-nat",
         /// `[[port-forward]]` with counters: [`Rule`].
         PortForwards "port-forwards",
+        /// `[[service]]` by backend, with counters: [`ServiceBackend`].
+        Services "services",
         /// `[[filter.rule]]` with counters, then the default: [`FilterRule`].
         Filter "filter",
         /// Published configurations: [`HistoryEntry`].

@@ -178,7 +178,9 @@ impl Live {
     /// Compiles against the policy in force and the ports as they are.
     fn compile(&self, loaded: &Loaded) -> Result<Policy, crate::config::Report> {
         let before = self.published.load();
-        compile(&loaded.validated, &self.port_facts(), Some(&before), 0)
+        let mut policy = compile(&loaded.validated, &self.port_facts(), Some(&before), 0)?;
+        lock(&self.health).apply(&loaded.validated, &mut policy);
+        Ok(policy)
     }
 
     /// The ports as they are.
@@ -241,11 +243,12 @@ impl Live {
                 }
             }
         }
-        self.follow_links(&changed);
+        self.follow("link", &changed);
         lock(&self.running).bury();
     }
 
-    fn follow_links(&self, changed: &[String]) {
+    /// Publishes the policy anew because something besides the configuration changed.
+    pub(super) fn follow(&self, cause: &str, changed: &[String]) {
         if changed.is_empty() {
             return;
         }
@@ -255,11 +258,11 @@ impl Live {
         match self.compile(&loaded) {
             Ok(policy) => {
                 let generation = self.publish(policy);
-                lock(&self.running).record(generation, "link", summary.clone());
+                lock(&self.running).record(generation, cause, summary.clone());
                 tracing::warn!(generation, "{summary}");
             }
             Err(report) => {
-                tracing::error!(%report, "{summary}: no policy for this state of the links")
+                tracing::error!(%report, "{summary}: no policy for this state of things")
             }
         }
     }

@@ -174,6 +174,13 @@ pub fn describe(old: &Validated, new: &Validated) -> Vec<String> {
         |x| &mut x.label,
         &mut changes,
     );
+    objects(
+        "service",
+        &old.services,
+        &new.services,
+        |x| &mut x.label,
+        &mut changes,
+    );
     changes
 }
 

@@ -15,12 +15,14 @@ pub mod ask;
 pub mod change;
 pub mod counts;
 pub mod filtering;
+pub mod health;
 pub mod holds;
 pub mod limits;
 pub mod objects;
 pub mod pulse;
 pub mod records;
 pub mod refusals;
+pub mod services;
 pub mod tables;
 
 use super::api::{
@@ -41,6 +43,7 @@ use alarms::Alarms;
 use apply::Running;
 use ask::WorkerHandle;
 use counts::{Baseline, Snapshot, snapshots};
+use health::Health;
 use pulse::Pulse;
 use records::Records;
 use refusals::Refusals;
@@ -67,6 +70,7 @@ pub struct Live {
     pub(super) records: Mutex<Records>,
     pub(super) refusals: Mutex<Refusals>,
     pub(super) alarms: Mutex<Alarms>,
+    pub(super) health: Mutex<Health>,
     pub(super) reloads_applied: AtomicU64,
     pub(super) reloads_refused: AtomicU64,
     pub(super) dpdk_version: String,
@@ -315,6 +319,13 @@ impl Live {
                 rules.into_iter().for_each(|rule| out.add(Item::Rule(rule)));
                 stalled
             }
+            Listing::Services => {
+                let (backends, stalled) = self.service_views();
+                backends
+                    .into_iter()
+                    .for_each(|backend| out.add(Item::Service(backend)));
+                stalled
+            }
             Listing::Filter => {
                 let (rules, stalled) = self.filter_views();
                 rules
@@ -462,6 +473,12 @@ impl Backend for Live {
             workers: self.worker_views(&snapshots),
             pools: self.pool_views(&policy),
             draining: objects::draining(&policy),
+            services: {
+                let loaded = lock(&self.running).loaded.clone();
+                let counts = Baseline::default().rules(&snapshots);
+                let views = services::backends(&loaded.validated, &policy, &counts);
+                views.into_iter().map(|(view, _)| view).collect()
+            },
             reloads_applied: self.reloads_applied.load(Ordering::Relaxed),
             reloads_refused: self.reloads_refused.load(Ordering::Relaxed),
             dpdk_version: self.dpdk_version.clone(),

@@ -208,6 +208,11 @@ impl Routes {
         }
     }
 
+    /// Number of realms.
+    pub fn realms(&self) -> usize {
+        self.realms.len()
+    }
+
     /// Where an IPv4 packet to `destination` leaves. `flow_hash` is the same for all packets of a flow.
     #[inline]
     pub fn route_v4(&self, realm: RealmId, destination: u32, flow_hash: u32) -> Option<Hop<u32>> {

@@ -96,7 +96,9 @@ fn second_half<A: Family>(
                 allowed,
             })
         }
-        PolicyDestination::Keep | PolicyDestination::Hairpin => None,
+        PolicyDestination::Keep | PolicyDestination::Service(_) | PolicyDestination::Hairpin => {
+            None
+        }
     }
 }
 

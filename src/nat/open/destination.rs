@@ -2,6 +2,7 @@
 
 use super::NewFlow;
 use super::expected::expected;
+use super::service::{Balanced, balance};
 use crate::base::time::Now;
 use crate::base::{DropReason, RealmId, RuleId};
 use crate::flow::session::{Session, SessionIndex};
@@ -28,9 +29,22 @@ pub(super) struct Destination<A> {
     pub(super) expected: Option<SessionIndex>,
     pub(super) hairpin: bool,
     pub(super) allowed: bool,
+    /// The backend of a service.
+    pub(super) balanced: Option<Balanced<A>>,
 }
 
 impl<A: Family> Destination<A> {
+    /// Where the packet goes.
+    pub(super) fn towards(&self) -> A {
+        let direct = self.balanced.and_then(|balanced| balanced.direct);
+        direct.unwrap_or(self.address)
+    }
+
+    /// What the flow is counted on if a source rule has its say: flows of a service on their backend all the same.
+    pub(super) fn counted(&self, source_rule: RuleId) -> RuleId {
+        self.balanced.and(self.rule).unwrap_or(source_rule)
+    }
+
     pub(super) fn step(&self) -> DestinationStep {
         match (self.rule, self.mapping) {
             (Some(rule), _) => DestinationStep::Translated {
@@ -64,6 +78,7 @@ pub(super) fn destination<A: Family>(
         expected: None,
         hairpin: false,
         allowed: false,
+        balanced: None,
     };
     match by_policy(policy, &flow.facts, flow.looped) {
         PolicyDestination::Translate {
@@ -90,6 +105,7 @@ pub(super) fn destination<A: Family>(
                 ..keep
             }));
         }
+        PolicyDestination::Service(found) => return balance(nat, policy, flow, found, now),
         PolicyDestination::Keep => {}
     }
     let own = A::local(&policy.routes, flow.realm, tuple.destination).is_some();

@@ -1,10 +1,10 @@
 //! The slow path: what becomes of a packet that belongs to no session.
 //!
 //! ```text
-//!   destination   static NAT → port forward → mapping of the port → the gateway itself
+//!   destination   static NAT → port forward → service → mapping of the port → the gateway itself
 //!   route         by the new destination: the outgoing interface
 //!   filter        the first rule that matches, or the default
-//!   source        static NAT → exemption (longest prefix) → source NAT (in order, first match)
+//!   source        service → static NAT → exemption (longest prefix) → source NAT (in order, first match)
 //!   session       outside port, subscriber's limits, both tuples; or a drop with its reason
 //! ```
 //!
@@ -14,6 +14,7 @@
 mod destination;
 mod enter;
 mod expected;
+mod service;
 mod source;
 
 use crate::base::time::Now;
@@ -98,6 +99,7 @@ pub fn open<A: Family>(
     if !verdict.passes() {
         return Err(DropReason::PolicyFilter);
     }
+    service::remember(nat, &destination, now);
     let mut session = blank_session(flow.realm, policy.generation, now);
     session.far_realm = match destination.realm == flow.realm {
         // A route may lead into another realm; a hairpin is answered where its public address is.
@@ -133,7 +135,9 @@ pub fn open<A: Family>(
         }
         return Ok(Opened::Session(index));
     }
-    if destination.rule.is_some() {
+    if destination.balanced.is_some() {
+        service::mark(&mut session, &destination);
+    } else if destination.rule.is_some() {
         session.flags |= FLAG_STATIC;
     }
     let source = source(policy, flow, &session.after, egress, &destination)?;
@@ -148,7 +152,7 @@ pub fn open<A: Family>(
         Source::Static { address, rule } => {
             session.after.source = address;
             session.flags |= FLAG_STATIC;
-            session.rule = rule;
+            session.rule = destination.counted(rule);
             enter(nat, session).map(Opened::Session)
         }
         Source::Allocate {
@@ -159,7 +163,7 @@ pub fn open<A: Family>(
             masquerade,
         } => {
             mid_stream_refused(policy, flow)?;
-            session.rule = rule;
+            session.rule = destination.counted(rule);
             if masquerade {
                 session.flags |= FLAG_MASQUERADE;
             }
@@ -214,6 +218,13 @@ fn local_or<A: Family>(
 ) -> Result<Opened, DropReason> {
     match A::local(&policy.routes, flow.realm, flow.facts.tuple.destination) {
         Some(local) => Ok(Opened::Local(local.interface)),
+        // A service's virtual address is nobody's but answers pings if it is to.
+        None if A::translation(&policy.nat)
+            .services
+            .pings(flow.facts.tuple.destination) =>
+        {
+            Ok(Opened::Local(flow.facts.ingress))
+        }
         None => Err(reason),
     }
 }
@@ -251,12 +262,13 @@ fn outgoing<A: Family>(
             .home_of(flow.realm, destination.address)
             .ok_or(DropReason::NoRoute);
     }
-    let own = |realm| A::local(&policy.routes, realm, destination.address).is_some();
+    let towards = destination.towards();
+    let own = |realm| A::local(&policy.routes, realm, towards).is_some();
     if own(destination.realm) {
         return Err(DropReason::OwnService);
     }
     let hash = flow_hash(&flow.facts.tuple);
-    let hop = A::route(&policy.routes, destination.realm, destination.address, hash);
+    let hop = A::route(&policy.routes, destination.realm, towards, hash);
     let egress = hop.map(|hop| hop.interface).ok_or(DropReason::NoRoute)?;
     let there = policy.realm_of(egress);
     if there != destination.realm && own(there) {

@@ -1,6 +1,7 @@
 //! The source half of a new flow: what its source becomes, and what an outside port is taken from.
 
 use super::destination::Destination;
+use super::service;
 use super::{NewFlow, flow_hash};
 use crate::base::{DropReason, InterfaceId, PoolId, RuleId};
 use crate::flow::key::Tuple;
@@ -49,6 +50,9 @@ pub(super) fn source<A: Family>(
     destination: &Destination<A>,
 ) -> Result<Source<A>, DropReason> {
     let rules = A::translation(&policy.nat);
+    if let Some(source) = service::source(policy, flow, after, egress, destination)? {
+        return Ok(source);
+    }
     if let Some(address) = destination.source {
         let pool = rules
             .masquerade
@@ -144,7 +148,7 @@ fn exemption<A: Family>(policy: &Policy, facts: &Facts<A>) -> Option<RuleId> {
 }
 
 /// The unnamed pool that stands for the outgoing interface's address. Never another interface's (E13).
-fn masquerade_pool<A: Family>(
+pub(super) fn masquerade_pool<A: Family>(
     policy: &Policy,
     flow: &NewFlow<A>,
     egress: InterfaceId,

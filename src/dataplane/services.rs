@@ -1,0 +1,49 @@
+//! Services at work: packets nobody serves, and those that reach their backend as they are.
+
+use crate::base::DropReason;
+use crate::base::time::Now;
+use crate::dataplane::buffer::{Buffer, Incoming, Sink};
+use crate::dataplane::fast::tuple_of;
+use crate::dataplane::shard::Shard;
+use crate::flow::session::{Direction, Session};
+use crate::gateway::errors::ErrorKind;
+use crate::nat::filter::Answer;
+use crate::nat::policy::Policy;
+use crate::nat::services::Refusal;
+use crate::wire::parse::{Parsed, Transport};
+
+impl<B: Buffer> Shard<B> {
+    /// Drops a packet that no service or no backend can have, and tells its sender if the service says so.
+    pub(super) fn refuse_service(
+        &mut self,
+        policy: &Policy,
+        now: Now,
+        incoming: Incoming<B>,
+        packet: &Parsed,
+        reason: DropReason,
+        sink: &mut impl Sink<B>,
+    ) {
+        let refusal = policy
+            .nat
+            .v4
+            .services
+            .refusal(&tuple_of(packet), packet.protocol);
+        if refusal == Refusal::Reject {
+            let answer = match packet.transport {
+                Transport::Tcp => Answer::Reset,
+                _ => Answer::Error(ErrorKind::PortUnreachable),
+            };
+            self.tell(policy, now, answer, &incoming, packet, sink);
+        }
+        self.discard(incoming.buffer, reason, sink);
+    }
+}
+
+/// The address whose next hop carries a session's packets of one direction.
+pub(super) fn towards(policy: &Policy, session: &Session<u32>, direction: Direction) -> u32 {
+    let direct = match direction {
+        Direction::Forward => policy.nat.v4.services.towards(session),
+        Direction::Reverse => None,
+    };
+    direct.unwrap_or_else(|| session.leaving(direction).destination)
+}
