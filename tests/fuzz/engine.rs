@@ -30,6 +30,9 @@ fn setting(name: &str, default: u64) -> u64 {
     }
 }
 
+/// Runs after which a target that still shows too few outcomes has failed.
+const PATIENCE: u64 = 50_000;
+
 /// Where failing inputs of a target are kept, and replayed from.
 pub fn crashes(target: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -72,7 +75,8 @@ pub fn fuzz(name: &str, target: &impl Target, mut corpus: Vec<Vec<u8>>, outcomes
     corpus.extend(replayed);
     let clock = Clock::start();
     let mut runs = 0u64;
-    while runs < 16 || clock.nanos() < nanos {
+    // On a busy machine the time may be over before much has been tried.
+    while runs < 16 || clock.nanos() < nanos || (seen.len() < outcomes && runs < PATIENCE) {
         let input = target.next(&corpus, &mut random);
         let before = seen.len();
         seen.extend(attempt(name, target, &input, seed));
