@@ -203,7 +203,7 @@ impl Bench {
         self.now = Now::at(self.now.millis + millis);
         let everything = Slice {
             sweep: SweepBudget::ALL,
-            tracked: u32::MAX,
+            sweep_v6: SweepBudget::ALL,
             neighbours: usize::MAX,
             datagrams: usize::MAX,
         };

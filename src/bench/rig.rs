@@ -166,19 +166,23 @@ impl Rig {
     }
 
     fn size(&self) -> ShardSize {
+        let nat = Capacity {
+            sessions: self.capacity,
+            subscribers: self.hosts() + 64,
+            held_ports: 64,
+            contacts: 0,
+            shared: 0,
+            workers: self.workers,
+        };
         ShardSize {
-            nat: Capacity {
-                sessions: self.capacity,
-                subscribers: self.hosts() + 64,
-                held_ports: 64,
-                contacts: 0,
-                shared: 0,
-                workers: self.workers,
+            nat,
+            nat_v6: Capacity {
+                sessions: 64,
+                ..nat
             },
             neighbours: 64,
             waiting: 64,
             fragments: self.fragments,
-            tracked: 64,
         }
     }
 

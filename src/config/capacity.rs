@@ -12,10 +12,10 @@ pub const SESSION_BYTES: u64 = 110;
 pub const SHARED_BYTES: u64 = 140;
 /// Bytes more where clients come back to their backends: one remembered client for each session.
 pub const AFFINITY_BYTES: u64 = 32;
-/// IPv6 flows the filter can track: one for so many sessions.
-pub const TRACKED_SHARE: u32 = 4;
-/// Bytes of an IPv6 flow the filter tracks, with its share of the table.
-pub const TRACKED_BYTES: u64 = 90;
+/// IPv6 sessions and subscribers there is room for: one for so many of IPv4.
+pub const IPV6_SHARE: u32 = 4;
+/// Bytes of an IPv6 session with its share of the tables and its mapping.
+pub const IPV6_SESSION_BYTES: u64 = 240;
 /// Bytes of an inside host.
 pub const SUBSCRIBER_BYTES: u64 = 72;
 /// Bytes of one external address: port bitmaps of three protocols, resting ports, block owners.
@@ -76,8 +76,8 @@ pub struct Capacity {
     pub subscribers: u32,
     /// Bytes of session tables and mappings.
     pub session_bytes: u64,
-    /// Bytes of the table of IPv6 flows that the filter tracks.
-    pub tracked_bytes: u64,
+    /// Bytes of the same for IPv6.
+    pub ipv6_session_bytes: u64,
     /// Bytes of the table of inside hosts.
     pub subscriber_bytes: u64,
     /// Bytes of pools' port tables.
@@ -111,7 +111,7 @@ impl Capacity {
         let own: u64 = config
             .interfaces
             .iter()
-            .map(|interface| interface.v4.len() as u64)
+            .map(|interface| interface.addresses().count() as u64)
             .sum();
         let pooled: u64 = config
             .pools
@@ -121,16 +121,17 @@ impl Capacity {
         let shares = config.pools.iter().any(Pool::shares_ports);
         let remembers = config.services.iter().any(|s| s.affinity.is_some());
         let more = |needed: bool, bytes: u64| if needed { bytes } else { 0 };
-        let each = SESSION_BYTES + more(shares, SHARED_BYTES) + more(remembers, AFFINITY_BYTES);
+        let shared = more(shares, SHARED_BYTES);
+        let each = SESSION_BYTES + shared + more(remembers, AFFINITY_BYTES);
         let session_bytes = u64::from(sessions) * each;
-        let tracked_bytes = u64::from(sessions / TRACKED_SHARE) * TRACKED_BYTES;
-        let subscriber_bytes = u64::from(subscribers) * SUBSCRIBER_BYTES;
+        let ipv6_session_bytes = u64::from(sessions / IPV6_SHARE) * (IPV6_SESSION_BYTES + shared);
+        let subscriber_bytes = u64::from(subscribers + subscribers / IPV6_SHARE) * SUBSCRIBER_BYTES;
         let pool_bytes = (own + pooled) * ADDRESS_BYTES;
         let fragment_bytes = u64::from(fragments) * FRAGMENT_BYTES;
         let buffer_bytes = packet_buffers(config).bytes();
         let needed_bytes = BASE_BYTES
             + session_bytes
-            + tracked_bytes
+            + ipv6_session_bytes
             + subscriber_bytes
             + pool_bytes
             + fragment_bytes
@@ -140,7 +141,7 @@ impl Capacity {
             sessions,
             subscribers,
             session_bytes,
-            tracked_bytes,
+            ipv6_session_bytes,
             subscriber_bytes,
             pool_bytes,
             fragment_bytes,
@@ -167,7 +168,9 @@ fn pool_capacity(pool: &Pool, config: &Validated) -> PoolCapacity {
         .interfaces
         .iter()
         .filter_map(|id| config.interfaces.get(id.index()));
-    let followed: u64 = followed.map(|interface| interface.v4.len() as u64).sum();
+    let followed: u64 = followed
+        .map(|interface| interface.addresses().count() as u64)
+        .sum();
     let blocks = pool
         .block
         .map_or(0, |block| blocks_of(&pool.ports, block.size));
@@ -298,11 +301,11 @@ impl fmt::Display for Capacity {
         )?;
         write!(
             f,
-            "memory: {} of {} (sessions {}, IPv6 flows {}, subscribers {}, ports {}, fragments {}, packet buffers {}, process {})",
+            "memory: {} of {} (sessions {}, IPv6 sessions {}, subscribers {}, ports {}, fragments {}, packet buffers {}, process {})",
             bytes(self.needed_bytes),
             bytes(self.memory_bytes),
             bytes(self.session_bytes),
-            bytes(self.tracked_bytes),
+            bytes(self.ipv6_session_bytes),
             bytes(self.subscriber_bytes),
             bytes(self.pool_bytes),
             bytes(self.fragment_bytes),

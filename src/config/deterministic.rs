@@ -51,7 +51,7 @@ pub struct Answer {
     /// The pool whose mapping it is.
     pub pool: String,
     /// The outside address.
-    pub outside: Ipv4Addr,
+    pub outside: IpAddr,
     /// The inside host; `None` where it is whoever holds the overflow block at the time.
     pub subscriber: Option<Ipv4Addr>,
     /// First and last port of the ranges, ascending: the host's own, or the one asked about in the overflow part.
@@ -82,12 +82,10 @@ impl fmt::Display for Answer {
 /// Asks the deterministic pools of a configuration: without a port, which outside ports a subscriber has (one answer for
 /// each pool it is a host of); with a port, whose this outside endpoint is.
 pub fn lookup(config: &Validated, address: IpAddr, port: Option<u16>) -> Vec<Answer> {
-    let IpAddr::V4(address) = address else {
-        return Vec::new();
-    };
-    let asked = |pool| match port {
-        None => of_subscriber(pool, address),
-        Some(port) => of_outside(pool, address, port),
+    let asked = |pool| match (port, address) {
+        (None, IpAddr::V4(subscriber)) => of_subscriber(pool, subscriber),
+        (None, IpAddr::V6(_)) => None,
+        (Some(port), outside) => of_outside(pool, outside, port),
     };
     config.pools.iter().filter_map(asked).collect()
 }
@@ -104,7 +102,7 @@ fn of_subscriber(pool: &Pool, subscriber: Ipv4Addr) -> Option<Answer> {
     })
 }
 
-fn of_outside(pool: &Pool, outside: Ipv4Addr, port: u16) -> Option<Answer> {
+fn of_outside(pool: &Pool, outside: IpAddr, port: u16) -> Option<Answer> {
     let map = pool.deterministic.as_ref()?.mapping();
     let at = pool.addresses.iter().position(|known| *known == outside)?;
     match map.holder(at, port) {
@@ -129,7 +127,11 @@ pub fn record(pool: &Pool) -> Option<String> {
         .map(|(first, last)| format!("{first}-{last}"))
         .collect();
     let mut runs: Vec<(u32, u32)> = Vec::new();
-    for address in pool.addresses.iter().map(|address| u32::from(*address)) {
+    let v4 = |address: &IpAddr| match address {
+        IpAddr::V4(v4) => Some(u32::from(*v4)),
+        IpAddr::V6(_) => None,
+    };
+    for address in pool.addresses.iter().filter_map(v4) {
         match runs.last_mut() {
             Some(run) if run.1.checked_add(1) == Some(address) => run.1 = address,
             _ => runs.push((address, address)),

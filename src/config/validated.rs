@@ -372,13 +372,13 @@ pub struct Pool {
     /// Name, comment, origin.
     pub label: Label,
     /// The fixed addresses, in the order given, `exclude` taken out, without repeats.
-    pub addresses: Vec<Ipv4Addr>,
+    pub addresses: Vec<IpAddr>,
     /// Interfaces whose addresses the pool follows (`interface:IF`).
     pub interfaces: Vec<InterfaceId>,
     /// Addresses among them that get no new sessions, while those they have go on.
-    pub drain: BTreeSet<Ipv4Addr>,
+    pub drain: BTreeSet<IpAddr>,
     /// Addresses among them that have no sessions at all.
-    pub quarantine: BTreeSet<Ipv4Addr>,
+    pub quarantine: BTreeSet<IpAddr>,
     /// The ports to give out.
     pub ports: PortSet,
     /// Whether `ports` was given, so that nothing outside it may be used.
@@ -506,9 +506,10 @@ pub struct StaticNat {
     /// Name, comment, origin.
     pub label: Label,
     /// External network.
-    pub external: Ipv4Net,
-    /// Internal network of the same length; addresses correspond by their host part.
-    pub internal: Ipv4Net,
+    pub external: IpNet,
+    /// Internal network of the same family and length; addresses correspond by their host part, and in IPv6 prefixes of up
+    /// to 64 bits as RFC 6296 says.
+    pub internal: IpNet,
     /// The realm of the internal network.
     pub realm: RealmId,
     /// The outside interface; `None`: any.
@@ -521,7 +522,7 @@ pub struct StaticNat {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Target {
     /// Its address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// The port that the lowest forwarded port becomes, the following ones one to one; `None` keeps the port.
     pub first_port: Option<u16>,
 }
@@ -534,7 +535,7 @@ pub enum ForwardSource {
     /// Always the client's own.
     Keep,
     /// This address of the gateway.
-    Address(Ipv4Addr),
+    Address(IpAddr),
 }
 
 /// `[[port-forward]]`.

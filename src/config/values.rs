@@ -2,7 +2,7 @@
 //!
 //! Every reader returns what is wrong and what would be right; the caller knows the place.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use config::ValueKind;
@@ -239,20 +239,29 @@ pub(super) fn mac(text: &str) -> Result<[u8; 6], String> {
     }
 }
 
-/// `ADDRESS` or `ADDRESS:PORT` or `ADDRESS:FIRST-LAST`.
-pub(super) fn target(text: &str) -> Result<(Ipv4Addr, Option<(u16, u16)>), String> {
-    if text.starts_with('[') || text.matches(':').count() > 1 {
-        return Err(format!(
-            "{text:?}: IPv6 translation is not supported by this version of natgate"
-        ));
+/// `ADDRESS` or `ADDRESS:PORT` or `ADDRESS:FIRST-LAST`; with ports an IPv6 address stands in brackets.
+pub(super) fn target(text: &str) -> Result<(IpAddr, Option<(u16, u16)>), String> {
+    let wrong = || {
+        format!(
+            "{text:?} is no target (write 192.0.2.1, 192.0.2.1:80, 192.0.2.1:8000-8099 or [2001:db8::1]:80)"
+        )
+    };
+    if let Some((host, rest)) = text.strip_prefix('[').and_then(|text| text.split_once(']')) {
+        let host: Ipv6Addr = host.parse().map_err(|_| wrong())?;
+        let ports = match rest.strip_prefix(':') {
+            Some(ports) => Some(port_range(ports)?),
+            None if rest.is_empty() => None,
+            None => return Err(wrong()),
+        };
+        return Ok((host.into(), ports));
     }
     let (host, ports) = match text.split_once(':') {
-        Some((host, ports)) => (host, Some(port_range(ports)?)),
-        None => (text, None),
+        Some((host, ports)) if !ports.contains(':') => (host, Some(port_range(ports)?)),
+        _ => (text, None),
     };
-    let wrong =
-        |_| format!("{text:?} is no target (write 192.0.2.1, 192.0.2.1:80 or 192.0.2.1:8000-8099)");
-    Ok((host.parse().map_err(wrong)?, ports))
+    let host: IpAddr = host.parse().map_err(|_| wrong())?;
+    // Written out, like 2001:db8::1, it has no ports: the last part may look like one.
+    Ok((host, ports))
 }
 
 /// `KIND:ARGUMENT` of a port; a misspelt kind is recognised.
@@ -315,7 +324,7 @@ mod tests {
         );
         assert_eq!(
             target("10.0.0.1:80").unwrap(),
-            (Ipv4Addr::new(10, 0, 0, 1), Some((80, 80)))
+            ("10.0.0.1".parse().unwrap(), Some((80, 80)))
         );
     }
 

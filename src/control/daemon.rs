@@ -17,7 +17,7 @@ use super::live::{Live, unix_seconds};
 use super::runtime::{Devices, ThreadHook, WorkerDevices, entropy};
 use crate::base::{Random, WorkerId};
 use crate::config::Loaded;
-use crate::config::capacity::TRACKED_SHARE;
+use crate::config::capacity::IPV6_SHARE;
 use crate::config::compile::{PortFacts, compile};
 use crate::config::validated::{self, Validated};
 use crate::dataplane::affinity;
@@ -314,27 +314,28 @@ fn shard_size(config: &Validated) -> ShardSize {
         .iter()
         .map(|pool| u64::from(pool.hold_max))
         .sum();
-    ShardSize {
-        nat: Capacity {
-            sessions: share(system.sessions),
-            subscribers: share(system.subscribers),
-            held_ports: (held + 16_384).min(1 << 20) as u32,
-            // Only pools that filter by address remember remote hosts.
-            contacts: match config.pools.iter().any(validated::Pool::filters_by_address) {
-                true => share(system.sessions),
-                false => 0,
-            },
-            // Every session on a shared port may have a mapping of its own.
-            shared: match config.pools.iter().any(validated::Pool::shares_ports) {
-                true => share(system.sessions),
-                false => 0,
-            },
-            workers: system.workers,
+    let nat = |of: u32| Capacity {
+        sessions: share(system.sessions / of),
+        subscribers: share(system.subscribers / of),
+        held_ports: (held + 16_384).min(1 << 20) as u32,
+        // Only pools that filter by address remember remote hosts.
+        contacts: match config.pools.iter().any(validated::Pool::filters_by_address) {
+            true => share(system.sessions / of),
+            false => 0,
         },
+        // Every session on a shared port may have a mapping of its own.
+        shared: match config.pools.iter().any(validated::Pool::shares_ports) {
+            true => share(system.sessions / of),
+            false => 0,
+        },
+        workers: system.workers,
+    };
+    ShardSize {
+        nat: nat(1),
+        nat_v6: nat(IPV6_SHARE),
         neighbours: 4096,
         waiting: 1024,
         fragments: share(system.fragments),
-        tracked: share(system.sessions / TRACKED_SHARE),
     }
 }
 

@@ -19,10 +19,11 @@ use crate::dataplane::shard::ShardSize;
 use crate::flow::key::{FlowKey, Tuple};
 use crate::flow::session::Direction;
 use crate::gateway::interface::Interface;
-use crate::gateway::lpm::Address;
 use crate::nat::behaviour::Behaviour;
+use crate::nat::family::Family;
 use crate::nat::policy::Policy;
 use crate::nat::ports::{Pool, PortSpace};
+use crate::nat::state::Nat;
 use crate::nat::trace::{DestinationStep, SourceStep, Trace};
 use crate::wire::{
     ETHERTYPE_IPV4, ETHERTYPE_IPV6, ICMP, ICMPV6, MacAddr, TCP, UDP, checksum, ethernet, icmp,
@@ -280,23 +281,28 @@ impl Telling<'_> {
 
     /// What the packet looks like when it leaves: of a hairpin, when it leaves for the second time.
     fn sent_as(&self) -> Option<String> {
-        let (IpAddr::V4(source), IpAddr::V4(destination)) =
-            (self.question.source, self.question.destination)
-        else {
-            return Some(format!(
-                "{} > {}",
-                self.question.source, self.question.destination
-            ));
-        };
+        let shard = &self.rack.shards[0];
+        match (self.question.source, self.question.destination) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                Some(self.translated::<u32>(&shard.nat, from.into(), to.into()))
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                Some(self.translated::<u128>(&shard.nat_v6, from.into(), to.into()))
+            }
+            _ => None,
+        }
+    }
+
+    fn translated<A: Family>(&self, nat: &Nat<A>, source: A, destination: A) -> String {
         let (source_port, destination_port) = self.question.ports();
         let mut tuple = Tuple {
-            source: source.into(),
-            destination: destination.into(),
+            source,
+            destination,
             source_port,
             destination_port,
         };
-        let nat = &self.rack.shards[0].nat;
         let mut realm = self.on.realm;
+        let mut stateless = true;
         for _ in 0..2 {
             let key = FlowKey::new(tuple, self.question.protocol, realm);
             let entry = nat
@@ -305,13 +311,31 @@ impl Telling<'_> {
             if let Some(session) = entry.and_then(|entry| nat.session(entry.session())) {
                 tuple = session.after;
                 realm = session.far_realm;
+                stateless = false;
             }
         }
-        Some(format!(
+        if stateless {
+            self.prefixes(&mut tuple);
+        }
+        format!(
             "{} > {}",
             self.end(tuple.source.to_ip(), tuple.source_port),
             self.end(tuple.destination.to_ip(), tuple.destination_port)
-        ))
+        )
+    }
+
+    /// What prefixes, translated without a session, make of the addresses.
+    fn prefixes<A: Family>(&self, tuple: &mut Tuple<A>) {
+        let trace = self.trace();
+        if let Some(DestinationStep::Translated { address, .. }) = trace.destination {
+            tuple.destination = A::from_ip(address).unwrap_or(tuple.destination);
+        }
+        if let Some(SourceStep::Static(id)) = trace.source {
+            let statics = &A::translation(&self.policy.nat).statics;
+            let rule = statics.iter().find(|rule| rule.id == id);
+            let external = rule.and_then(|rule| rule.to_external(tuple.source));
+            tuple.source = external.unwrap_or(tuple.source);
+        }
     }
 
     /// An endpoint; without a port where there is none.

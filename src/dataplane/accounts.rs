@@ -93,8 +93,13 @@ impl Accounts {
 
     /// Counts a packet that a filter rule refused.
     pub fn refused(&mut self, filter: RuleId, bytes: u16) {
-        self.hit(filter);
-        self.packet(filter, bytes);
+        self.single(filter, bytes);
+    }
+
+    /// Counts a packet that belongs to no session on its rule.
+    pub fn single(&mut self, rule: RuleId, bytes: u16) {
+        self.hit(rule);
+        self.packet(rule, bytes);
     }
 
     fn hit(&mut self, account: RuleId) {

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use crate::base::time::Now;
 use crate::base::{DropReason, InterfaceId, RealmId};
 use crate::dataplane::buffer::{Buffer, Incoming, Sink};
+use crate::dataplane::family::Ip;
 use crate::dataplane::help::Helped;
 use crate::dataplane::services::towards;
 use crate::dataplane::shard::{Parked, Shard};
@@ -107,10 +108,11 @@ impl<B: Buffer> Shard<B> {
         }
     }
 
-    /// A flow whose next hop is not (or no longer) known: route by its translated destination and remember.
+    /// A flow whose next hop is not (or no longer) known, or a packet that exceeds its MTU: route by the translated
+    /// destination and remember; tell the sender, or leave it to fragments. Never on the path of ordinary traffic.
     #[cold]
     #[allow(clippy::too_many_arguments)]
-    pub(super) fn hit_unresolved(
+    pub(super) fn hit_unresolved<A: Ip>(
         &mut self,
         policy: &Policy,
         now: Now,
@@ -120,7 +122,8 @@ impl<B: Buffer> Shard<B> {
         packet: &Parsed,
         sink: &mut impl Sink<B>,
     ) {
-        let Some(session) = self.nat.session(index).copied() else {
+        let nat = A::nat(&self.nat, &self.nat_v6);
+        let Some(session) = nat.session(index).copied() else {
             return self.discard(incoming.buffer, DropReason::Internal, sink);
         };
         if session.egress[direction.index()] == Egress::BARRED {
@@ -137,7 +140,7 @@ impl<B: Buffer> Shard<B> {
                 buffer: &mut incoming.buffer,
                 packet: &mut packet,
             };
-            if let Err(reason) = self.help(helped) {
+            if let Err(reason) = A::help(self, helped) {
                 return self.discard(incoming.buffer, reason, sink);
             }
         }
@@ -145,7 +148,7 @@ impl<B: Buffer> Shard<B> {
         let to = towards(policy, &session, direction);
         let realm = session.routed_in(direction);
         let hash = flow_hash(&session.before);
-        let Some(hop) = policy.routes.route_v4(realm, to, hash) else {
+        let Some(hop) = A::route(&policy.routes, realm, to, hash) else {
             self.send_error(
                 policy,
                 now,
@@ -159,10 +162,11 @@ impl<B: Buffer> Shard<B> {
         if self.too_big(policy, now, &incoming, packet, hop.interface, sink) {
             return self.discard(incoming.buffer, DropReason::MtuDf, sink);
         }
-        let next_hop = self.next_hop(policy, now, hop.interface, v4(hop.next_hop), sink);
+        let next_hop = self.next_hop(policy, now, hop.interface, hop.next_hop.to_ip(), sink);
+        let nat = A::nat_mut(&mut self.nat, &mut self.nat_v6);
         match next_hop {
             NextHop::Ready(id) => {
-                let session = self.nat.sessions.get_mut(index.0);
+                let session = nat.sessions.get_mut(index.0);
                 if let Some(session) = session.filter(|s| s.flags & FLAG_HELPED == 0) {
                     session.egress[direction.index()] = Egress(id.0);
                 }
@@ -186,7 +190,7 @@ impl<B: Buffer> Shard<B> {
         }
         rewrite::forward(incoming.buffer.bytes_mut(), packet, &session, direction);
         let numbers = || Numbers::read(incoming.buffer.bytes(), usize::from(packet.l4));
-        self.nat.touch(
+        A::nat_mut(&mut self.nat, &mut self.nat_v6).touch(
             index,
             direction,
             packet.transport,
@@ -199,51 +203,34 @@ impl<B: Buffer> Shard<B> {
             policy,
             next_hop,
             hop.interface,
-            parked_v4(incoming.buffer, packet.l3, packet.ip_length),
+            parked::<A, B>(incoming.buffer, packet.l3, packet.ip_length),
             sink,
         );
     }
 
-    /// A packet of a known flow that exceeds the next link's MTU.
-    #[cold]
+    /// Sends a finished packet towards `destination`.
     #[allow(clippy::too_many_arguments)]
-    pub(super) fn hit_too_big(
-        &mut self,
-        policy: &Policy,
-        now: Now,
-        index: SessionIndex,
-        direction: Direction,
-        incoming: Incoming<B>,
-        packet: &Parsed,
-        sink: &mut impl Sink<B>,
-    ) {
-        // The general way decides between "too big" and fragments, and is never on the path of ordinary traffic.
-        self.hit_unresolved(policy, now, index, direction, incoming, packet, sink);
-    }
-
-    /// Sends a finished IPv4 packet towards `destination`.
-    #[allow(clippy::too_many_arguments)]
-    pub(super) fn route_rewritten(
+    pub(super) fn route_rewritten<A: Ip>(
         &mut self,
         policy: &Policy,
         now: Now,
         realm: RealmId,
-        destination: u32,
+        destination: A,
         hash: u32,
         buffer: B,
         l3: u16,
         ip_length: u16,
         sink: &mut impl Sink<B>,
     ) {
-        let Some(hop) = policy.routes.route_v4(realm, destination, hash) else {
+        let Some(hop) = A::route(&policy.routes, realm, destination, hash) else {
             return self.discard(buffer, DropReason::NoRoute, sink);
         };
-        let next_hop = self.next_hop(policy, now, hop.interface, v4(hop.next_hop), sink);
+        let next_hop = self.next_hop(policy, now, hop.interface, hop.next_hop.to_ip(), sink);
         self.emit(
             policy,
             next_hop,
             hop.interface,
-            parked_v4(buffer, l3, ip_length),
+            parked::<A, B>(buffer, l3, ip_length),
             sink,
         );
     }
@@ -343,7 +330,7 @@ impl<B: Buffer> Shard<B> {
                 policy,
                 next_hop,
                 interface,
-                parked_v4(buffer, L3 as u16, written as u16),
+                parked::<u32, B>(buffer, L3 as u16, written as u16),
                 sink,
             );
         }
@@ -362,11 +349,11 @@ pub(super) fn v4(address: u32) -> IpAddr {
     IpAddr::V4(Ipv4Addr::from(address))
 }
 
-pub(super) fn parked_v4<B>(buffer: B, l3: u16, ip_length: u16) -> Parked<B> {
+pub(super) fn parked<A: Ip, B>(buffer: B, l3: u16, ip_length: u16) -> Parked<B> {
     Parked {
         buffer,
         l3,
         ip_length,
-        ethertype: ETHERTYPE_IPV4,
+        ethertype: A::ETHERTYPE,
     }
 }

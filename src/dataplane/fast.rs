@@ -22,9 +22,10 @@ use crate::base::time::Now;
 use crate::base::{DropReason, InterfaceId, PortId};
 use crate::dataplane::buffer::{BURST, Buffer, Burst, Incoming, Sink};
 use crate::dataplane::egress::{arrival, clamp_mss, frame, is_syn};
+use crate::dataplane::family::Ip;
 use crate::dataplane::shard::Shard;
 use crate::flow::hash::Hash;
-use crate::flow::key::{FlowKey, Tuple, key_block};
+use crate::flow::key::{FlowKey, key_block};
 use crate::flow::session::{Egress, FlowEntry, NONE, SessionIndex};
 use crate::gateway::interface::Interface;
 use crate::gateway::neighbour::NeighbourId;
@@ -109,17 +110,6 @@ const PLAIN_HEADER: usize = 20;
 
 /// Frames ahead of the one being read whose first line is fetched.
 const AHEAD: usize = 8;
-
-/// The tuple of a parsed IPv4 packet.
-#[inline]
-pub(super) fn tuple_of(packet: &Parsed) -> Tuple<u32> {
-    Tuple {
-        source: packet.source,
-        destination: packet.destination,
-        source_port: packet.source_port,
-        destination_port: packet.destination_port,
-    }
-}
 
 /// Reads a frame that arrived on `port`; writes key and slot if it is a plain packet for the gateway, else says no.
 #[inline(always)]
@@ -258,7 +248,8 @@ impl<B: Buffer> Shard<B> {
             };
             let incoming = incoming(buffer, self.batch.slots[lane].ingress);
             let realm = policy.realm_of(incoming.ingress);
-            let key = FlowKey::new(tuple_of(&packet), packet.protocol, realm);
+            let tuple = u32::tuple(incoming.buffer.bytes(), &packet);
+            let key = FlowKey::new(tuple, packet.protocol, realm);
             self.miss(policy, now, incoming, &packet, &key, sink);
         }
     }
@@ -401,15 +392,22 @@ impl<B: Buffer> Shard<B> {
             Transport::Tcp | Transport::Udp | Transport::IcmpQuery | Transport::IcmpReply
         );
         let incoming = incoming(buffer, interface.id);
-        if packet.network == Network::Ipv4 && ours && whole && tracked && policy.stateful {
-            return self.lookup(policy, now, incoming, &packet, sink);
+        match packet.network {
+            _ if !(ours && whole && tracked) => {}
+            Network::Ipv4 if policy.stateful => {
+                return self.lookup::<u32>(policy, now, incoming, &packet, sink);
+            }
+            Network::Ipv6 if policy.stateful_v6 => {
+                return self.lookup::<u128>(policy, now, incoming, &packet, sink);
+            }
+            _ => {}
         }
         self.slow_path(policy, now, incoming, &packet, sink);
     }
 
     /// A packet whose flow is known.
     #[inline]
-    pub(super) fn hit(
+    pub(super) fn hit<A: Ip>(
         &mut self,
         policy: &Policy,
         now: Now,
@@ -419,7 +417,8 @@ impl<B: Buffer> Shard<B> {
         sink: &mut impl Sink<B>,
     ) {
         let (index, direction) = (entry.session(), entry.direction());
-        let Some(session) = self.nat.sessions.get(index.0) else {
+        let nat = A::nat(&self.nat, &self.nat_v6);
+        let Some(session) = nat.sessions.get(index.0) else {
             return self.discard(incoming.buffer, DropReason::Internal, sink);
         };
         if session.generation != policy.generation.stamp()
@@ -427,11 +426,11 @@ impl<B: Buffer> Shard<B> {
                 .timeouts
                 .expired(session.state, session.seen(), now.tick)
         {
-            return self.doubtful(policy, now, index, incoming, packet, sink);
+            return self.doubtful::<A>(policy, now, index, incoming, packet, sink);
         }
         let egress = session.egress[direction.index()];
         if egress == Egress::LOOP {
-            return self.hit_loop(policy, now, index, direction, incoming, packet, sink);
+            return self.hit_loop::<A>(policy, now, index, direction, incoming, packet, sink);
         }
         if packet.ttl <= 1 {
             return self.ttl_expired(policy, now, incoming, packet, sink);
@@ -441,10 +440,10 @@ impl<B: Buffer> Shard<B> {
             .touch(NeighbourId(egress.0), now)
             .filter(|n| n.is_ready());
         let Some(neighbour) = neighbour else {
-            return self.hit_unresolved(policy, now, index, direction, incoming, packet, sink);
+            return self.hit_unresolved::<A>(policy, now, index, direction, incoming, packet, sink);
         };
         if packet.ip_length > neighbour.mtu {
-            return self.hit_too_big(policy, now, index, direction, incoming, packet, sink);
+            return self.hit_unresolved::<A>(policy, now, index, direction, incoming, packet, sink);
         }
         if is_syn(packet) {
             let crossed = [arrival(&incoming), Some(neighbour.interface)];
@@ -454,7 +453,7 @@ impl<B: Buffer> Shard<B> {
         let rule = session.rule;
         let port = neighbour.port;
         let numbers = || Numbers::read(incoming.buffer.bytes(), usize::from(packet.l4));
-        self.nat.touch(
+        A::nat_mut(&mut self.nat, &mut self.nat_v6).touch(
             index,
             direction,
             packet.transport,
@@ -467,7 +466,7 @@ impl<B: Buffer> Shard<B> {
             packet.l3,
             packet.ip_length,
             neighbour,
-            ETHERTYPE_IPV4,
+            A::ETHERTYPE,
         );
         self.accounts.packet(rule, packet.ip_length);
         if framed {
@@ -479,7 +478,7 @@ impl<B: Buffer> Shard<B> {
 
     /// The session is of an older policy, or timed out and not yet swept.
     #[cold]
-    fn doubtful(
+    fn doubtful<A: Ip>(
         &mut self,
         policy: &Policy,
         now: Now,
@@ -488,18 +487,17 @@ impl<B: Buffer> Shard<B> {
         packet: &Parsed,
         sink: &mut impl Sink<B>,
     ) {
-        let expired = self
-            .nat
+        let nat = A::nat_mut(&mut self.nat, &mut self.nat_v6);
+        let expired = nat
             .session(index)
             .is_none_or(|s| policy.timeouts.expired(s.state, s.seen(), now.tick));
         if expired {
             // Expiry is effective before lookup: no packet matches a session whose time is over.
-            self.nat
-                .end(policy, index, crate::nat::state::EndCause::Expired, now);
+            nat.end(policy, index, crate::nat::state::EndCause::Expired, now);
         } else {
-            revalidate(&mut self.nat, policy, index, now);
+            revalidate(nat, policy, index, now);
         }
-        self.lookup(policy, now, incoming, packet, sink);
+        self.lookup::<A>(policy, now, incoming, packet, sink);
     }
 }
 

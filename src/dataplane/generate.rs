@@ -2,8 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::Ipv6Net;
-
 use crate::base::InterfaceId;
 use crate::base::time::Now;
 use crate::dataplane::buffer::{Buffer, Incoming, Sink};
@@ -50,6 +48,9 @@ impl<B: Buffer> Shard<B> {
         packet: &Parsed,
         sink: &mut impl Sink<B>,
     ) {
+        if packet.network == Network::Ipv6 {
+            return self.tell_v6(policy, now, answer, incoming, packet, sink);
+        }
         let realm = policy.realm_of(incoming.ingress);
         let (source, destination) = (v4(packet.source), v4(packet.destination));
         let to_broadcast = policy
@@ -103,19 +104,7 @@ impl<B: Buffer> Shard<B> {
         };
         self.counters.icmp_errors += u64::from(answer != Answer::Reset);
         match home {
-            Some(home) => {
-                let hops = incoming.hops;
-                let incoming = Incoming {
-                    buffer,
-                    ingress: home,
-                    looped: true,
-                    ports: None,
-                    not_a_reply: false,
-                    waited: false,
-                    hops,
-                };
-                self.loop_back(policy, incoming, home, sink);
-            }
+            Some(home) => self.loop_own(policy, incoming, buffer, home, sink),
             None => self.route_rewritten(
                 policy,
                 now,
@@ -130,21 +119,8 @@ impl<B: Buffer> Shard<B> {
         }
     }
 
-    /// The IPv6 counterpart of [`Shard::send_error`].
-    pub(super) fn send_error_v6(
-        &mut self,
-        policy: &Policy,
-        now: Now,
-        kind: ErrorKind,
-        incoming: &Incoming<B>,
-        packet: &Parsed,
-        sink: &mut impl Sink<B>,
-    ) {
-        self.tell_v6(policy, now, Answer::Error(kind), incoming, packet, sink);
-    }
-
     /// The IPv6 counterpart of [`Shard::tell`].
-    pub(super) fn tell_v6(
+    fn tell_v6(
         &mut self,
         policy: &Policy,
         now: Now,
@@ -165,9 +141,13 @@ impl<B: Buffer> Shard<B> {
             return;
         }
         let realm = policy.realm_of(incoming.ingress);
+        // The sender may be one of our own external addresses: the error then goes back through the translator.
+        let home = policy
+            .home_of(realm, sender)
+            .filter(|_| policy.is_translated_address(sender));
         let interface = match policy.routes.route_v6(realm, sender, 0) {
             _ if is_link_local(sender) => incoming.ingress,
-            Some(hop) => hop.interface,
+            Some(hop) => home.unwrap_or(hop.interface),
             None => return,
         };
         let Some(source) = policy
@@ -182,10 +162,35 @@ impl<B: Buffer> Shard<B> {
             Answer::Error(kind) => icmp::error_v6(out, source, sender, head_v6(kind), quote),
             Answer::Reset => reset::reset_v6(out, bytes, packet),
         });
-        if let Some((buffer, written)) = built {
-            self.counters.icmp_errors += u64::from(answer != Answer::Reset);
-            self.send_v6(policy, now, interface, sender, buffer, written, sink);
+        let Some((buffer, written)) = built else {
+            return;
+        };
+        self.counters.icmp_errors += u64::from(answer != Answer::Reset);
+        match home {
+            Some(home) => self.loop_own(policy, incoming, buffer, home, sink),
+            None => self.send_v6(policy, now, interface, sender, buffer, written, sink),
         }
+    }
+
+    /// Puts an error about a packet of ours that was translated already before the translator.
+    fn loop_own(
+        &mut self,
+        policy: &Policy,
+        about: &Incoming<B>,
+        buffer: B,
+        home: InterfaceId,
+        sink: &mut impl Sink<B>,
+    ) {
+        let incoming = Incoming {
+            buffer,
+            ingress: home,
+            looped: true,
+            ports: None,
+            not_a_reply: false,
+            waited: false,
+            hops: about.hops,
+        };
+        self.loop_back(policy, incoming, home, sink);
     }
 
     /// Allocates a buffer and lets `fill` write an IP packet into it. Counts it as generated; `None` when there is no
@@ -336,9 +341,10 @@ impl<B: Buffer> Shard<B> {
                     gratuitous.write(out)
                 });
             }
-            let new = |net: &&Ipv6Net| !known(IpAddr::V6(net.addr()));
-            for net in on.v6.iter().filter(new) {
-                let address = u128::from(net.addr());
+            let own = on.v6.iter().map(|net| u128::from(net.addr()));
+            let proxied = policy.proxied_on(on.id);
+            let new = |address: &u128| !known(IpAddr::V6((*address).into()));
+            for address in own.chain(proxied).filter(new) {
                 let flags = nd::Flags {
                     router: true,
                     solicited: false,

@@ -4,6 +4,7 @@ use crate::base::DropReason;
 use crate::base::time::Now;
 use crate::dataplane::buffer::{Buffer, Incoming, Sink};
 use crate::dataplane::egress::{arrival, clamp_mss, is_syn};
+use crate::dataplane::family::Ip;
 use crate::dataplane::help::Helped;
 use crate::dataplane::shard::Shard;
 use crate::flow::session::{Direction, FLAG_HELPED, SessionIndex};
@@ -17,7 +18,7 @@ impl<B: Buffer> Shard<B> {
     /// one hop, so the TTL stays as it is here.
     #[cold]
     #[allow(clippy::too_many_arguments)]
-    pub(super) fn hit_loop(
+    pub(super) fn hit_loop<A: Ip>(
         &mut self,
         policy: &Policy,
         now: Now,
@@ -27,7 +28,8 @@ impl<B: Buffer> Shard<B> {
         packet: &Parsed,
         sink: &mut impl Sink<B>,
     ) {
-        let Some(session) = self.nat.session(index).copied() else {
+        let nat = A::nat(&self.nat, &self.nat_v6);
+        let Some(session) = nat.session(index).copied() else {
             return self.discard(incoming.buffer, DropReason::Internal, sink);
         };
         let Some(home) = policy.home_of(
@@ -47,7 +49,7 @@ impl<B: Buffer> Shard<B> {
                 buffer: &mut incoming.buffer,
                 packet: &mut packet,
             };
-            if let Err(reason) = self.help(helped) {
+            if let Err(reason) = A::help(self, helped) {
                 return self.discard(incoming.buffer, reason, sink);
             }
         }
@@ -71,7 +73,7 @@ impl<B: Buffer> Shard<B> {
             transport,
         );
         let numbers = || Numbers::read(incoming.buffer.bytes(), usize::from(packet.l4));
-        self.nat.touch(
+        A::nat_mut(&mut self.nat, &mut self.nat_v6).touch(
             index,
             direction,
             packet.transport,

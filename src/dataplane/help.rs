@@ -17,11 +17,11 @@ use crate::wire::parse::{Parsed, Transport};
 use crate::wire::{TCP, UDP, ipv4, tcp};
 
 /// A packet of a session with a helper, before its translation.
-pub(super) struct Helped<'a, B> {
+pub(super) struct Helped<'a, A, B> {
     pub policy: &'a Policy,
     pub now: Now,
     pub index: SessionIndex,
-    pub session: &'a Session<u32>,
+    pub session: &'a Session<A>,
     pub direction: Direction,
     pub buffer: &'a mut B,
     pub packet: &'a mut Parsed,
@@ -33,7 +33,7 @@ impl<B: Buffer> Shard<B> {
     /// # Errors
     /// The reason to drop the packet: it would pass unhelped.
     #[cold]
-    pub(super) fn help(&mut self, helped: Helped<'_, B>) -> Result<(), DropReason> {
+    pub(super) fn help(&mut self, helped: Helped<'_, u32, B>) -> Result<(), DropReason> {
         let from_inside = helped.session.from_inside(helped.direction);
         if helped.packet.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN {
             // A new connection on the old one's ports.
@@ -62,7 +62,7 @@ impl<B: Buffer> Shard<B> {
 
     fn expect(
         &mut self,
-        helped: &Helped<'_, B>,
+        helped: &Helped<'_, u32, B>,
         protocol: u8,
         port: u16,
     ) -> Result<u16, DropReason> {
@@ -83,7 +83,7 @@ impl<B: Buffer> Shard<B> {
     }
 
     /// A segment of an FTP control connection that the inside sends.
-    fn ftp(&mut self, mut helped: Helped<'_, B>) -> Result<(), DropReason> {
+    fn ftp(&mut self, mut helped: Helped<'_, u32, B>) -> Result<(), DropReason> {
         let (l4, end) = (usize::from(helped.packet.l4), helped.packet.end());
         let bytes = helped.buffer.bytes();
         let start = l4 + tcp::header_length(bytes, l4);
@@ -107,7 +107,7 @@ impl<B: Buffer> Shard<B> {
     /// A line that names an endpoint of the inside host, in a payload that starts at `start`.
     fn ftp_named(
         &mut self,
-        helped: &mut Helped<'_, B>,
+        helped: &mut Helped<'_, u32, B>,
         start: usize,
         named: &Named,
     ) -> Result<(), DropReason> {
@@ -156,7 +156,7 @@ impl<B: Buffer> Shard<B> {
 
 /// Puts `text` in the place of `range` in the payload, and repairs lengths and checksums.
 fn splice<B: Buffer>(
-    helped: &mut Helped<'_, B>,
+    helped: &mut Helped<'_, u32, B>,
     range: core::ops::Range<usize>,
     text: &ArrayVec<u8, TEXT>,
 ) -> Result<(), DropReason> {

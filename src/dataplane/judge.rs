@@ -3,35 +3,36 @@
 use crate::base::DropReason;
 use crate::base::time::Now;
 use crate::dataplane::buffer::{Buffer, Incoming, Sink};
+use crate::dataplane::family::Ip;
 use crate::dataplane::shard::Shard;
 use crate::flow::session::{Direction, Session, SessionIndex};
 use crate::nat::filter::conditions::IcmpKind;
 use crate::nat::filter::{Action, Verdict, flows};
-use crate::nat::helpers;
 use crate::nat::open::NewFlow;
 use crate::nat::policy::Policy;
 use crate::nat::window::Numbers;
 use crate::wire::icmp;
-use crate::wire::parse::{Network, Parsed, Transport};
+use crate::wire::parse::{Parsed, Transport};
 
 impl<B: Buffer> Shard<B> {
     /// Opens the accounts of a new session, notes where its TCP connection is and whether it gets help, and judges its
     /// answers if the filter does.
-    pub(super) fn opened(
+    pub(super) fn opened<A: Ip>(
         &mut self,
         policy: &Policy,
         index: SessionIndex,
-        flow: &NewFlow<u32>,
+        flow: &NewFlow<A>,
         verdict: Verdict,
         numbers: Option<Numbers>,
     ) {
-        if let Some(session) = self.nat.sessions.get_mut(index.0) {
+        let nat = A::nat_mut(&mut self.nat, &mut self.nat_v6);
+        if let Some(session) = nat.sessions.get_mut(index.0) {
             if let Some(numbers) = numbers {
                 let from_inside = session.from_inside(Direction::Forward);
-                let windows = &mut self.nat.windows;
+                let windows = &mut nat.windows;
                 windows.begin(index, from_inside, flow.tcp_flags, numbers);
             }
-            helpers::mark(policy, session);
+            A::mark_helped(policy, session);
             session.rule = self.accounts.open(session.rule, verdict.rule);
             flows::bar_answers(policy, session, flow.icmp);
         }
@@ -49,22 +50,18 @@ impl<B: Buffer> Shard<B> {
     ) {
         self.accounts.refused(verdict.rule, packet.ip_length);
         if let Action::Reject(answer) = verdict.action {
-            if packet.network == Network::Ipv4 {
-                self.tell(policy, now, answer, &incoming, packet, sink);
-            } else {
-                self.tell_v6(policy, now, answer, &incoming, packet, sink);
-            }
+            self.tell(policy, now, answer, &incoming, packet, sink);
         }
         self.discard(incoming.buffer, DropReason::PolicyFilter, sink);
     }
 
     /// An answer of a session whose answers may not pass.
     #[cold]
-    pub(super) fn barred(
+    pub(super) fn barred<A: Ip>(
         &mut self,
         policy: &Policy,
         now: Now,
-        session: &Session<u32>,
+        session: &Session<A>,
         incoming: Incoming<B>,
         packet: &Parsed,
         sink: &mut impl Sink<B>,
@@ -75,10 +72,10 @@ impl<B: Buffer> Shard<B> {
     }
 
     /// Judges an ICMP error about a packet of `session`, which it answers in `direction`.
-    pub(super) fn judge_error(
+    pub(super) fn judge_error<A: Ip>(
         &self,
         policy: &Policy,
-        session: &Session<u32>,
+        session: &Session<A>,
         direction: Direction,
         incoming: &Incoming<B>,
         packet: &Parsed,
@@ -86,7 +83,8 @@ impl<B: Buffer> Shard<B> {
         // The second half of a hairpin, and errors of our own, are no business of rules about who may send what.
         let icmp = icmp_kind(incoming.buffer.bytes(), packet).filter(|_| !incoming.looped);
         icmp.map_or(Verdict::PASS, |icmp| {
-            let ends = (packet.source, session.leaving(direction).destination);
+            let (source, _) = A::ends(incoming.buffer.bytes(), packet);
+            let ends = (source, session.leaving(direction).destination);
             flows::error(policy, session, incoming.ingress, ends, icmp)
         })
     }

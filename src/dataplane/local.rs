@@ -138,7 +138,6 @@ impl<B: Buffer> Shard<B> {
         now: Now,
         mut incoming: Incoming<B>,
         packet: &Parsed,
-        interface: InterfaceId,
         sink: &mut impl Sink<B>,
     ) {
         if packet.transport == Transport::IcmpQuery
@@ -176,7 +175,6 @@ impl<B: Buffer> Shard<B> {
             Transport::Tcp | Transport::Udp => ErrorKind::PortUnreachable,
             _ => ErrorKind::ProtocolUnreachable { pointer: 0 },
         };
-        debug_assert!(policy.interfaces.get(interface).is_some());
         if self.is_unsolicited_syn(policy, &incoming, packet) {
             return self.wait(now, incoming, DropReason::OwnService, sink);
         }

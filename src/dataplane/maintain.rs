@@ -14,10 +14,10 @@ use crate::wire::parse::{Network, parse};
 /// Bounds of one slice.
 #[derive(Clone, Copy, Debug)]
 pub struct Slice {
-    /// Of the translation state.
+    /// Of the translation state of IPv4.
     pub sweep: SweepBudget,
-    /// Tracked IPv6 flows to look at.
-    pub tracked: u32,
+    /// Of the translation state of IPv6.
+    pub sweep_v6: SweepBudget,
     /// Neighbours to look at.
     pub neighbours: usize,
     /// Fragmented datagrams, and unsolicited SYNs, to let go.
@@ -30,7 +30,9 @@ impl<B: Buffer> Shard<B> {
         self.nat.sweep(policy, now, slice.sweep, |session| {
             still_valid(policy, session)
         });
-        self.tracker.sweep(&policy.timeouts, now, slice.tracked);
+        self.nat_v6.sweep(policy, now, slice.sweep_v6, |session| {
+            still_valid(policy, session)
+        });
         let counters = &mut self.counters;
         self.fragments.expire(now.millis, slice.datagrams, |held| {
             counters.drop(DropReason::FragmentTimeout);
@@ -99,7 +101,7 @@ impl<B: Buffer> Shard<B> {
                 waited: false,
                 hops: 0,
             };
-            if let Some(packet) = parsed.filter(|p| p.network == Network::Ipv4) {
+            if let Some(packet) = parsed.filter(|p| p.network != Network::Arp) {
                 self.send_error(
                     policy,
                     now,

@@ -44,10 +44,12 @@ impl Rack {
         for worker in 0..policy.workers {
             let seed = seed.wrapping_add(u64::from(worker));
             let mut size = size;
-            size.nat.workers = policy.workers;
-            let sessions = |needed: bool| if needed { size.nat.sessions } else { 0 };
-            size.nat.contacts = sessions(policy.tracks_contacts);
-            size.nat.shared = sessions(policy.shares_ports);
+            for nat in [&mut size.nat, &mut size.nat_v6] {
+                let sessions = |needed: bool| if needed { nat.sessions } else { 0 };
+                nat.contacts = sessions(policy.tracks_contacts);
+                nat.shared = sessions(policy.shares_ports);
+                nat.workers = policy.workers;
+            }
             let mut shard = Shard::new(WorkerId(worker), size, seed, [seed ^ 0x5eed, !seed])?;
             let mut sink = MemorySink::default();
             shard.policy_changed(&policy, Now::at(START), &mut sink);
@@ -97,7 +99,7 @@ impl Rack {
     pub fn maintain(&mut self) -> Vec<(PortId, Vec<u8>)> {
         let everything = Slice {
             sweep: SweepBudget::ALL,
-            tracked: u32::MAX,
+            sweep_v6: SweepBudget::ALL,
             neighbours: usize::MAX,
             datagrams: usize::MAX,
         };

@@ -3,7 +3,7 @@
 use crate::base::DropReason;
 use crate::base::time::Now;
 use crate::dataplane::buffer::{Buffer, Incoming, Sink};
-use crate::dataplane::fast::tuple_of;
+use crate::dataplane::family::Ip;
 use crate::dataplane::shard::Shard;
 use crate::flow::session::{Direction, Session};
 use crate::gateway::errors::ErrorKind;
@@ -14,7 +14,7 @@ use crate::wire::parse::{Parsed, Transport};
 
 impl<B: Buffer> Shard<B> {
     /// Drops a packet that no service or no backend can have, and tells its sender if the service says so.
-    pub(super) fn refuse_service(
+    pub(super) fn refuse_service<A: Ip>(
         &mut self,
         policy: &Policy,
         now: Now,
@@ -23,11 +23,9 @@ impl<B: Buffer> Shard<B> {
         reason: DropReason,
         sink: &mut impl Sink<B>,
     ) {
-        let refusal = policy
-            .nat
-            .v4
-            .services
-            .refusal(&tuple_of(packet), packet.protocol);
+        let tuple = A::tuple(incoming.buffer.bytes(), packet);
+        let services = &A::translation(&policy.nat).services;
+        let refusal = services.refusal(&tuple, packet.protocol);
         if refusal == Refusal::Reject {
             let answer = match packet.transport {
                 Transport::Tcp => Answer::Reset,
@@ -40,9 +38,9 @@ impl<B: Buffer> Shard<B> {
 }
 
 /// The address whose next hop carries a session's packets of one direction.
-pub(super) fn towards(policy: &Policy, session: &Session<u32>, direction: Direction) -> u32 {
+pub(super) fn towards<A: Ip>(policy: &Policy, session: &Session<A>, direction: Direction) -> A {
     let direct = match direction {
-        Direction::Forward => policy.nat.v4.services.towards(session),
+        Direction::Forward => A::translation(&policy.nat).services.towards(session),
         Direction::Reverse => None,
     };
     direct.unwrap_or_else(|| session.leaving(direction).destination)

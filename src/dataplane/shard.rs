@@ -15,7 +15,6 @@ use crate::flow::hash::Hasher;
 use crate::gateway::limiter::{IcmpLimiter, TokenBucket};
 use crate::gateway::neighbour::Neighbours;
 use crate::gateway::wait::WaitQueue;
-use crate::nat::filter::track::Tracker;
 use crate::nat::fragments::Fragments;
 use crate::nat::policy::Policy;
 use crate::nat::state::{Capacity, Nat};
@@ -24,34 +23,38 @@ use crate::nat::trace::Trace;
 /// Sizes of a shard, fixed at start.
 #[derive(Clone, Copy, Debug)]
 pub struct ShardSize {
-    /// Translation tables.
+    /// Translation tables of IPv4.
     pub nat: Capacity,
+    /// Translation tables of IPv6.
+    pub nat_v6: Capacity,
     /// Neighbours known at a time.
     pub neighbours: u32,
     /// Packets that may wait for neighbours.
     pub waiting: u32,
     /// Fragmented datagrams at a time, and fragments that may wait.
     pub fragments: u32,
-    /// IPv6 flows the filter can know.
-    pub tracked: u32,
 }
 
 impl ShardSize {
     /// A size for tests: small, but nothing fills up by accident.
     pub fn small() -> ShardSize {
+        let nat = Capacity {
+            sessions: 4096,
+            subscribers: 1024,
+            held_ports: 1024,
+            contacts: 0,
+            shared: 0,
+            workers: 1,
+        };
         ShardSize {
-            nat: Capacity {
-                sessions: 4096,
-                subscribers: 1024,
-                held_ports: 1024,
-                contacts: 0,
-                shared: 0,
-                workers: 1,
+            nat,
+            nat_v6: Capacity {
+                sessions: 1024,
+                ..nat
             },
             neighbours: 1024,
             waiting: 256,
             fragments: 256,
-            tracked: 1024,
         }
     }
 }
@@ -81,8 +84,10 @@ const LOOP_CAPACITY: usize = 2 * crate::dataplane::buffer::BURST;
 pub struct Shard<B> {
     /// Which worker this is.
     pub id: WorkerId,
-    /// Translation state.
+    /// Translation state of IPv4.
     pub nat: Nat<u32>,
+    /// Translation state of IPv6.
+    pub nat_v6: Nat<u128>,
     /// Next hops.
     pub neighbours: Neighbours,
     /// What the worker counts.
@@ -91,8 +96,6 @@ pub struct Shard<B> {
     pub accounts: Accounts,
     pub(super) waiting: WaitQueue<Parked<B>>,
     pub(super) fragments: Fragments<Incoming<B>>,
-    /// IPv6 flows the filter let pass.
-    pub tracker: Tracker,
     /// What was decided about the latest new flow, and about the second half of the latest hairpin.
     pub traces: [Trace; 2],
     /// ICMP errors.
@@ -122,6 +125,7 @@ impl<B: Buffer> Shard<B> {
         Ok(Shard {
             id,
             nat: Nat::new(id, size.nat, secret)?,
+            nat_v6: Nat::new(id, size.nat_v6, [!secret[1], secret[0]])?,
             neighbours: Neighbours::new(size.neighbours as usize, random.next_u64()),
             counters: Counters::default(),
             accounts: Accounts::default(),
@@ -132,7 +136,6 @@ impl<B: Buffer> Shard<B> {
             ),
             fragments: Fragments::new(size.fragments as usize, Hasher::new([secret[1], secret[0]])),
             traces: [Trace::default(); 2],
-            tracker: Tracker::new(size.tracked, Hasher::new([!secret[1], secret[0]]))?,
             limiter: IcmpLimiter::new(random.next_u64()),
             echo_limiter: IcmpLimiter::with_rates(
                 TokenBucket::new(ECHO_RATE, ECHO_RATE),

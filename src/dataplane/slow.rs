@@ -4,7 +4,7 @@ use crate::base::time::Now;
 use crate::base::{DropReason, InterfaceId};
 use crate::dataplane::buffer::{Buffer, Incoming, Message, Sink};
 use crate::dataplane::egress::{arrival, clamp_mss, is_syn};
-use crate::dataplane::fast::tuple_of;
+use crate::dataplane::family::Ip;
 use crate::dataplane::judge::icmp_kind;
 use crate::dataplane::shard::{MAX_HOPS, Shard};
 use crate::dataplane::steering::{self, Steer};
@@ -71,18 +71,29 @@ impl<B: Buffer> Shard<B> {
         if !policy.stateful {
             return self.route_plain(policy, now, incoming, packet, sink);
         }
-        let fragment = packet.fragment.more || packet.fragment.offset != 0;
-        if fragment {
-            return self.fragment(policy, now, incoming, packet, sink);
+        self.tracked::<u32>(policy, now, incoming, packet, sink);
+    }
+
+    /// A packet of a family whose flows are tracked.
+    pub(super) fn tracked<A: Ip>(
+        &mut self,
+        policy: &Policy,
+        now: Now,
+        incoming: Incoming<B>,
+        packet: &Parsed,
+        sink: &mut impl Sink<B>,
+    ) {
+        if packet.fragment.is_fragment() {
+            return self.fragment::<A>(policy, now, incoming, packet, sink);
         }
         match packet.transport {
-            Transport::IcmpError => self.icmp_error(policy, now, incoming, packet, sink),
-            _ => self.lookup(policy, now, incoming, packet, sink),
+            Transport::IcmpError => self.icmp_error::<A>(policy, now, incoming, packet, sink),
+            _ => self.lookup::<A>(policy, now, incoming, packet, sink),
         }
     }
 
     /// Checks that only the first packet of a flow needs, because a session stands for their result.
-    fn insane_v4(
+    pub(super) fn insane_v4(
         &self,
         policy: &Policy,
         incoming: &Incoming<B>,
@@ -117,7 +128,7 @@ impl<B: Buffer> Shard<B> {
     }
 
     /// Looks the flow of a packet up, with what the headers (or an earlier fragment) say of its ports.
-    pub(super) fn lookup(
+    pub(super) fn lookup<A: Ip>(
         &mut self,
         policy: &Policy,
         now: Now,
@@ -126,28 +137,32 @@ impl<B: Buffer> Shard<B> {
         sink: &mut impl Sink<B>,
     ) {
         let realm = policy.realm_of(incoming.ingress);
-        let key = FlowKey::new(tuple_of(packet), packet.protocol, realm);
-        match self.nat.lookup(&key) {
+        let tuple = A::tuple(incoming.buffer.bytes(), packet);
+        let key = FlowKey::new(tuple, packet.protocol, realm);
+        match A::nat(&self.nat, &self.nat_v6).lookup(&key) {
             Some(_) if incoming.waited => {
                 self.discard(incoming.buffer, DropReason::TcpSynCrossed, sink)
             }
-            Some(entry) => self.hit(policy, now, entry, incoming, packet, sink),
+            Some(entry) => self.hit::<A>(policy, now, entry, incoming, packet, sink),
             None => self.miss(policy, now, incoming, packet, &key, sink),
         }
     }
 
     /// No flow here: another worker's, a new one, or none at all.
-    pub(super) fn miss(
+    pub(super) fn miss<A: Ip>(
         &mut self,
         policy: &Policy,
         now: Now,
         incoming: Incoming<B>,
         packet: &Parsed,
-        key: &FlowKey<u32>,
+        key: &FlowKey<A>,
         sink: &mut impl Sink<B>,
     ) {
-        if let Some(reason) = self.insane_v4(policy, &incoming, packet) {
+        if let Some(reason) = A::insane(self, policy, &incoming, packet) {
             return self.discard(incoming.buffer, reason, sink);
+        }
+        if A::on_link(policy, incoming.ingress, key.tuple.destination) {
+            return A::deliver(self, policy, now, incoming, packet, sink);
         }
         let Some(incoming) = self.steer(policy, key, incoming, sink) else {
             return;
@@ -167,12 +182,12 @@ impl<B: Buffer> Shard<B> {
         if packet.transport == Transport::LaterFragment {
             return self.discard(incoming.buffer, DropReason::FragmentNoFirst, sink);
         }
-        if !self.may_transit(policy, &incoming, packet) {
+        if !self.may_transit(policy, &incoming, key.tuple.destination) {
             return self.discard(incoming.buffer, DropReason::ForwardDisabled, sink);
         }
         let mut trace = Trace::default();
         let opened = open(
-            &mut self.nat,
+            A::nat_mut(&mut self.nat, &mut self.nat_v6),
             policy,
             &flow,
             now,
@@ -182,28 +197,26 @@ impl<B: Buffer> Shard<B> {
         let verdict = trace.verdict();
         self.traces[usize::from(incoming.looped)] = trace;
         match opened {
-            Ok(Opened::Local(interface)) => {
-                self.local_v4(policy, now, incoming, packet, interface, sink)
-            }
+            Ok(Opened::Local(_)) => A::deliver(self, policy, now, incoming, packet, sink),
             Ok(Opened::Session(index)) => {
                 let numbers = (packet.transport == Transport::Tcp)
                     .then(|| Numbers::read(incoming.buffer.bytes(), usize::from(packet.l4)));
                 self.opened(policy, index, &flow, verdict, numbers);
                 let entry = crate::flow::session::FlowEntry::new(index, Direction::Forward);
-                self.hit(policy, now, entry, incoming, packet, sink);
+                self.hit::<A>(policy, now, entry, incoming, packet, sink);
             }
             Err(DropReason::PolicyFilter) => {
                 self.refused(policy, now, verdict, incoming, packet, sink)
             }
-            Err(reason) => self.refuse(policy, now, incoming, packet, reason, sink),
+            Err(reason) => self.refuse::<A>(policy, now, incoming, packet, reason, sink),
         }
     }
 
     /// Hands the packet to its owner, or gives it back when that is this worker.
-    fn steer(
+    fn steer<A: Ip>(
         &mut self,
         policy: &Policy,
-        key: &FlowKey<u32>,
+        key: &FlowKey<A>,
         mut incoming: Incoming<B>,
         sink: &mut impl Sink<B>,
     ) -> Option<Incoming<B>> {
@@ -253,19 +266,15 @@ impl<B: Buffer> Shard<B> {
     }
 
     /// Whether a packet from this interface may pass through at all (`forward = false` carries only our own traffic).
-    fn may_transit(&self, policy: &Policy, incoming: &Incoming<B>, packet: &Parsed) -> bool {
+    fn may_transit<A: Ip>(&self, policy: &Policy, incoming: &Incoming<B>, to: A) -> bool {
         let Some(interface) = policy.interfaces.get(incoming.ingress) else {
             return false;
         };
-        interface.forward
-            || policy
-                .routes
-                .local_v4(interface.realm, packet.destination)
-                .is_some()
+        interface.forward || A::local(&policy.routes, interface.realm, to).is_some()
     }
 
     /// A new flow that cannot be had: tell the sender where an RFC or the pool says so, and count it.
-    fn refuse(
+    fn refuse<A: Ip>(
         &mut self,
         policy: &Policy,
         now: Now,
@@ -275,7 +284,7 @@ impl<B: Buffer> Shard<B> {
         sink: &mut impl Sink<B>,
     ) {
         if matches!(reason, DropReason::VipUnmatched | DropReason::NoBackend) {
-            return self.refuse_service(policy, now, incoming, packet, reason, sink);
+            return self.refuse_service::<A>(policy, now, incoming, packet, reason, sink);
         }
         let kind = match reason {
             DropReason::NoRoute => Some(ErrorKind::NetUnreachable),
@@ -325,7 +334,7 @@ impl<B: Buffer> Shard<B> {
     }
 
     /// A fragment: learn or look up its datagram's ports, then treat it like any packet with these ports.
-    fn fragment(
+    fn fragment<A: Ip>(
         &mut self,
         policy: &Policy,
         now: Now,
@@ -336,10 +345,10 @@ impl<B: Buffer> Shard<B> {
         let mut with_ports = *packet;
         if let Some((source_port, destination_port)) = incoming.ports {
             (with_ports.source_port, with_ports.destination_port) = (source_port, destination_port);
-            return self.lookup(policy, now, incoming, &with_ports, sink);
+            return self.lookup::<A>(policy, now, incoming, &with_ports, sink);
         }
         let realm = policy.realm_of(incoming.ingress);
-        let key = DatagramKey::of(packet, realm);
+        let key = DatagramKey::of(packet, A::ends(incoming.buffer.bytes(), packet), realm);
         if let Some(tracker) = steering::fragment_tracker(policy, &key)
             && tracker != self.id
         {
@@ -351,7 +360,7 @@ impl<B: Buffer> Shard<B> {
         self.later_fragment(policy, now, incoming, &key, sink);
     }
 
-    pub(super) fn later_fragment(
+    fn later_fragment(
         &mut self,
         policy: &Policy,
         now: Now,
@@ -369,7 +378,7 @@ impl<B: Buffer> Shard<B> {
         }
     }
 
-    pub(super) fn first_fragment(
+    fn first_fragment(
         &mut self,
         policy: &Policy,
         now: Now,
@@ -403,7 +412,7 @@ impl<B: Buffer> Shard<B> {
     }
 
     /// An ICMP error: for a flow's sender, or for the gateway itself.
-    fn icmp_error(
+    fn icmp_error<A: Ip>(
         &mut self,
         policy: &Policy,
         now: Now,
@@ -411,13 +420,13 @@ impl<B: Buffer> Shard<B> {
         packet: &Parsed,
         sink: &mut impl Sink<B>,
     ) {
-        let complaint = match icmp::complaint(incoming.buffer.bytes(), packet) {
+        let complaint = match A::complaint(incoming.buffer.bytes(), packet) {
             Ok(complaint) => complaint,
             Err(reason) => return self.discard(incoming.buffer, reason, sink),
         };
         let realm = policy.realm_of(incoming.ingress);
         let key = complaint.key(realm);
-        if let Some(entry) = self.nat.lookup(&key) {
+        if let Some(entry) = A::nat(&self.nat, &self.nat_v6).lookup(&key) {
             return self.translate_error(
                 policy,
                 now,
@@ -432,7 +441,9 @@ impl<B: Buffer> Shard<B> {
         let Some(incoming) = self.steer(policy, &key, incoming, sink) else {
             return;
         };
-        if policy.routes.local_v4(realm, packet.destination).is_some() {
+        let to = A::ends(incoming.buffer.bytes(), packet).1;
+        if A::local(&policy.routes, realm, to).is_some() || A::on_link(policy, incoming.ingress, to)
+        {
             // About something the gateway itself sent.
             self.counters.consumed += 1;
             return sink.discard(incoming.buffer);
@@ -441,20 +452,22 @@ impl<B: Buffer> Shard<B> {
     }
 
     #[allow(clippy::too_many_arguments)]
-    fn translate_error(
+    fn translate_error<A: Ip>(
         &mut self,
         policy: &Policy,
         now: Now,
         index: SessionIndex,
         direction: Direction,
-        complaint: &Complaint,
+        complaint: &Complaint<A>,
         mut incoming: Incoming<B>,
         packet: &Parsed,
         sink: &mut impl Sink<B>,
     ) {
-        let Some(session) = self.nat.session(index).copied() else {
+        let nat = A::nat(&self.nat, &self.nat_v6);
+        let Some(session) = nat.session(index).copied() else {
             return self.discard(incoming.buffer, DropReason::Internal, sink);
         };
+        let ends = A::ends(incoming.buffer.bytes(), packet);
         if policy
             .timeouts
             .expired(session.state, session.seen(), now.tick)
@@ -464,13 +477,14 @@ impl<B: Buffer> Shard<B> {
         if packet.ttl <= 1 {
             return self.discard(incoming.buffer, DropReason::TtlExpired, sink);
         }
-        let verdict = self.judge_error(policy, &session, direction, &incoming, packet);
+        let verdict = self.judge_error::<A>(policy, &session, direction, &incoming, packet);
         if !verdict.passes() {
             return self.refused(policy, now, verdict, incoming, packet, sink);
         }
         if let Err(reason) = icmp::translate(
             incoming.buffer.bytes_mut(),
             packet,
+            ends,
             complaint,
             &session,
             direction,
@@ -480,12 +494,12 @@ impl<B: Buffer> Shard<B> {
         let to = session.leaving(direction).destination;
         let realm = session.routed_in(direction);
         let here = session.realm_of(direction);
-        if incoming.looped && policy.routes.local_v4(here, packet.source).is_some() {
+        if incoming.looped && A::local(&policy.routes, here, ends.0).is_some() {
             // Our own error about a packet that was translated already: it speaks from the receiver's side.
-            let hop = policy.routes.route_v4(realm, to, 0);
+            let hop = A::route(&policy.routes, realm, to, 0);
             let on = hop.and_then(|hop| policy.interfaces.get(hop.interface));
-            if let Some(source) = on.and_then(|on| on.source_v4(to)) {
-                rewrite::set_source(incoming.buffer.bytes_mut(), usize::from(packet.l3), source);
+            if let Some(source) = on.and_then(|on| A::source(on, to)) {
+                rewrite::set_source(incoming.buffer.bytes_mut(), packet, (ends.0, to), source);
             }
         }
         if session.egress[direction.index()] == Egress::LOOP {
@@ -518,17 +532,18 @@ impl<B: Buffer> Shard<B> {
     ) {
         let realm = policy.realm_of(incoming.ingress);
         if let Some(local) = policy.routes.local_v4(realm, packet.destination) {
-            return self.local_v4(policy, now, incoming, packet, local.interface, sink);
+            debug_assert!(policy.interfaces.get(local.interface).is_some());
+            return self.local_v4(policy, now, incoming, packet, sink);
         }
-        if !self.may_transit(policy, &incoming, packet) {
+        if !self.may_transit(policy, &incoming, packet.destination) {
             return self.discard(incoming.buffer, DropReason::ForwardDisabled, sink);
         }
         if packet.ttl <= 1 {
             return self.ttl_expired(policy, now, incoming, packet, sink);
         }
-        let hash = crate::nat::open::flow_hash(&tuple_of(packet));
+        let hash = crate::nat::open::flow_hash(&u32::tuple(incoming.buffer.bytes(), packet));
         let Some(hop) = policy.routes.route_v4(realm, packet.destination, hash) else {
-            return self.refuse(policy, now, incoming, packet, DropReason::NoRoute, sink);
+            return self.refuse::<u32>(policy, now, incoming, packet, DropReason::NoRoute, sink);
         };
         if self.too_big(policy, now, &incoming, packet, hop.interface, sink) {
             return self.discard(incoming.buffer, DropReason::MtuDf, sink);

@@ -15,11 +15,11 @@
 //! | to a subscriber | hash of the destination address |
 //! | without ports, from or to a subscriber | hash of the remote address, since the reply shows nothing else |
 //! | neither or both | hash of both, the same for both directions |
-//! | IPv6, while the filter tracks it | hash of both, of an ICMPv6 error those of the packet it is about |
 //! | a fragment whose ports are not known yet | hash of the datagram's identity |
 
 use crate::base::{RealmId, WorkerId};
 use crate::nat::destination::{PolicyDestination, by_policy};
+use crate::nat::family::Family;
 use crate::nat::fragments::DatagramKey;
 use crate::nat::policy::Policy;
 use crate::nat::ports::PortSpace;
@@ -27,9 +27,9 @@ use crate::nat::rules::Facts;
 
 /// What steering looks at.
 #[derive(Clone, Copy, Debug)]
-pub struct Steer {
+pub struct Steer<A> {
     /// Ingress, tuple, protocol.
-    pub facts: Facts<u32>,
+    pub facts: Facts<A>,
     /// Realm of the ingress interface.
     pub realm: RealmId,
     /// Second half of a hairpin.
@@ -39,13 +39,14 @@ pub struct Steer {
 }
 
 /// The worker a packet belongs to. `None`: whoever received it may as well handle it.
-pub fn owner(policy: &Policy, steer: &Steer) -> Option<WorkerId> {
+pub fn owner<A: Family>(policy: &Policy, steer: &Steer<A>) -> Option<WorkerId> {
     if policy.workers == 1 {
         return None;
     }
     let tuple = &steer.facts.tuple;
     let from_subscriber = !steer.looped && policy.was_inside(steer.facts.ingress, tuple.source);
-    let (services, protocol) = (&policy.nat.v4.services, steer.facts.protocol);
+    let services = &A::translation(&policy.nat).services;
+    let protocol = steer.facts.protocol;
     // What only looks as if it belonged to a service may have been asked for there already.
     let perhaps = !steer.not_a_reply;
     let (destination, realm) = match by_policy(policy, &steer.facts, steer.looped) {
@@ -55,7 +56,7 @@ pub fn owner(policy: &Policy, steer: &Steer) -> Option<WorkerId> {
         PolicyDestination::Keep if perhaps && services.were_called(tuple, protocol) => {
             return Some(of_address(policy, tuple.source));
         }
-        PolicyDestination::Keep if policy.nat.v4.by_address.contains_key(&tuple.destination) => {
+        PolicyDestination::Keep if policy.nat.external_of(tuple.destination).is_some() => {
             return to_external(policy, steer, from_subscriber);
         }
         PolicyDestination::Keep if perhaps && services.answers(tuple, protocol) => {
@@ -63,9 +64,7 @@ pub fn owner(policy: &Policy, steer: &Steer) -> Option<WorkerId> {
         }
         PolicyDestination::Keep => (tuple.destination, steer.realm),
     };
-    let to_subscriber = policy
-        .routes
-        .route_v4(realm, destination, 0)
+    let to_subscriber = A::route(&policy.routes, realm, destination, 0)
         .is_some_and(|hop| policy.was_inside(hop.interface, destination));
     let (subscriber, remote) = match (from_subscriber, to_subscriber) {
         (true, false) => (tuple.source, destination),
@@ -79,7 +78,11 @@ pub fn owner(policy: &Policy, steer: &Steer) -> Option<WorkerId> {
     ))
 }
 
-fn to_external(policy: &Policy, steer: &Steer, from_subscriber: bool) -> Option<WorkerId> {
+fn to_external<A: Family>(
+    policy: &Policy,
+    steer: &Steer<A>,
+    from_subscriber: bool,
+) -> Option<WorkerId> {
     let tuple = &steer.facts.tuple;
     let Some(space) = PortSpace::from_protocol(steer.facts.protocol) else {
         return Some(of_address(policy, tuple.source));
@@ -98,28 +101,19 @@ pub fn fragment_tracker(policy: &Policy, key: &DatagramKey) -> Option<WorkerId> 
     if policy.workers == 1 {
         return None;
     }
-    // IPv4 alone: IPv6 fragments go where their flow does.
-    let mixed = key.source as u32
-        ^ (key.destination as u32).rotate_left(8)
+    let mixed = key.source.fold()
+        ^ key.destination.fold().rotate_left(8)
         ^ key.id.rotate_left(16)
         ^ u32::from(key.protocol);
     Some(of_address(policy, mixed))
 }
 
-/// The worker that tracks the IPv6 flows between two hosts. `None`: whoever received the packet.
-pub fn owner_v6(policy: &Policy, a: u128, b: u128) -> Option<WorkerId> {
-    let folded = |address: u128| {
-        let half = (address ^ address >> 64) as u64;
-        (half ^ half >> 32) as u32
-    };
-    (policy.workers > 1).then(|| of_pair(policy, folded(a), folded(b)))
+/// A subscriber's worker: what a card with the inside key computes of IPv4.
+pub fn of_address<A: Family>(policy: &Policy, address: A) -> WorkerId {
+    policy.steering.worker(address.fold(), policy.workers)
 }
 
-/// A subscriber's worker: what a card with the inside key computes.
-pub fn of_address(policy: &Policy, address: u32) -> WorkerId {
-    policy.steering.worker(address, policy.workers)
-}
-
-fn of_pair(policy: &Policy, a: u32, b: u32) -> WorkerId {
+fn of_pair<A: Family>(policy: &Policy, a: A, b: A) -> WorkerId {
+    let (a, b) = (a.fold(), b.fold());
     of_address(policy, a.min(b) ^ a.max(b).rotate_left(16))
 }

@@ -9,9 +9,10 @@ use std::collections::VecDeque;
 use crate::base::DropReason;
 use crate::base::time::Now;
 use crate::dataplane::buffer::{Buffer, Incoming, Sink};
+use crate::dataplane::family::Ip;
 use crate::dataplane::shard::Shard;
 use crate::nat::policy::Policy;
-use crate::wire::parse::{Parsed, Transport};
+use crate::wire::parse::{Network, Parsed, Transport};
 use crate::wire::tcp;
 
 /// How long a SYN waits: not below 6 s.
@@ -63,8 +64,10 @@ impl<B: Buffer> Shard<B> {
             && packet.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN
             && !incoming.waited
             && !incoming.looped
-            && !policy.is_inside(incoming.ingress, packet.source)
-            && policy.is_translated_address(packet.destination)
+            && match packet.network {
+                Network::Ipv6 => calls_translated::<u128, B>(policy, incoming, packet),
+                _ => calls_translated::<u32, B>(policy, incoming, packet),
+            }
     }
 
     /// Lets an unsolicited SYN wait; without room it is dropped for `reason`.
@@ -97,4 +100,14 @@ impl<B: Buffer> Shard<B> {
             self.process(policy, now, incoming, sink);
         }
     }
+}
+
+/// Whether an outside host calls an address of the translator's.
+fn calls_translated<A: Ip, B: Buffer>(
+    policy: &Policy,
+    incoming: &Incoming<B>,
+    packet: &Parsed,
+) -> bool {
+    let (source, destination) = A::ends(incoming.buffer.bytes(), packet);
+    !policy.is_inside(incoming.ingress, source) && policy.is_translated_address(destination)
 }

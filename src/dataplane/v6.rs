@@ -1,18 +1,20 @@
-//! IPv6: forwarded as it is, where the filter lets it, and answered like any router.
+//! IPv6: sorted, forwarded as it is where flows are not tracked, and answered like any router.
 
 use std::net::{IpAddr, Ipv6Addr};
 
 use crate::base::time::Now;
 use crate::base::{DropReason, InterfaceId};
 use crate::dataplane::buffer::{Buffer, Incoming, Sink};
-use crate::dataplane::egress::{clamp_mss, is_syn};
+use crate::dataplane::egress::{clamp_mss, is_syn, parked};
+use crate::dataplane::family::Ip;
 use crate::dataplane::generate::L3;
-use crate::dataplane::judge_v6::Judged;
-use crate::dataplane::shard::{Parked, Shard};
+use crate::dataplane::prefix::Crossing;
+use crate::dataplane::shard::Shard;
 use crate::gateway::errors::ErrorKind;
 use crate::gateway::interface::is_link_local;
 use crate::gateway::neighbour::Learned;
 use crate::gateway::sanity;
+use crate::nat::open::flow_hash;
 use crate::nat::policy::Policy;
 use crate::wire::parse::{Parsed, Transport};
 use crate::wire::{ETHERTYPE_IPV6, icmp, ipv6, nd};
@@ -22,43 +24,66 @@ impl<B: Buffer> Shard<B> {
         &mut self,
         policy: &Policy,
         now: Now,
+        incoming: Incoming<B>,
+        packet: &Parsed,
+        sink: &mut impl Sink<B>,
+    ) {
+        if packet.transport == Transport::IcmpOther && is_discovery(incoming.buffer.bytes(), packet)
+        {
+            return self.discovery(policy, now, incoming, packet, sink);
+        }
+        if let Some(reason) = self.insane_v6(policy, &incoming, packet) {
+            return self.discard(incoming.buffer, reason, sink);
+        }
+        if policy.stateful_v6 {
+            return self.tracked::<u128>(policy, now, incoming, packet, sink);
+        }
+        self.route_plain_v6(policy, now, incoming, packet, sink);
+    }
+
+    /// Checks that only the first packet of a flow needs, because a session stands for their result.
+    pub(super) fn insane_v6(
+        &self,
+        policy: &Policy,
+        incoming: &Incoming<B>,
+        packet: &Parsed,
+    ) -> Option<DropReason> {
+        if incoming.looped {
+            return None;
+        }
+        let (source, destination) = u128::ends(incoming.buffer.bytes(), packet);
+        if let Some(reason) = sanity::source_v6(source, destination) {
+            return Some(reason);
+        }
+        if policy.local_v6(incoming.ingress, source).is_some() {
+            return Some(DropReason::MartianSource);
+        }
+        if policy.local_v6(incoming.ingress, destination).is_some() {
+            return None;
+        }
+        sanity::destination_v6(destination)
+            .or_else(|| sanity::transit_v6(source, destination))
+            .or_else(|| self.barred_v6(policy, incoming.ingress, source))
+    }
+
+    /// Forwards without state: the policy translates prefixes at most, and filters nothing.
+    fn route_plain_v6(
+        &mut self,
+        policy: &Policy,
+        now: Now,
         mut incoming: Incoming<B>,
         packet: &Parsed,
         sink: &mut impl Sink<B>,
     ) {
         let l3 = usize::from(packet.l3);
-        let bytes = incoming.buffer.bytes();
-        let (source, destination) = (ipv6::source(bytes, l3), ipv6::destination(bytes, l3));
+        let ends = u128::ends(incoming.buffer.bytes(), packet);
         let realm = policy.realm_of(incoming.ingress);
-        if packet.transport == Transport::IcmpOther && is_discovery(bytes, packet) {
-            return self.discovery(policy, now, incoming, packet, sink);
+        if policy.local_v6(incoming.ingress, ends.1).is_some() {
+            return self.local_v6(policy, now, incoming, packet, sink);
         }
-        if let Some(reason) = sanity::source_v6(source, destination) {
-            return self.discard(incoming.buffer, reason, sink);
-        }
-        if policy.local_v6(incoming.ingress, source).is_some() {
-            return self.discard(incoming.buffer, DropReason::MartianSource, sink);
-        }
-        if policy.local_v6(incoming.ingress, destination).is_some() {
-            return self.local_v6(policy, now, incoming, packet, source, sink);
-        }
-        if let Some(reason) = sanity::destination_v6(destination) {
-            return self.discard(incoming.buffer, reason, sink);
-        }
-        if let Some(reason) = sanity::transit_v6(source, destination) {
-            return self.discard(incoming.buffer, reason, sink);
-        }
-        if let Some(reason) = self.barred_v6(policy, incoming.ingress, source) {
-            return self.discard(incoming.buffer, reason, sink);
-        }
-        if policy.filter.is_active() {
-            match self.gather_v6(policy, now, incoming, packet, sink) {
-                Some(here) => incoming = here,
-                None => return,
-            }
-        }
+        let mut crossing = Crossing::inward(policy, incoming.ingress, ends);
         if packet.ttl <= 1 {
-            self.send_error_v6(
+            self.send_error(
                 policy,
                 now,
                 ErrorKind::TimeExceeded,
@@ -68,9 +93,9 @@ impl<B: Buffer> Shard<B> {
             );
             return self.discard(incoming.buffer, DropReason::TtlExpired, sink);
         }
-        let hash = hash_v6(source, destination);
-        let Some(hop) = policy.routes.route_v6(realm, destination, hash) else {
-            self.send_error_v6(
+        let hash = flow_hash(&u128::tuple(incoming.buffer.bytes(), packet));
+        let Some(hop) = policy.routes.route_v6(realm, crossing.destination, hash) else {
+            self.send_error(
                 policy,
                 now,
                 ErrorKind::NetUnreachable,
@@ -80,21 +105,23 @@ impl<B: Buffer> Shard<B> {
             );
             return self.discard(incoming.buffer, DropReason::NoRoute, sink);
         };
-        if policy.filter.is_active() {
-            match self.judge_v6(policy, now, &incoming, packet, hop.interface) {
-                Judged::Pass => {}
-                Judged::Refused(verdict) => {
-                    return self.refused(policy, now, verdict, incoming, packet, sink);
-                }
-                Judged::Dropped(reason) => return self.discard(incoming.buffer, reason, sink),
-            }
+        if crossing.outward(policy, hop.interface).is_err() {
+            self.send_error(
+                policy,
+                now,
+                ErrorKind::HostUnreachable,
+                &incoming,
+                packet,
+                sink,
+            );
+            return self.discard(incoming.buffer, DropReason::NoAddress, sink);
         }
         let mtu = policy
             .interfaces
             .get(hop.interface)
             .map_or(u16::MAX, |i| i.mtu);
         if packet.ip_length > mtu {
-            self.send_error_v6(
+            self.send_error(
                 policy,
                 now,
                 ErrorKind::FragmentationNeeded { mtu },
@@ -106,7 +133,7 @@ impl<B: Buffer> Shard<B> {
         }
         let next_hop = self.next_hop(policy, now, hop.interface, v6(hop.next_hop), sink);
         if matches!(next_hop, super::egress::NextHop::Dead) {
-            self.send_error_v6(
+            self.send_error(
                 policy,
                 now,
                 ErrorKind::HostUnreachable,
@@ -120,8 +147,13 @@ impl<B: Buffer> Shard<B> {
             let crossed = [Some(incoming.ingress), Some(hop.interface)];
             clamp_mss(policy, incoming.buffer.bytes_mut(), packet, crossed);
         }
+        self.traces[0] = crossing.trace(hop.interface, packet.destination_port);
+        for rule in crossing.rules() {
+            self.accounts.single(rule, packet.ip_length);
+        }
+        crossing.write(incoming.buffer.bytes_mut(), packet);
         ipv6::set_hop_limit(incoming.buffer.bytes_mut(), l3, packet.ttl - 1);
-        let parked = parked_v6(incoming.buffer, packet.l3, packet.ip_length);
+        let parked = parked::<u128, B>(incoming.buffer, packet.l3, packet.ip_length);
         self.emit(policy, next_hop, hop.interface, parked, sink);
     }
 
@@ -216,15 +248,15 @@ impl<B: Buffer> Shard<B> {
         sink.discard(buffer);
     }
 
-    fn local_v6(
+    pub(super) fn local_v6(
         &mut self,
         policy: &Policy,
         now: Now,
         mut incoming: Incoming<B>,
         packet: &Parsed,
-        source: u128,
         sink: &mut impl Sink<B>,
     ) {
+        let (source, _) = u128::ends(incoming.buffer.bytes(), packet);
         if packet.transport == Transport::IcmpQuery
             && icmp::turn_echo_request_into_reply(incoming.buffer.bytes_mut(), packet)
         {
@@ -238,7 +270,7 @@ impl<B: Buffer> Shard<B> {
                 return self.discard(incoming.buffer, DropReason::NoRoute, sink);
             };
             let next_hop = self.next_hop(policy, now, interface, v6(towards), sink);
-            let parked = parked_v6(incoming.buffer, packet.l3, packet.ip_length);
+            let parked = parked::<u128, B>(incoming.buffer, packet.l3, packet.ip_length);
             return self.emit(policy, next_hop, interface, parked, sink);
         }
         if matches!(
@@ -248,7 +280,7 @@ impl<B: Buffer> Shard<B> {
             self.counters.consumed += 1;
             return sink.discard(incoming.buffer);
         }
-        self.send_error_v6(
+        self.send_error(
             policy,
             now,
             ErrorKind::PortUnreachable,
@@ -292,7 +324,7 @@ impl<B: Buffer> Shard<B> {
                     policy,
                     next_hop,
                     interface,
-                    parked_v6(buffer, L3 as u16, length),
+                    parked::<u128, B>(buffer, L3 as u16, length),
                     sink,
                 );
             }
@@ -310,22 +342,4 @@ fn v6(address: u128) -> IpAddr {
 fn is_discovery(frame: &[u8], packet: &Parsed) -> bool {
     let kind = icmp::kind(frame, usize::from(packet.l4));
     kind == icmp::V6_NEIGHBOUR_SOLICITATION || kind == icmp::V6_NEIGHBOUR_ADVERTISEMENT
-}
-
-fn parked_v6<B>(buffer: B, l3: u16, ip_length: u16) -> Parked<B> {
-    Parked {
-        buffer,
-        l3,
-        ip_length,
-        ethertype: ETHERTYPE_IPV6,
-    }
-}
-
-/// A hash for choosing among equal routes, by the pair of addresses.
-fn hash_v6(source: u128, destination: u128) -> u32 {
-    let folded = source ^ destination.rotate_left(17);
-    let mut x = (folded ^ folded >> 64) as u64;
-    x ^= x >> 32;
-    x = x.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (x >> 32) as u32
 }

@@ -130,16 +130,16 @@ pub struct JobContext<'a> {
     pub policy: &'a Policy,
     /// Now.
     pub now: Now,
-    /// Translation state.
+    /// Translation state of IPv4.
     pub nat: &'a mut Nat<u32>,
+    /// Translation state of IPv6.
+    pub nat_v6: &'a mut Nat<u128>,
     /// Next hops.
     pub neighbours: &'a mut Neighbours,
     /// Counters.
     pub counters: &'a mut Counters,
     /// Counters of rules.
     pub accounts: &'a Accounts,
-    /// IPv6 flows the filter tracks.
-    pub tracked: u64,
     /// Packets held: waiting for neighbours, first fragments, or the transmit queue.
     pub held: u64,
 }
@@ -265,10 +265,10 @@ impl<B: Buffer> Worker<B> {
                     policy: snapshot,
                     now,
                     nat: &mut shard.nat,
+                    nat_v6: &mut shard.nat_v6,
                     neighbours: &mut shard.neighbours,
                     counters: &mut shard.counters,
                     accounts: &shard.accounts,
-                    tracked: shard.tracker.len() as u64,
                     held,
                 };
                 if current(&mut context) == Progress::Done {
@@ -316,16 +316,15 @@ impl<B: Buffer> Worker<B> {
 /// sessions a second allow, about 1 % of a core; and no slice delays a packet by more than some tens of microseconds.
 fn slice<B: Buffer>(elapsed: u64, shard: &Shard<B>) -> Slice {
     let due = |entries: u64| entries * elapsed / 1000;
-    let sessions = due(shard.nat.sessions.high_water().into());
-    let subscribers = due(shard.nat.subscribers.capacity() as u64);
-    let tracked = due(shard.tracker.high_water().into());
+    let budget = |sessions: u32, subscribers: usize| SweepBudget {
+        sessions: due(sessions.into()).clamp(64, 2048) as u32,
+        ended: 256,
+        subscribers: due(subscribers as u64).clamp(16, 256) as u32,
+    };
+    let (v4, v6) = (&shard.nat, &shard.nat_v6);
     Slice {
-        sweep: SweepBudget {
-            sessions: sessions.clamp(64, 2048) as u32,
-            ended: 256,
-            subscribers: subscribers.clamp(16, 256) as u32,
-        },
-        tracked: tracked.clamp(64, 2048) as u32,
+        sweep: budget(v4.sessions.high_water(), v4.subscribers.capacity()),
+        sweep_v6: budget(v6.sessions.high_water(), v6.subscribers.capacity()),
         neighbours: 64,
         datagrams: 64,
     }

@@ -14,8 +14,10 @@ use crate::nat::filter::conditions::{Crossing, IcmpKind};
 use crate::nat::filter::{Filter, Verdict};
 use crate::nat::matcher::Value;
 use crate::nat::policy::{NatPolicy, Translation};
+use crate::nat::rewrite;
+use crate::nat::state::Nat;
 use crate::wire::checksum::Delta;
-use crate::wire::{ICMP, ICMPV6};
+use crate::wire::{ICMP, ICMPV6, ipv6};
 
 /// An address family: `u32` for IPv4, `u128` for IPv6.
 pub trait Family:
@@ -32,6 +34,10 @@ pub trait Family:
     /// Its echo request.
     const ECHO: IcmpKind;
 
+    /// The sessions of this family.
+    fn nat<'a>(v4: &'a Nat<u32>, v6: &'a Nat<u128>) -> &'a Nat<Self>;
+    /// The same, to change.
+    fn nat_mut<'a>(v4: &'a mut Nat<u32>, v6: &'a mut Nat<u128>) -> &'a mut Nat<Self>;
     /// The rules for it.
     fn translation(nat: &NatPolicy) -> &Translation<Self>;
     /// Where packets to `destination` leave.
@@ -46,11 +52,26 @@ pub trait Family:
     fn delta(old: Self, new: Self) -> Delta;
     /// The address as 32 bits, for choices that shall come out alike everywhere.
     fn fold(self) -> u32;
+    /// Writes source and destination into the IP header at `l3`, repairs its checksum by `delta` where it has one, and
+    /// returns what that does to a sum over the checksum.
+    fn write_ends(frame: &mut [u8], l3: usize, source: Self, to: Self, delta: Delta) -> Delta;
+    /// Takes one hop off the IP header at `l3`. The caller has seen to more than one.
+    fn lower_hops(frame: &mut [u8], l3: usize);
 }
 
 impl Family for u32 {
     const ICMP: u8 = ICMP;
     const ECHO: IcmpKind = IcmpKind { kind: 8, code: 0 };
+
+    #[inline(always)]
+    fn nat<'a>(v4: &'a Nat<u32>, _: &'a Nat<u128>) -> &'a Nat<u32> {
+        v4
+    }
+
+    #[inline(always)]
+    fn nat_mut<'a>(v4: &'a mut Nat<u32>, _: &'a mut Nat<u128>) -> &'a mut Nat<u32> {
+        v4
+    }
 
     #[inline]
     fn translation(nat: &NatPolicy) -> &Translation<u32> {
@@ -84,11 +105,31 @@ impl Family for u32 {
     fn fold(self) -> u32 {
         self
     }
+
+    #[inline]
+    fn write_ends(frame: &mut [u8], l3: usize, source: u32, to: u32, delta: Delta) -> Delta {
+        rewrite::write_ends_v4(frame, l3, source, to, delta)
+    }
+
+    #[inline]
+    fn lower_hops(frame: &mut [u8], l3: usize) {
+        rewrite::decrement_ttl(frame, l3);
+    }
 }
 
 impl Family for u128 {
     const ICMP: u8 = ICMPV6;
     const ECHO: IcmpKind = IcmpKind { kind: 128, code: 0 };
+
+    #[inline(always)]
+    fn nat<'a>(_: &'a Nat<u32>, v6: &'a Nat<u128>) -> &'a Nat<u128> {
+        v6
+    }
+
+    #[inline(always)]
+    fn nat_mut<'a>(_: &'a mut Nat<u32>, v6: &'a mut Nat<u128>) -> &'a mut Nat<u128> {
+        v6
+    }
 
     #[inline]
     fn translation(nat: &NatPolicy) -> &Translation<u128> {
@@ -122,5 +163,17 @@ impl Family for u128 {
     fn fold(self) -> u32 {
         let half = (self ^ self >> 64) as u64;
         (half ^ half >> 32) as u32
+    }
+
+    #[inline]
+    fn write_ends(frame: &mut [u8], l3: usize, source: u128, to: u128, _: Delta) -> Delta {
+        ipv6::set_source(frame, l3, source);
+        ipv6::set_destination(frame, l3, to);
+        Delta::NONE
+    }
+
+    #[inline]
+    fn lower_hops(frame: &mut [u8], l3: usize) {
+        ipv6::decrement_hop_limit(frame, l3);
     }
 }

@@ -41,24 +41,15 @@ pub struct DatagramKey {
 }
 
 impl DatagramKey {
-    /// The key of a parsed IPv4 fragment.
-    pub fn of(packet: &Parsed, realm: RealmId) -> DatagramKey {
-        DatagramKey::of_v6(
-            packet,
-            (packet.source.into(), packet.destination.into()),
-            realm,
-        )
-    }
-
-    /// The key of a parsed IPv6 fragment between these addresses.
-    pub fn of_v6(
+    /// The key of a parsed fragment between these addresses.
+    pub fn of(
         packet: &Parsed,
-        (source, destination): (u128, u128),
+        (source, destination): (impl Into<u128>, impl Into<u128>),
         realm: RealmId,
     ) -> DatagramKey {
         DatagramKey {
-            source,
-            destination,
+            source: source.into(),
+            destination: destination.into(),
             id: packet.fragment.id,
             protocol: packet.protocol,
             realm,

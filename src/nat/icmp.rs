@@ -9,16 +9,17 @@
 use crate::base::{DropReason, RealmId};
 use crate::flow::key::{FlowKey, Tuple};
 use crate::flow::session::{Direction, Session};
+use crate::nat::family::Family;
 use crate::nat::rewrite;
 use crate::wire::checksum;
-use crate::wire::parse::{Parsed, Quoted, parse_quoted};
-use crate::wire::{ICMP, read_u8, read_u16, write_u16};
+use crate::wire::parse::{Parsed, Quoted, parse_quoted, parse_quoted_v6};
+use crate::wire::{ICMPV6, ipv6, read_u8, read_u16, write_u16};
 
 /// An ICMP error's view of the flow it is about.
 #[derive(Clone, Copy, Debug)]
-pub struct Complaint {
+pub struct Complaint<A> {
     /// The tuple that an answer to the quoted packet has: the key to look up.
-    pub answer: Tuple<u32>,
+    pub answer: Tuple<A>,
     /// Protocol of the quoted packet.
     pub protocol: u8,
     /// Offset of the quoted transport header, from the quoted IP header.
@@ -27,9 +28,9 @@ pub struct Complaint {
     pub length: u16,
 }
 
-impl Complaint {
+impl<A: Family> Complaint<A> {
     /// The flow-table key of the flow complained about.
-    pub fn key(&self, realm: RealmId) -> FlowKey<u32> {
+    pub fn key(&self, realm: RealmId) -> FlowKey<A> {
         FlowKey::new(self.answer, self.protocol, realm)
     }
 }
@@ -37,51 +38,79 @@ impl Complaint {
 /// Bytes of an ICMP error before the quote.
 const ERROR_HEADER: usize = 8;
 
-/// Checks an ICMPv4 error and reads what it is about.
-///
-/// # Errors
-/// A wrong ICMP checksum, a quote that is too short, broken, or an ICMP error itself.
-pub fn complaint(frame: &[u8], packet: &Parsed) -> Result<Complaint, DropReason> {
-    let end = usize::from(packet.l3) + usize::from(packet.ip_length);
-    let message = frame
-        .get(usize::from(packet.l4)..end)
-        .ok_or(DropReason::L4Truncated)?;
-    if !checksum::verify(message) {
-        return Err(DropReason::IcmpChecksum);
+impl Complaint<u32> {
+    /// Checks an ICMPv4 error and reads what it is about.
+    ///
+    /// # Errors
+    /// A wrong ICMP checksum, a quote that is too short, broken, or an ICMP error itself.
+    pub fn read_v4(frame: &[u8], packet: &Parsed) -> Result<Complaint<u32>, DropReason> {
+        let message = message(frame, packet)?;
+        if !checksum::verify(message) {
+            return Err(DropReason::IcmpChecksum);
+        }
+        let quote = original_datagram(message).ok_or(DropReason::IcmpInnerShort)?;
+        let quoted = parse_quoted(quote)?;
+        Ok(about(quote, &quoted, (quoted.source, quoted.destination)))
     }
-    let quote = original_datagram(message).ok_or(DropReason::IcmpInnerShort)?;
-    let Quoted {
-        source,
-        destination,
-        source_port,
-        destination_port,
-        protocol,
-        l4,
-        available,
-        ..
-    } = parse_quoted(quote)?;
+}
+
+impl Complaint<u128> {
+    /// The counterpart of [`Complaint::read_v4`] for ICMPv6, whose checksum covers the pseudo header.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn read_v6(frame: &[u8], packet: &Parsed) -> Result<Complaint<u128>, DropReason> {
+        let message = message(frame, packet)?;
+        let l3 = usize::from(packet.l3);
+        let (source, destination) = (ipv6::source(frame, l3), ipv6::destination(frame, l3));
+        if checksum::transport_v6(source, destination, ICMPV6, message) != 0 {
+            return Err(DropReason::IcmpChecksum);
+        }
+        let quote = original_datagram_v6(message).ok_or(DropReason::IcmpInnerShort)?;
+        let ends = (ipv6::source(quote, 0), ipv6::destination(quote, 0));
+        Ok(about(quote, &parse_quoted_v6(quote)?, ends))
+    }
+}
+
+fn message<'a>(frame: &'a [u8], packet: &Parsed) -> Result<&'a [u8], DropReason> {
+    let message = frame.get(usize::from(packet.l4)..packet.end());
+    message.ok_or(DropReason::L4Truncated)
+}
+
+fn about<A: Family>(quote: &[u8], quoted: &Quoted, (source, destination): (A, A)) -> Complaint<A> {
+    let segment = quote.get(usize::from(quoted.l4)..);
     let sent = Tuple {
         source,
         destination,
-        source_port,
-        destination_port,
+        source_port: quoted.source_port,
+        destination_port: quoted.destination_port,
     };
-    Ok(Complaint {
+    Complaint {
         answer: sent.reversed(),
-        protocol,
-        l4,
-        length: l4 + without_padding(quote.get(usize::from(l4)..), available),
-    })
+        protocol: quoted.protocol,
+        l4: quoted.l4,
+        length: quoted.l4 + without_padding(segment, quoted.available),
+    }
 }
 
 /// Where an error's original datagram ends when extensions follow: the length in 32-bit words that types 3, 11 and 12 carry
 /// in their sixth byte, at least 128 bytes (RFC 4884 sections 4 and 5). Other values are those of senders who left the
 /// byte unused.
 fn original_datagram(message: &[u8]) -> Option<&[u8]> {
+    let length = usize::from(read_u8(message, 5)) * 4;
+    datagram(message, length, &[3, 11, 12])
+}
+
+/// The same of ICMPv6: 64-bit words in the fifth byte of types 1 and 3.
+fn original_datagram_v6(message: &[u8]) -> Option<&[u8]> {
+    let length = usize::from(read_u8(message, 4)) * 8;
+    datagram(message, length, &[1, 3])
+}
+
+fn datagram<'a>(message: &'a [u8], length: usize, extensible: &[u8]) -> Option<&'a [u8]> {
     const LEAST: usize = 128;
     let quote = message.get(ERROR_HEADER..)?;
-    let length = usize::from(read_u8(message, 5)) * 4;
-    let extended = matches!(read_u8(message, 0), 3 | 11 | 12) && length >= LEAST;
+    let extended = extensible.contains(&read_u8(message, 0)) && length >= LEAST;
     Some(quote.get(..length).filter(|_| extended).unwrap_or(quote))
 }
 
@@ -94,19 +123,20 @@ fn without_padding(segment: Option<&[u8]>, available: u16) -> u16 {
     if padding { LEAST as u16 } else { available }
 }
 
-/// Translates an ICMP error that travels in `direction` through `session`, and takes one hop off its TTL.
+/// Translates an ICMP error between `ends` that travels in `direction` through `session`, and takes one hop off.
 ///
 /// # Errors
 /// [`DropReason::IcmpNoSession`] when the error is not addressed to the sender of the quoted packet.
-pub fn translate(
+pub fn translate<A: Family>(
     frame: &mut [u8],
     packet: &Parsed,
-    complaint: &Complaint,
-    session: &Session<u32>,
+    ends: (A, A),
+    complaint: &Complaint<A>,
+    session: &Session<A>,
     direction: Direction,
 ) -> Result<(), DropReason> {
     let (arriving, leaving) = (session.arriving(direction), session.leaving(direction));
-    if packet.destination != arriving.destination {
+    if ends.1 != arriving.destination {
         return Err(DropReason::IcmpNoSession);
     }
     let (l3, l4) = (usize::from(packet.l3), usize::from(packet.l4));
@@ -121,17 +151,15 @@ pub fn translate(
         &arriving.reversed(),
         &leaving.reversed(),
     );
-    let sum = change.apply(read_u16(frame, l4 + 2));
-    write_u16(frame, l4 + 2, sum);
     // The sender's side is translated in this direction: its own address must not show (RFC 5508 REQ-5c).
     let source = if arriving.source == leaving.source {
-        packet.source
+        ends.0
     } else {
         leaving.source
     };
     let from = Tuple {
-        source: packet.source,
-        destination: packet.destination,
+        source: ends.0,
+        destination: ends.1,
         ..Tuple::default()
     };
     let to = Tuple {
@@ -139,8 +167,10 @@ pub fn translate(
         destination: leaving.destination,
         ..Tuple::default()
     };
-    let (addresses, none) = rewrite::deltas(&from, &to, ICMP);
-    rewrite::translate(frame, packet, &to, addresses, none);
-    rewrite::decrement_ttl(frame, l3);
+    let (addresses, pseudo) = rewrite::deltas(&from, &to, A::ICMP);
+    let sum = change.and(pseudo).apply(read_u16(frame, l4 + 2));
+    write_u16(frame, l4 + 2, sum);
+    A::write_ends(frame, l3, to.source, to.destination, addresses);
+    A::lower_hops(frame, l3);
     Ok(())
 }

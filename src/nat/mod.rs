@@ -20,6 +20,7 @@ pub mod matcher;
 pub mod open;
 pub mod policy;
 pub mod ports;
+pub mod prefix;
 pub mod revalidate;
 pub mod rewrite;
 pub mod rss;

@@ -57,6 +57,8 @@ pub struct Policy {
     pub static_neighbours: Vec<(InterfaceId, IpAddr, MacAddr)>,
     /// Whether IPv4 flows are tracked: some rule translates, or the filter is in use.
     pub stateful: bool,
+    /// The same for IPv6.
+    pub stateful_v6: bool,
     /// Names of the realms, by number.
     pub realms: Vec<String>,
     /// Whether remote addresses are tracked for address-dependent filtering; fixed at start, because it needs memory.
@@ -108,18 +110,18 @@ impl Policy {
             .map(|local| local.interface)
     }
 
-    /// IPv4 addresses besides its own that an interface answers ARP for, at most 256: what is announced at start.
-    pub fn proxied_on(&self, interface: InterfaceId) -> impl Iterator<Item = u32> + '_ {
+    /// Addresses of a family besides its own that an interface answers for, at most 256: what is announced at start.
+    pub fn proxied_on<A: Family>(&self, interface: InterfaceId) -> impl Iterator<Item = A> + '_ {
         let ranges = self
             .proxy
             .ranges()
             .filter(move |range| range.interface == interface);
         ranges
-            .filter_map(|range| match (range.first, range.last) {
-                (IpAddr::V4(first), IpAddr::V4(last)) => Some(u32::from(first)..=u32::from(last)),
-                _ => None,
+            .filter_map(|range| Some((A::from_ip(range.first)?, A::from_ip(range.last)?)))
+            .flat_map(|(first, last)| {
+                let following = move |address: &A| address.next().filter(|next| *next <= last);
+                std::iter::successors(Some(first), following)
             })
-            .flatten()
             .take(256)
     }
 
@@ -189,12 +191,11 @@ pub struct Translation<A> {
 }
 
 impl<A: Family> Translation<A> {
-    /// Whether anything is translated: flows are tracked then.
+    /// Whether flows have to be tracked. Prefixes translate without (RFC 6296).
     pub fn is_stateful(&self) -> bool {
-        !(self.source.is_empty()
-            && self.forwards.is_empty()
-            && self.statics.is_empty()
-            && self.services.is_empty())
+        let one_to_one = self.statics.iter().any(|rule| rule.neutral.is_none());
+        one_to_one
+            || !(self.source.is_empty() && self.forwards.is_empty() && self.services.is_empty())
     }
 }
 

@@ -8,7 +8,7 @@ use crate::flow::session::{Direction, Session};
 use crate::nat::family::Family;
 use crate::wire::checksum::Delta;
 use crate::wire::parse::{Parsed, Transport};
-use crate::wire::{read_u16, read_u32, write_u16, write_u32};
+use crate::wire::{read_u16, write_u16, write_u32};
 
 const SOURCE: usize = 12;
 const DESTINATION: usize = 16;
@@ -37,7 +37,12 @@ pub fn deltas<A: Family>(before: &Tuple<A>, after: &Tuple<A>, protocol: u8) -> (
 
 /// Translates a packet of `session` that travels in `direction`, and takes one hop off its TTL.
 #[inline]
-pub fn forward(frame: &mut [u8], packet: &Parsed, session: &Session<u32>, direction: Direction) {
+pub fn forward<A: Family>(
+    frame: &mut [u8],
+    packet: &Parsed,
+    session: &Session<A>,
+    direction: Direction,
+) {
     let (mut addresses, mut transport) = (
         Delta::from_raw(session.address_delta),
         Delta::from_raw(session.transport_delta),
@@ -52,7 +57,7 @@ pub fn forward(frame: &mut [u8], packet: &Parsed, session: &Session<u32>, direct
         addresses,
         transport,
     );
-    decrement_ttl(frame, usize::from(packet.l3));
+    A::lower_hops(frame, usize::from(packet.l3));
 }
 
 /// [`forward`] for a [plain](crate::wire::plain) packet at `l3`: the same, with each header word touched once.
@@ -97,17 +102,15 @@ pub fn plain(
 
 /// Writes a tuple into a packet and repairs the checksums by the given deltas.
 #[inline]
-pub fn translate(
+pub fn translate<A: Family>(
     frame: &mut [u8],
     packet: &Parsed,
-    to: &Tuple<u32>,
+    to: &Tuple<A>,
     addresses: Delta,
     transport: Delta,
 ) {
     let l3 = usize::from(packet.l3);
-    write_u32(frame, l3 + SOURCE, to.source);
-    write_u32(frame, l3 + DESTINATION, to.destination);
-    apply(frame, l3 + IP_CHECKSUM, addresses);
+    A::write_ends(frame, l3, to.source, to.destination, addresses);
     let l4 = usize::from(packet.l4);
     match packet.transport {
         Transport::Tcp => {
@@ -136,11 +139,31 @@ pub fn translate(
     }
 }
 
-/// Changes the source address of a packet of the gateway's own that no transport checksum covers (ICMP).
-pub fn set_source(frame: &mut [u8], l3: usize, source: u32) {
-    let delta = Delta::u32(read_u32(frame, l3 + SOURCE), source);
+/// Changes the source address of an ICMP error of the gateway's own.
+pub fn set_source<A: Family>(frame: &mut [u8], packet: &Parsed, ends: (A, A), source: A) {
+    let from = Tuple {
+        source: ends.0,
+        destination: ends.1,
+        ..Tuple::default()
+    };
+    let to = Tuple { source, ..from };
+    let (addresses, transport) = deltas(&from, &to, A::ICMP);
+    A::write_ends(frame, usize::from(packet.l3), source, ends.1, addresses);
+    apply(frame, usize::from(packet.l4) + ICMP_CHECKSUM, transport);
+}
+
+/// [`Family::write_ends`] of IPv4.
+#[inline]
+pub(super) fn write_ends_v4(
+    frame: &mut [u8],
+    l3: usize,
+    source: u32,
+    destination: u32,
+    delta: Delta,
+) -> Delta {
     write_u32(frame, l3 + SOURCE, source);
-    apply(frame, l3 + IP_CHECKSUM, delta);
+    write_u32(frame, l3 + DESTINATION, destination);
+    apply_measured(frame, l3 + IP_CHECKSUM, delta)
 }
 
 /// Takes one hop off the TTL and repairs the header checksum. The caller has seen to TTL > 1.
@@ -159,7 +182,8 @@ fn apply(frame: &mut [u8], at: usize, delta: Delta) {
     write_u16(frame, at, sum);
 }
 
-/// Repairs a UDP checksum over IPv4: 0 means "none" and stays, and a computed 0 is sent as 0xffff (RFC 768).
+/// Repairs a UDP checksum: 0 means "none" and stays (over IPv6 only tunnels send it, RFC 6935), and a computed 0 is sent
+/// as 0xffff (RFC 768).
 #[inline]
 fn apply_udp(frame: &mut [u8], at: usize, delta: Delta) {
     let old = read_u16(frame, at);
@@ -175,22 +199,20 @@ fn apply_udp(frame: &mut [u8], at: usize, delta: Delta) {
 /// `quote` starts at the embedded IP header, `l4` is the offset of its transport header, `from` the tuple it carries and
 /// `to` the one it shall carry. Returns the change of the one's complement sum over the quoted bytes, which the ICMP
 /// checksum has to follow.
-pub fn quoted(
+pub fn quoted<A: Family>(
     quote: &mut [u8],
     l4: usize,
     protocol: u8,
-    from: &Tuple<u32>,
-    to: &Tuple<u32>,
+    from: &Tuple<A>,
+    to: &Tuple<A>,
 ) -> Delta {
     let (addresses, transport) = deltas(from, to, protocol);
-    let mut change = addresses;
-    write_u32(quote, SOURCE, to.source);
-    write_u32(quote, DESTINATION, to.destination);
-    change = change.and(apply_measured(quote, IP_CHECKSUM, addresses));
+    let header = A::write_ends(quote, 0, to.source, to.destination, addresses);
+    let mut change = addresses.and(header);
     let (port_at, checksum_at) = match protocol {
         crate::wire::TCP => (Some(l4), Some(l4 + TCP_CHECKSUM)),
         crate::wire::UDP => (Some(l4), Some(l4 + UDP_CHECKSUM)),
-        crate::wire::ICMP => (None, Some(l4 + ICMP_CHECKSUM)),
+        icmp if icmp == A::ICMP => (None, Some(l4 + ICMP_CHECKSUM)),
         _ => (None, None),
     };
     if let Some(at) = port_at {
@@ -199,7 +221,7 @@ pub fn quoted(
         change = change
             .and(Delta::u16(from.source_port, to.source_port))
             .and(Delta::u16(from.destination_port, to.destination_port));
-    } else if protocol == crate::wire::ICMP {
+    } else if protocol == A::ICMP {
         // A query carries its id as the tuple's source port, a reply as the destination port; the other one is 0.
         let (old, new) = (
             from.source_port | from.destination_port,
@@ -219,6 +241,7 @@ pub fn quoted(
 }
 
 /// [`apply`], returning what the change of the field itself does to a sum over it.
+#[inline]
 fn apply_measured(bytes: &mut [u8], at: usize, delta: Delta) -> Delta {
     let old = read_u16(bytes, at);
     apply(bytes, at, delta);

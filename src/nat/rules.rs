@@ -3,12 +3,15 @@
 //! First match wins in every ordered list, there are no chains. Destination rules (static NAT, port forwards) are asked
 //! before the route is known, source rules (static NAT, exemptions, source NAT) after.
 
+use std::net::Ipv6Addr;
+
 use crate::base::{InterfaceId, PoolId, RealmId, RuleId};
 use crate::flow::key::Tuple;
 use crate::gateway::lpm::Lpm;
 use crate::nat::family::Family;
 use crate::nat::matcher::{InterfaceSet, RangeSet};
 use crate::nat::ports::{PortRanges, Select};
+use crate::nat::prefix::Neutral;
 
 /// What is known of a flow when rules are asked.
 #[derive(Clone, Copy, Debug)]
@@ -172,7 +175,7 @@ fn spread(client: u32, count: usize) -> Option<usize> {
     (x as usize).checked_rem(count)
 }
 
-/// `[[static-nat]]`: equal-length prefixes, one to one.
+/// `[[static-nat]]`: equal-length prefixes, one to one; by host part, or as RFC 6296 says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StaticRule<A> {
     /// Counter.
@@ -183,6 +186,8 @@ pub struct StaticRule<A> {
     pub internal: A,
     /// Number of addresses − 1 (a mask of host bits).
     pub host_mask: A,
+    /// What keeps checksums as they are: rules between IPv6 prefixes of up to 64 bits (RFC 6296).
+    pub neutral: Option<Neutral>,
     /// Interface of the outside, if the rule names one.
     pub interface: Option<InterfaceId>,
     /// Translate flows from outside.
@@ -196,14 +201,32 @@ pub struct StaticRule<A> {
 impl<A: Family> StaticRule<A> {
     /// The internal address behind an external one.
     pub fn to_internal(&self, address: A) -> Option<A> {
-        (address & !self.host_mask == self.external)
-            .then_some(self.internal | (address & self.host_mask))
+        if address & !self.host_mask != self.external {
+            return None;
+        }
+        let moved = self.internal | (address & self.host_mask);
+        self.neutrally(moved, Neutral::back)
     }
 
     /// The external address in front of an internal one.
     pub fn to_external(&self, address: A) -> Option<A> {
-        (address & !self.host_mask == self.internal)
-            .then_some(self.external | (address & self.host_mask))
+        if !self.holds_internal(address) {
+            return None;
+        }
+        let moved = self.external | (address & self.host_mask);
+        self.neutrally(moved, Neutral::out)
+    }
+
+    /// Whether an internal address is the rule's business. One without an external address is not let out as it is.
+    pub fn holds_internal(&self, address: A) -> bool {
+        address & !self.host_mask == self.internal
+    }
+
+    fn neutrally(&self, moved: A, how: impl Fn(Neutral, u128) -> Option<u128>) -> Option<A> {
+        match self.neutral {
+            None => Some(moved),
+            Some(neutral) => A::from_ip(Ipv6Addr::from(how(neutral, moved.into())?).into()),
+        }
     }
 }
 
@@ -265,6 +288,7 @@ mod tests {
             external: 0xcb00_7100u32,
             internal: 0x0a00_0000,
             host_mask: 0xff,
+            neutral: None,
             interface: None,
             inbound: true,
             outbound: true,

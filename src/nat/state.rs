@@ -99,6 +99,22 @@ pub struct NatCounts {
     pub expectations_refused: u64,
 }
 
+impl NatCounts {
+    /// Adds the counts of another state.
+    pub fn add(&mut self, other: &NatCounts) {
+        for (sum, n) in self.live.iter_mut().zip(other.live) {
+            *sum += n;
+        }
+        for (sum, n) in self.ended.iter_mut().zip(other.ended) {
+            *sum += n;
+        }
+        self.created += other.created;
+        self.mappings_created += other.mappings_created;
+        self.tcp_disbelieved += other.tcp_disbelieved;
+        self.expectations_refused += other.expectations_refused;
+    }
+}
+
 /// Why a session was not entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NotEntered {

@@ -360,9 +360,9 @@ fn packets(out: &mut Families, scrape: &Scrape) {
         icmp,
     );
     out.gauge(
-        "filter_ipv6_flows",
-        "IPv6 flows tracked so that the filter lets their answers pass.",
-        plain(gauges.filter_ipv6_flows as f64),
+        "ipv6_sessions",
+        "Live IPv6 sessions, which are counted among all sessions, too.",
+        plain(gauges.ipv6_sessions as f64),
     );
     out.counter(
         "hairpin_packets_total",

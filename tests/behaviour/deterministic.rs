@@ -1,6 +1,6 @@
 //! Deterministic pools (RFC 7422): every host gets its own address and ports, whichever worker it lives on.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use natgate::base::DropReason;
 use natgate::config::deterministic::lookup;
@@ -20,7 +20,7 @@ fn shared() -> String {
 }
 
 /// What `natgate lookup` says of a host: its outside address and port ranges.
-fn expected(text: &str, host: &str) -> (Ipv4Addr, Vec<(u16, u16)>) {
+fn expected(text: &str, host: &str) -> (IpAddr, Vec<(u16, u16)>) {
     let loaded = natgate::config::parse_str("test", text).unwrap();
     let answers = lookup(&loaded.validated, ip(host).into(), None);
     assert_eq!(answers.len(), 1);

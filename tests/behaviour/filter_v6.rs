@@ -1,4 +1,4 @@
-//! The filter over IPv6, which is forwarded untranslated: answers are known by what they answer.
+//! The filter over IPv6: answers are known by what they answer.
 
 use std::net::Ipv6Addr;
 
@@ -13,11 +13,11 @@ const OUTSIDE: &str = "2001:db8::9";
 
 const CLOSED: &str = "[filter]\ndefault = \"drop\"\n[[filter.rule]]\nname = \"out\"\nin = \"lan0\"\naction = \"accept\"\n";
 
-fn ip6(text: &str) -> [u8; 16] {
+pub fn ip6(text: &str) -> [u8; 16] {
     text.parse::<Ipv6Addr>().unwrap().octets()
 }
 
-fn to_gateway(
+pub fn to_gateway(
     port: PortId,
     from: &str,
     to: &str,
@@ -25,14 +25,14 @@ fn to_gateway(
     PacketBuilder::ethernet2(HOST_MAC, [2, 0, 0, 0, 1, port.0 as u8]).ipv6(ip6(from), ip6(to), 64)
 }
 
-fn udp6(port: PortId, from: (&str, u16), to: (&str, u16), payload: &[u8]) -> Vec<u8> {
+pub fn udp6(port: PortId, from: (&str, u16), to: (&str, u16), payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
     let builder = to_gateway(port, from.0, to.0).udp(from.1, to.1);
     builder.write(&mut frame, payload).unwrap();
     frame
 }
 
-fn syn6(port: PortId, from: (&str, u16), to: (&str, u16)) -> Vec<u8> {
+pub fn syn6(port: PortId, from: (&str, u16), to: (&str, u16)) -> Vec<u8> {
     let mut frame = Vec::new();
     let builder = to_gateway(port, from.0, to.0)
         .tcp(from.1, to.1, 1000, 512)
@@ -42,7 +42,7 @@ fn syn6(port: PortId, from: (&str, u16), to: (&str, u16)) -> Vec<u8> {
 }
 
 /// An ICMPv6 message of type and code with a quote.
-fn icmp6(port: PortId, from: &str, to: &str, (kind, code): (u8, u8), quote: &[u8]) -> Vec<u8> {
+pub fn icmp6(port: PortId, from: &str, to: &str, (kind, code): (u8, u8), quote: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
     let builder = to_gateway(port, from, to).icmpv6_raw(kind, code, [0; 4]);
     builder.write(&mut frame, quote).unwrap();
@@ -80,7 +80,7 @@ fn answers_pass_and_strangers_do_not() {
         rack.advance(300_000);
         dropped(&mut rack, at, WAN, &back, DropReason::PolicyFilter);
         rack.maintain();
-        assert!(rack.shards.iter().all(|s| s.tracker.is_empty()));
+        assert!(rack.shards.iter().all(|s| s.nat_v6.sessions.is_empty()));
     });
 }
 
@@ -91,11 +91,11 @@ fn errors_about_flows_are_related_to_them() {
         let out = udp6(LAN, (INSIDE, 4000), (OUTSIDE, 53), b"question");
         let router = "2001:db8::77";
         let error = icmp6(WAN, router, INSIDE, (2, 0), &out[14..]);
-        dropped(&mut rack, at, WAN, &error, DropReason::PolicyFilter);
+        dropped(&mut rack, at, WAN, &error, DropReason::IcmpNoSession);
         passes(&mut rack, 0, LAN, &out);
         passes(&mut rack, at, WAN, &error);
         let elsewhere = icmp6(WAN, router, "fd00:1::3", (2, 0), &out[14..]);
-        dropped(&mut rack, at, WAN, &elsewhere, DropReason::PolicyFilter);
+        dropped(&mut rack, at, WAN, &elsewhere, DropReason::IcmpNoSession);
     });
 }
 

@@ -23,6 +23,7 @@ mod links;
 mod live;
 mod mappings;
 mod mtu;
+mod nat66;
 mod neighbours;
 mod parity;
 mod realms;

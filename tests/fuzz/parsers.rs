@@ -1,7 +1,7 @@
 //! One target for every function that reads a packet: no panic, and nothing it returns lies outside the bytes.
 
 use natgate::base::{DropReason, Random};
-use natgate::nat::icmp::complaint;
+use natgate::nat::icmp::Complaint;
 use natgate::wire::parse::{
     Network, Parsed, Quoted, Transport, parse, parse_quoted, parse_quoted_v6,
 };
@@ -278,7 +278,7 @@ fn complain(frame: &[u8]) -> u64 {
     if parsed.transport != Transport::IcmpError || parsed.network != Network::Ipv4 {
         return 1;
     }
-    match complaint(frame, &parsed) {
+    match Complaint::read_v4(frame, &parsed) {
         Ok(complaint) => {
             let end = usize::from(parsed.l4) + 8 + usize::from(complaint.l4) + 8;
             assert!(end <= parsed.end(), "the quoted ports lie in the packet");

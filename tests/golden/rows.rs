@@ -1,5 +1,7 @@
 //! The rows: what goes in. What must come out lies beside each row's configuration and is reviewed, not computed.
 
+mod v6;
+
 use std::fs;
 use std::path::Path;
 
@@ -164,6 +166,31 @@ const ALL: &[Source] = &[
         name: "filter-judges-answers",
         rules: STATELESS,
         input: stateless,
+    },
+    Source {
+        name: "ipv6-masquerade",
+        rules: MASQUERADE,
+        input: v6::masquerade,
+    },
+    Source {
+        name: "ipv6-port-forward",
+        rules: v6::FORWARD,
+        input: v6::forward,
+    },
+    Source {
+        name: "ipv6-errors",
+        rules: MASQUERADE,
+        input: v6::errors,
+    },
+    Source {
+        name: "ipv6-fragments",
+        rules: MASQUERADE,
+        input: v6::pieces,
+    },
+    Source {
+        name: "ipv6-prefix",
+        rules: v6::PREFIX,
+        input: v6::prefix,
     },
     Source {
         name: "broken-packets",

@@ -21,6 +21,7 @@ const CLOSED: Setup = Setup {
     natgate: r#"
         [[source-nat]]
         name = "nat"
+        src = "0.0.0.0/0"
         out = "wan0"
         via = "interface"
         [filter]
@@ -66,6 +67,7 @@ fn at_0_9_stateless_rules_drop_the_answer() {
         ),
         natgate: r#"
             [[source-nat]]
+            src = "0.0.0.0/0"
             out = "wan0"
             via = "interface"
             [filter]

@@ -51,7 +51,7 @@ impl Setup {
         second_uplink: false,
     };
 
-    /// The commonest gateway: everything that leaves through `wan0` gets that interface's address.
+    /// The commonest gateway: all IPv4 that leaves through `wan0` gets that interface's address.
     pub const MASQUERADE: Setup = Setup {
         kernel: Some(
             "table ip nat {
@@ -64,6 +64,7 @@ impl Setup {
         natgate: r#"
             [[source-nat]]
             name = "masquerade"
+            src = "0.0.0.0/0"
             out = "wan0"
             via = "interface"
         "#,

@@ -150,7 +150,7 @@ pub fn counters(counters: &Counters) -> String {
             gauges.expectations_refused,
         ),
         ("subscribers".to_owned(), gauges.subscribers),
-        ("filter_ipv6_flows".to_owned(), gauges.filter_ipv6_flows),
+        ("ipv6_sessions".to_owned(), gauges.ipv6_sessions),
         ("hairpin_packets".to_owned(), gauges.hairpin_packets),
         ("icmp_errors".to_owned(), gauges.icmp_errors),
         ("icmp_suppressed".to_owned(), gauges.icmp_suppressed),

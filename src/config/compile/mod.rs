@@ -24,12 +24,13 @@ use super::report::{Diagnostic, Report, Severity};
 use super::validated::{self, Validated};
 use crate::base::{Generation, InterfaceId, PoolId, Random, RealmId};
 use crate::gateway::routes::Routes;
-use crate::nat::policy::{NatPolicy, Policy, RuleInfo, TimeoutSettings, Timeouts, Translation};
+use crate::nat::family::Family;
+use crate::nat::policy::{NatPolicy, Policy, RuleInfo, TimeoutSettings, Timeouts};
 use crate::nat::ports::Exhaustion;
 use crate::nat::rss::SourceSteering;
-use crate::wire::MacAddr;
+use crate::wire::{ICMP, MacAddr};
 use network::{stable_interface_ids, stable_realm_ids};
-use pools::{PoolIds, PoolSet};
+use pools::{Halves, PoolIds, PoolSet};
 
 /// What the devices say about a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +77,9 @@ pub fn compile(
         stateful: nat.v4.is_stateful()
             || filter.is_active()
             || previous.is_some_and(|p| p.stateful),
+        stateful_v6: nat.v6.is_stateful()
+            || filter.is_active()
+            || previous.is_some_and(|p| p.stateful_v6),
         realms,
         tracks_contacts,
         shares_ports,
@@ -143,8 +147,8 @@ struct Compiler<'a> {
     ids: Vec<InterfaceId>,
     /// Policy id of each realm of the configuration.
     realm_ids: Vec<RealmId>,
-    /// Policy id of each pool of the configuration.
-    pool_ids: Vec<PoolId>,
+    /// Policy ids of each pool of the configuration.
+    pool_ids: Vec<Halves>,
     /// Ids for pools that the configuration does not name.
     more_pool_ids: PoolIds<'a>,
     rules: Vec<RuleInfo>,
@@ -203,40 +207,30 @@ impl<'a> Compiler<'a> {
         names
     }
 
-    fn pool_id(&self, of: PoolId) -> PoolId {
-        self.pool_ids.get(of.index()).copied().unwrap_or(of)
+    /// The pool of this family's addresses that a pool of the configuration has.
+    fn half_of<A: Family>(&self, of: PoolId) -> Option<PoolId> {
+        let halves = self.pool_ids.get(of.index())?;
+        if A::ICMP == ICMP {
+            halves.v4
+        } else {
+            halves.v6
+        }
     }
 
     fn nat(&mut self, routes: &Routes) -> NatPolicy {
         let PoolSet {
             pools,
-            masquerade,
+            masquerade_v4,
+            masquerade_v6,
             externals,
-            by_address,
             pool_by_external,
         } = self.pools();
-        let exempt = self.exempts();
-        let source = self.source_rules();
-        let forwards = self.forwards();
-        let statics = self.statics();
-        let services = self.services(routes);
-        let inside = self.inside(&source, &statics);
-        let ever_inside = self.ever_inside(&inside);
-        let v4 = Translation {
-            exempt,
-            source,
-            forwards,
-            statics,
-            services,
-            masquerade,
-            by_address,
-            inside,
-            ever_inside,
-            quarantined: self.quarantined(),
-        };
+        let numbers = self.numbers();
+        let mut v4 = self.translation(&numbers, masquerade_v4, &externals);
+        v4.services = self.services(routes);
         NatPolicy {
             v4,
-            v6: Translation::default(),
+            v6: self.translation(&numbers, masquerade_v6, &externals),
             pools,
             externals,
             pool_by_external,

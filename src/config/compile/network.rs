@@ -103,17 +103,10 @@ impl Compiler<'_> {
     pub(super) fn proxy(&self, interfaces: &Interfaces) -> Proxy {
         let mut ranges: Vec<(IpAddr, IpAddr)> = Vec::new();
         for pool in self.config.pools.iter().filter(|p| p.answer_arp) {
-            ranges.extend(
-                pool.addresses
-                    .iter()
-                    .map(|a| (IpAddr::V4(*a), IpAddr::V4(*a))),
-            );
+            ranges.extend(pool.addresses.iter().map(|a| (*a, *a)));
         }
         for rule in &self.config.static_nat {
-            ranges.push((
-                IpAddr::V4(rule.external.network()),
-                IpAddr::V4(rule.external.broadcast()),
-            ));
+            ranges.push((rule.external.network(), rule.external.broadcast()));
         }
         for rule in &self.config.port_forwards {
             let single = rule

@@ -1,23 +1,23 @@
 //! Pools: those of the configuration, then one for each address that masquerades; and the addresses behind them.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hashbrown::{HashMap, HashSet};
-use ipnet::Ipv4Net;
 
-use super::sets::{port_ranges, v4};
+use super::sets::port_ranges;
 use super::{Compiler, error_at};
 use crate::base::{PoolId, Tick};
 use crate::config::validated::{self, Validated};
 use crate::nat::behaviour::{Behaviour, Behaviours};
+use crate::nat::family::Family;
 use crate::nat::helpers::Helpers;
 use crate::nat::policy::Policy;
 use crate::nat::ports::{
-    BlockPolicy, Exhaustion, ExternalIndex, ExternalRef, Externals, Layout, Pairing, Pool,
-    PoolPolicy, Pools, PortMask, PortRange, PortRanges, PortSpace, Select,
+    BlockPolicy, Exhaustion, ExternalRef, Externals, Layout, Pairing, Pool, PoolPolicy, Pools,
+    PortMask, PortRange, PortRanges, PortSpace, Select,
 };
 use crate::wire::{TCP, UDP};
 
@@ -33,9 +33,9 @@ const HOLD_MAX: u32 = 4096;
 /// [`Translation`](crate::nat::policy::Translation).
 pub(super) struct PoolSet {
     pub pools: Pools,
-    pub masquerade: HashMap<u32, PoolId>,
+    pub masquerade_v4: HashMap<u32, PoolId>,
+    pub masquerade_v6: HashMap<u128, PoolId>,
     pub externals: Externals,
-    pub by_address: HashMap<u32, ExternalIndex>,
     pub pool_by_external: Vec<Option<PoolId>>,
 }
 
@@ -48,20 +48,27 @@ impl Compiler<'_> {
         let reserved = Arc::new(self.reserved());
         let mut pools: Vec<Pool> = Vec::new();
         for (at, pool) in self.config.pools.iter().enumerate() {
-            let policy = pool_policy(self.pool_id(PoolId(at as u16)), pool);
-            let addresses = self.pool_addresses(pool);
-            let layout = layout_of(pool, &policy.ports);
-            let refs = self.intern(
-                &mut externals,
-                &addresses,
-                &layout,
-                &reserved,
-                Some(pool),
-                &pool.label.origin,
-            );
-            pools.push(self.succeeding(Pool::new(policy, refs)));
+            let ids = self.pool_ids.get(at).copied().unwrap_or_default();
+            let halves = [(ids.v4, false), (ids.v6, true)];
+            for (id, v6) in halves.into_iter().filter_map(|(id, v6)| Some((id?, v6))) {
+                let policy = pool_policy(id, pool);
+                let addresses = pool_addresses(self.config, pool);
+                let addresses: Vec<IpAddr> = addresses.filter(|a| a.is_ipv6() == v6).collect();
+                let layout = layout_of(pool, &policy.ports);
+                let refs = self.intern(
+                    &mut externals,
+                    &addresses,
+                    &layout,
+                    &reserved,
+                    Some(pool),
+                    &pool.label.origin,
+                );
+                pools.push(self.succeeding(Pool::new(policy, refs)));
+            }
         }
         let masquerade = self.masquerade_pools(&mut externals, &mut pools, &reserved);
+        let masquerade_v4 = masquerade.iter().filter_map(of_family).collect();
+        let masquerade_v6 = masquerade.iter().filter_map(of_family).collect();
         let wanted: Vec<_> = pools
             .iter()
             .flat_map(|p| p.externals())
@@ -71,10 +78,6 @@ impl Compiler<'_> {
         let previous = self.previous;
         let offered = |index| previous.is_some_and(|p| p.nat.offers(index));
         externals.retire(|index| wanted.contains(&index) || offered(index));
-        let by_address = externals
-            .iter()
-            .filter_map(|(index, e)| Some((v4(e.address())?, index)))
-            .collect();
         let mut pool_by_external = Vec::new();
         for pool in &pools {
             for e in pool.externals() {
@@ -86,9 +89,9 @@ impl Compiler<'_> {
         }
         PoolSet {
             pools: Pools::new(pools),
-            masquerade,
+            masquerade_v4,
+            masquerade_v6,
             externals,
-            by_address,
             pool_by_external,
         }
     }
@@ -129,34 +132,22 @@ impl Compiler<'_> {
         has
     }
 
-    fn pool_addresses(&self, pool: &validated::Pool) -> Vec<Ipv4Addr> {
-        let mut addresses = pool.addresses.clone();
-        for interface in pool
-            .interfaces
-            .iter()
-            .filter_map(|id| self.config.interfaces.get(id.index()))
-        {
-            addresses.extend(interface.v4.iter().map(Ipv4Net::addr));
-        }
-        addresses
-    }
-
     fn intern(
         &mut self,
         externals: &mut Externals,
-        addresses: &[Ipv4Addr],
+        addresses: &[IpAddr],
         layout: &Layout,
         reserved: &Arc<PortMask>,
         pool: Option<&validated::Pool>,
         origin: &str,
     ) -> Vec<ExternalRef> {
         let drained = pool.map(|p| p.drain.union(&p.quarantine).copied().collect());
-        let drained: BTreeSet<Ipv4Addr> = drained.unwrap_or_default();
+        let drained: BTreeSet<IpAddr> = drained.unwrap_or_default();
         let previous = self.previous;
         let offered = |index| previous.is_some_and(|p| p.nat.offers(index));
         let mut refs = Vec::new();
         for address in addresses {
-            match externals.intern(IpAddr::V4(*address), layout, offered) {
+            match externals.intern(*address, layout, offered) {
                 Ok(index) => {
                     if let Some(external) = externals.handle(index) {
                         refs.push(ExternalRef {
@@ -180,13 +171,12 @@ impl Compiler<'_> {
         externals: &mut Externals,
         pools: &mut Vec<Pool>,
         reserved: &Arc<PortMask>,
-    ) -> HashMap<u32, PoolId> {
+    ) -> HashMap<IpAddr, PoolId> {
         let mut masquerade = HashMap::new();
         let config = self.config;
         let of_interfaces = config.interfaces.iter().flat_map(|interface| {
             let name = format!("interface:{}", interface.label.name);
-            let addresses = interface.v4.iter().map(Ipv4Net::addr);
-            addresses.map(move |address| {
+            interface.addresses().map(move |address| {
                 let origin = interface.label.origin.clone();
                 (address, name.clone(), interface.helpers, origin)
             })
@@ -195,7 +185,12 @@ impl Compiler<'_> {
         let of_services = self.service_sources().into_iter();
         let of_services = of_services.map(|(address, origin)| {
             let name = format!("service:{address}");
-            (address, name, Helpers::default(), origin.to_owned())
+            (
+                IpAddr::V4(address),
+                name,
+                Helpers::default(),
+                origin.to_owned(),
+            )
         });
         let wanted: Vec<_> = of_interfaces.chain(of_services).collect();
         for (address, name, helpers, origin) in wanted {
@@ -219,15 +214,15 @@ impl Compiler<'_> {
                     id
                 }
             };
-            masquerade.insert(u32::from(address), id);
+            masquerade.insert(address, id);
         }
         masquerade
     }
 
     /// Addresses on which no session may live.
-    pub(super) fn quarantined(&self) -> HashSet<u32> {
+    pub(super) fn quarantined<A: Family>(&self) -> HashSet<A> {
         let addresses = self.config.pools.iter().flat_map(|p| &p.quarantine);
-        addresses.map(|address| u32::from(*address)).collect()
+        addresses.copied().filter_map(A::from_ip).collect()
     }
 
     /// The pool counts on where the one with its id is.
@@ -286,11 +281,19 @@ impl<'a> PoolIds<'a> {
     }
 
     /// The ids of a configuration's pools, in order.
-    pub(super) fn of_config(&mut self, config: &Validated) -> Vec<PoolId> {
-        let pools = config.pools.iter();
-        pools
-            .map(|pool| self.of(|before| before.policy().name == pool.label.name))
-            .collect()
+    pub(super) fn of_config(&mut self, config: &Validated) -> Vec<Halves> {
+        let mut all = Vec::new();
+        for v6 in [false, true] {
+            let ids = config.pools.iter().map(|pool| {
+                let has = |v6: bool| pool_addresses(config, pool).any(|a| a.is_ipv6() == v6);
+                // A pool that has no address at all is one of IPv4.
+                let exists = has(v6) || !v6 && !has(true);
+                exists.then(|| self.of(|before| is_half(before, &pool.label.name, v6)))
+            });
+            all.push(ids.collect::<Vec<_>>());
+        }
+        let [v4, v6] = [all.first(), all.get(1)].map(|ids| ids.into_iter().flatten().copied());
+        v4.zip(v6).map(|(v4, v6)| Halves { v4, v6 }).collect()
     }
 
     /// The id of the pool in force that `same` recognises, or one that is free.
@@ -308,9 +311,38 @@ impl<'a> PoolIds<'a> {
     }
 }
 
-fn has(pool: &Pool, address: Ipv4Addr) -> bool {
+/// A pool of the configuration as allocation knows it: its addresses of each family, if it has any, are a pool.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Halves {
+    pub v4: Option<PoolId>,
+    pub v6: Option<PoolId>,
+}
+
+/// The addresses of a pool: its own, then those of the interfaces it follows.
+fn pool_addresses<'a>(
+    config: &'a Validated,
+    pool: &'a validated::Pool,
+) -> impl Iterator<Item = IpAddr> + 'a {
+    let followed = pool.interfaces.iter();
+    let followed = followed.filter_map(|id| config.interfaces.get(id.index()));
+    let own = pool.addresses.iter().copied();
+    own.chain(followed.flat_map(|interface| interface.addresses()))
+}
+
+/// Whether a pool is the half with IPv6 addresses, or the other one, of the pool with this name.
+fn is_half(pool: &Pool, name: &str, v6: bool) -> bool {
+    let first = pool.externals().first();
+    let is_v6 = first.is_some_and(|e| e.external.address().is_ipv6());
+    pool.policy().name == name && is_v6 == v6
+}
+
+fn of_family<A: Family>((address, pool): (&IpAddr, &PoolId)) -> Option<(A, PoolId)> {
+    Some((A::from_ip(*address)?, *pool))
+}
+
+fn has(pool: &Pool, address: IpAddr) -> bool {
     let mut externals = pool.externals().iter();
-    externals.any(|e| e.external.address() == IpAddr::V4(address))
+    externals.any(|e| e.external.address() == address)
 }
 
 fn pool_policy(id: PoolId, pool: &validated::Pool) -> PoolPolicy {

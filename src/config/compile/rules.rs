@@ -1,25 +1,39 @@
 //! Translation rules, in order, with their counters; and where subscribers are.
 
-use std::net::Ipv4Addr;
+use std::net::SocketAddr;
 
-use ipnet::{IpNet, Ipv4Net};
+use hashbrown::HashMap;
+use ipnet::{IpNet, Ipv4Net, Ipv4Subnets, Ipv6Net, Ipv6Subnets};
 
 use super::pools::select;
-use super::sets::{port_ranges, port_set, protocols, v4_net};
+use super::sets::{port_ranges, port_set, protocols};
 use super::{Compiler, error_at};
-use crate::base::{InterfaceId, RuleId};
+use crate::base::{InterfaceId, PoolId, RuleId};
 use crate::config::validated::{self, AddressList, ForwardSource, PrefixSet, Validated};
 use crate::gateway::lpm::Lpm;
 use crate::nat::destination::Inside;
+use crate::nat::family::Family;
 use crate::nat::matcher::RangeSet;
-use crate::nat::policy::RuleInfo;
+use crate::nat::policy::{RuleInfo, Translation};
+use crate::nat::ports::Externals;
+use crate::nat::prefix::{self, Neutral};
 use crate::nat::rules::{
     Conditions, Exempt, Exemption, ForwardTarget, PortForward, SourceRule, StaticRule, Via,
 };
-use crate::wire::ICMP;
+use crate::nat::services::Services;
+
+use crate::wire::ICMPV6;
 
 /// Counted rules there can be; see [`crate::dataplane::accounts::MAX_RULES`].
 pub(super) const MAX_RULES: usize = crate::dataplane::accounts::MAX_RULES;
+
+/// Numbers of the translation rules, in order.
+pub(super) struct Numbers {
+    source: Vec<RuleId>,
+    exempt: Vec<RuleId>,
+    forwards: Vec<RuleId>,
+    statics: Vec<RuleId>,
+}
 
 impl Compiler<'_> {
     /// The number of a counted rule: the one it had under the previous policy, or one not used before.
@@ -49,7 +63,71 @@ impl Compiler<'_> {
         id
     }
 
-    fn conditions(&self, m: &validated::Match) -> Conditions<u32> {
+    /// Numbers the translation rules, which both families share.
+    pub(super) fn numbers(&mut self) -> Numbers {
+        let config = self.config;
+        let source = config.source_nat.iter().map(|rule| {
+            let text = describe_source(rule, config);
+            self.rule("source-nat", &rule.label, text)
+        });
+        let source = source.collect();
+        let exempt = config.exempts.iter().map(|rule| {
+            let text = format!("in={} src={} dst={}", rule.in_, rule.src, rule.dst);
+            self.rule("exempt", &rule.label, text)
+        });
+        let exempt = exempt.collect();
+        let forwards = config.port_forwards.iter().map(|rule| {
+            let targets: Vec<String> = rule.to.iter().map(describe_target).collect();
+            let text = format!(
+                "in={} proto={} dport={} to={}",
+                rule.in_,
+                rule.proto,
+                rule.dport,
+                targets.join(",")
+            );
+            self.rule("port-forward", &rule.label, text)
+        });
+        let forwards = forwards.collect();
+        let statics = config.static_nat.iter().map(|rule| {
+            let text = format!("{} <-> {}", rule.external, rule.internal);
+            self.rule("static-nat", &rule.label, text)
+        });
+        Numbers {
+            statics: statics.collect(),
+            source,
+            exempt,
+            forwards,
+        }
+    }
+
+    /// The rules of one address family: those that some flow of it can match. Services come later.
+    pub(super) fn translation<A: Family>(
+        &self,
+        numbers: &Numbers,
+        masquerade: HashMap<A, PoolId>,
+        externals: &Externals,
+    ) -> Translation<A> {
+        let source = self.source_rules(&numbers.source);
+        let statics = self.statics(&numbers.statics);
+        let inside = self.inside(&source, &statics);
+        let by_address = externals
+            .iter()
+            .filter_map(|(index, e)| Some((A::from_ip(e.address())?, index)));
+        Translation {
+            exempt: self.exempts(&numbers.exempt),
+            forwards: self.forwards(&numbers.forwards),
+            masquerade,
+            by_address: by_address.collect(),
+            ever_inside: self.ever_inside(&inside),
+            inside,
+            source,
+            statics,
+            services: Services::default(),
+            quarantined: self.quarantined(),
+        }
+    }
+
+    fn conditions<A: Family>(&self, m: &validated::Match) -> Conditions<A> {
         Conditions {
             ingress: self.interfaces_of(&m.in_),
             egress: self.interfaces_of(&m.out),
@@ -61,22 +139,24 @@ impl Compiler<'_> {
         }
     }
 
-    pub(super) fn source_rules(&mut self) -> Vec<SourceRule<u32>> {
-        let config = self.config;
+    fn source_rules<A: Family>(&self, numbers: &[RuleId]) -> Vec<SourceRule<A>> {
         let mut rules = Vec::new();
-        for rule in &config.source_nat {
-            let text = describe_source(rule, config);
-            let id = self.rule("source-nat", &rule.label, text);
+        for (rule, &id) in self.config.source_nat.iter().zip(numbers) {
             let via = match rule.via {
-                validated::Via::Interface => Via::Interface,
-                validated::Via::Pool(pool) => Via::Pool(self.pool_id(pool)),
-                validated::Via::None => Via::Nothing,
+                validated::Via::Interface => Some(Via::Interface),
+                validated::Via::Pool(pool) => self.half_of::<A>(pool).map(Via::Pool),
+                validated::Via::None => Some(Via::Nothing),
+            };
+            let conditions = self.conditions(&rule.matching);
+            // A rule about the other family, or to a pool of the other family alone, is none of this one.
+            let Some(via) = via.filter(|_| possible(&conditions)) else {
+                continue;
             };
             // A port range binds query ids only when the rule is about ICMP alone (E6).
-            let binds_ids = rule.matching.proto.iter().eq([ICMP]);
+            let binds_ids = rule.matching.proto.iter().eq([A::ICMP]);
             rules.push(SourceRule {
                 id,
-                conditions: self.conditions(&rule.matching),
+                conditions,
                 via,
                 ports: rule.ports.as_ref().map(port_ranges),
                 binds_ids,
@@ -86,24 +166,15 @@ impl Compiler<'_> {
         rules
     }
 
-    pub(super) fn exempts(&mut self) -> Vec<Exempt<u32>> {
-        let config = self.config;
+    fn exempts<A: Family>(&self, numbers: &[RuleId]) -> Vec<Exempt<A>> {
         let mut rules = Vec::new();
-        for rule in &config.exempts {
-            let text = format!("in={} src={} dst={}", rule.in_, rule.src, rule.dst);
-            let id = self.rule("exempt", &rule.label, text);
-            let leave = self
-                .prefixes(&rule.dst)
-                .into_iter()
-                .map(|net| (net, Exemption::Leave));
-            let force = rule
-                .force
-                .iter()
-                .filter_map(v4_net)
-                .map(|net| (net, Exemption::Force));
-            let entries = leave
-                .chain(force)
-                .map(|(net, what)| (u32::from(net.network()), net.prefix_len(), what));
+        for (rule, &id) in self.config.exempts.iter().zip(numbers) {
+            let leave = self.prefixes(&rule.dst).into_iter();
+            let leave = leave.map(|net| (net, Exemption::Leave));
+            let force = rule.force.iter().map(|net| (*net, Exemption::Force));
+            let entries = leave.chain(force).filter_map(|(net, what)| {
+                Some((A::from_ip(net.network())?, net.prefix_len(), what))
+            });
             rules.push(Exempt {
                 id,
                 ingress: self.interfaces_of(&rule.in_),
@@ -115,44 +186,51 @@ impl Compiler<'_> {
     }
 
     /// A destination list as prefixes, whose lengths matter; what it excludes is cut out of them.
-    fn prefixes(&self, set: &PrefixSet) -> Vec<Ipv4Net> {
+    fn prefixes(&self, set: &PrefixSet) -> Vec<IpNet> {
         if set.exclude.is_empty() {
-            let list = set.include.as_ref().map_or_else(
-                || vec![IpNet::V4(Ipv4Net::default())],
-                |l| l.prefixes.clone(),
-            );
-            let own = set.include.as_ref().map(|l| {
-                self.ranges(&AddressList {
-                    prefixes: Vec::new(),
-                    ..l.clone()
-                })
-            });
-            let own = own
-                .into_iter()
-                .flatten()
-                .map(|(a, _)| Ipv4Net::from(Ipv4Addr::from(a)));
-            return list.iter().filter_map(v4_net).chain(own).collect();
+            let Some(list) = &set.include else {
+                return vec![Ipv4Net::default().into(), Ipv6Net::default().into()];
+            };
+            let own = AddressList {
+                prefixes: Vec::new(),
+                ..list.clone()
+            };
+            let own = own.resolve(&self.config.interfaces);
+            return list.prefixes.iter().copied().chain(own).collect();
         }
-        let ranges = self.addresses_of(set);
-        let subnets =
-            |&(a, b): &(u32, u32)| ipnet::Ipv4Subnets::new(Ipv4Addr::from(a), Ipv4Addr::from(b), 0);
-        ranges.ranges().iter().flat_map(subnets).collect()
+        let (v4, v6) = (
+            self.addresses_of::<u32>(set),
+            self.addresses_of::<u128>(set),
+        );
+        let v4 = v4.ranges().iter().flat_map(|&(first, last)| {
+            Ipv4Subnets::new(first.into(), last.into(), 0).map(IpNet::V4)
+        });
+        let v6 = v6.ranges().iter().flat_map(|&(first, last)| {
+            Ipv6Subnets::new(first.into(), last.into(), 0).map(IpNet::V6)
+        });
+        v4.chain(v6).collect()
     }
 
-    pub(super) fn statics(&mut self) -> Vec<StaticRule<u32>> {
-        let config = self.config;
+    fn statics<A: Family>(&self, numbers: &[RuleId]) -> Vec<StaticRule<A>> {
         let mut rules = Vec::new();
-        for rule in &config.static_nat {
-            let id = self.rule(
-                "static-nat",
-                &rule.label,
-                format!("{} <-> {}", rule.external, rule.internal),
-            );
+        for (rule, &id) in self.config.static_nat.iter().zip(numbers) {
+            let ends = (rule.external.network(), rule.internal.network());
+            let ends = (A::from_ip(ends.0), A::from_ip(ends.1));
+            let (Some(external), Some(internal)) = ends else {
+                continue;
+            };
+            let Some(host_mask) = A::from_ip(rule.external.hostmask()) else {
+                continue;
+            };
+            let length = rule.external.prefix_len();
+            let neutral = (A::ICMP == ICMPV6 && length <= prefix::LONGEST)
+                .then(|| Neutral::new(internal.into(), external.into(), length));
             rules.push(StaticRule {
                 id,
-                external: u32::from(rule.external.network()),
-                internal: u32::from(rule.internal.network()),
-                host_mask: u32::from(rule.external.hostmask()),
+                external,
+                internal,
+                host_mask,
+                neutral,
                 interface: rule.interface.map(|i| self.id(i)),
                 realm: self.realm(rule.realm),
                 inbound: rule.direction != validated::Direction::Out,
@@ -162,19 +240,19 @@ impl Compiler<'_> {
         rules
     }
 
-    pub(super) fn forwards(&mut self) -> Vec<PortForward<u32>> {
-        let config = self.config;
+    fn forwards<A: Family>(&self, numbers: &[RuleId]) -> Vec<PortForward<A>> {
         let mut rules = Vec::new();
-        for rule in &config.port_forwards {
-            let targets: Vec<String> = rule.to.iter().map(describe_target).collect();
-            let text = format!(
-                "in={} proto={} dport={} to={}",
-                rule.in_,
-                rule.proto,
-                rule.dport,
-                targets.join(",")
-            );
-            let id = self.rule("port-forward", &rule.label, text);
+        for (rule, &id) in self.config.port_forwards.iter().zip(numbers) {
+            let target = |t: &validated::Target| {
+                Some(ForwardTarget {
+                    address: A::from_ip(t.address)?,
+                    first_port: t.first_port,
+                })
+            };
+            let targets: Vec<ForwardTarget<A>> = rule.to.iter().filter_map(target).collect();
+            if targets.is_empty() {
+                continue;
+            }
             let destination = if rule.dst.is_empty() {
                 self.arrival_addresses(&rule.in_)
             } else {
@@ -190,19 +268,12 @@ impl Compiler<'_> {
                     destination_port: port_set(&rule.dport),
                     ..Conditions::default()
                 },
-                targets: rule
-                    .to
-                    .iter()
-                    .map(|t| ForwardTarget {
-                        address: u32::from(t.address),
-                        first_port: t.first_port,
-                    })
-                    .collect(),
+                targets,
                 hairpin: rule.hairpin,
                 realm: self.realm(rule.realm),
                 allow: rule.allow,
                 source: match rule.source {
-                    ForwardSource::Address(address) => Some(u32::from(address)),
+                    ForwardSource::Address(address) => A::from_ip(address),
                     ForwardSource::Auto | ForwardSource::Keep => None,
                 },
             });
@@ -210,7 +281,7 @@ impl Compiler<'_> {
         rules
     }
 
-    fn arrival_addresses(&self, arriving: &validated::InterfaceMatch) -> Vec<(u32, u32)> {
+    fn arrival_addresses<A: Family>(&self, arriving: &validated::InterfaceMatch) -> Vec<(A, A)> {
         let matching = self
             .config
             .interfaces
@@ -218,27 +289,29 @@ impl Compiler<'_> {
             .enumerate()
             .filter(|(i, _)| arriving.contains(InterfaceId(*i as u16)));
         matching
-            .flat_map(|(_, interface)| &interface.v4)
-            .map(|net| (u32::from(net.addr()), u32::from(net.addr())))
+            .flat_map(|(_, interface)| interface.addresses())
+            .filter_map(A::from_ip)
+            .map(|address| (address, address))
             .collect()
     }
 
     /// Where subscribers are or were, by receiving interface.
-    pub(super) fn ever_inside(&self, inside: &[Inside<u32>]) -> Vec<Inside<u32>> {
-        let before = self.previous.map_or(&[][..], |p| &p.nat.v4.ever_inside);
+    fn ever_inside<A: Family>(&self, inside: &[Inside<A>]) -> Vec<Inside<A>> {
+        let before = self.previous.map(|p| A::translation(&p.nat));
+        let before = before.map_or(&[][..], |before| &before.ever_inside);
         let slots = inside.len().max(before.len());
-        let at = |list: &[Inside<u32>], slot: usize| list.get(slot).cloned().unwrap_or_default();
+        let at = |list: &[Inside<A>], slot: usize| list.get(slot).cloned().unwrap_or_default();
         (0..slots)
             .map(|slot| at(inside, slot).union(&at(before, slot)))
             .collect()
     }
 
     /// Where subscribers are: whose packets some rule may source-translate, by receiving interface.
-    pub(super) fn inside(
+    fn inside<A: Family>(
         &self,
-        source: &[SourceRule<u32>],
-        statics: &[StaticRule<u32>],
-    ) -> Vec<Inside<u32>> {
+        source: &[SourceRule<A>],
+        statics: &[StaticRule<A>],
+    ) -> Vec<Inside<A>> {
         let slots = self.ids.iter().map(|id| id.index() + 1).max().unwrap_or(0);
         let mut inside = vec![Inside::Never; slots];
         for id in &self.ids {
@@ -272,6 +345,12 @@ impl Compiler<'_> {
     }
 }
 
+/// Whether some flow of the family can meet the conditions.
+fn possible<A>(conditions: &Conditions<A>) -> bool {
+    let empty = |set: &RangeSet<A>| set.is_constrained() && set.ranges().is_empty();
+    !empty(&conditions.source) && !empty(&conditions.destination)
+}
+
 fn describe_source(rule: &validated::SourceNat, config: &Validated) -> String {
     let m = &rule.matching;
     let via = match rule.via {
@@ -294,7 +373,7 @@ fn describe_source(rule: &validated::SourceNat, config: &Validated) -> String {
 
 fn describe_target(target: &validated::Target) -> String {
     match target.first_port {
-        Some(port) => format!("{}:{port}", target.address),
+        Some(port) => SocketAddr::new(target.address, port).to_string(),
         None => target.address.to_string(),
     }
 }

@@ -86,10 +86,10 @@ fn overlap_of_interfaces(
 
 /// No address is in two pools: neither could know which ports the other gave out.
 fn pool_addresses(config: &Validated, findings: &mut Findings) {
-    let mut owner: BTreeMap<Ipv4Addr, usize> = BTreeMap::new();
+    let mut owner: BTreeMap<IpAddr, usize> = BTreeMap::new();
     for (index, pool) in config.pools.iter().enumerate() {
         let at = format!("pool[{index}].addresses");
-        let mut clash: Option<(Ipv4Addr, usize)> = None;
+        let mut clash: Option<(IpAddr, usize)> = None;
         for &address in &pool.addresses {
             match owner.get(&address) {
                 Some(&other) => clash = clash.or(Some((address, other))),
@@ -123,11 +123,11 @@ fn pool_addresses(config: &Validated, findings: &mut Findings) {
         }
         for id in &pool.interfaces {
             let interface = &config.interfaces[id.index()];
-            if interface.v4.is_empty() {
+            if interface.addresses().next().is_none() {
                 let name = &interface.label.name;
                 findings.warn(
                     &at,
-                    format!("interface {name:?} has no IPv4 address, so it gives the pool none"),
+                    format!("interface {name:?} has no address, so it gives the pool none"),
                 );
             }
             let earlier = config.pools[..index]
@@ -144,22 +144,17 @@ fn pool_addresses(config: &Validated, findings: &mut Findings) {
     }
 }
 
-fn own_address<'a>(
-    config: &'a Validated,
-    addresses: &[Ipv4Addr],
-) -> Option<(Ipv4Addr, &'a Interface)> {
-    let own = config
-        .interfaces
-        .iter()
-        .flat_map(|interface| interface.v4.iter().map(move |net| (net.addr(), interface)));
+fn own_address<'a>(config: &'a Validated, addresses: &[IpAddr]) -> Option<(IpAddr, &'a Interface)> {
+    let own = config.interfaces.iter().flat_map(|interface| {
+        interface
+            .addresses()
+            .map(move |address| (address, interface))
+    });
     own.filter(|(address, _)| addresses.contains(address))
         .min_by_key(|(address, _)| *address)
 }
 
-fn useless_on_link(
-    config: &Validated,
-    addresses: &[Ipv4Addr],
-) -> Option<(Ipv4Addr, ipnet::Ipv4Net)> {
+fn useless_on_link(config: &Validated, addresses: &[IpAddr]) -> Option<(Ipv4Addr, ipnet::Ipv4Net)> {
     let nets = config
         .interfaces
         .iter()
@@ -167,22 +162,17 @@ fn useless_on_link(
         .filter(|net| net.prefix_len() < 31);
     let mut useless =
         nets.flat_map(|net| [(net.network(), net.trunc()), (net.broadcast(), net.trunc())]);
-    useless.find(|(address, _)| addresses.contains(address))
+    useless.find(|(address, _)| addresses.contains(&IpAddr::V4(*address)))
 }
 
 /// Pool addresses on no connected subnet need a route at the neighbour; ARP cannot bring their replies here.
 fn reachable(index: usize, pool: &Pool, config: &Validated, findings: &mut Findings) {
-    let connected = |address: &Ipv4Addr| {
-        config
-            .interfaces
-            .iter()
-            .any(|i| i.is_connected(IpAddr::V4(*address)))
-    };
+    let connected = |address: &IpAddr| config.interfaces.iter().any(|i| i.is_connected(*address));
     let stray: Vec<IpNet> = pool
         .addresses
         .iter()
         .filter(|address| !connected(address))
-        .map(|a| IpNet::from(IpAddr::V4(*a)))
+        .map(|a| IpNet::from(*a))
         .collect();
     if stray.is_empty() || !pool.answer_arp {
         return;
@@ -191,7 +181,8 @@ fn reachable(index: usize, pool: &Pool, config: &Validated, findings: &mut Findi
         .iter()
         .map(ToString::to_string)
         .collect();
-    let next_hop = uplink_address(config).map_or_else(
+    let v4 = stray.iter().any(|net| net.addr().is_ipv4());
+    let next_hop = uplink_address(config).filter(|_| v4).map_or_else(
         || "natgate's outside address".to_string(),
         |a| a.to_string(),
     );
@@ -240,7 +231,7 @@ fn static_overlaps(config: &Validated, findings: &mut Findings) {
         let own = config
             .interfaces
             .iter()
-            .find(|i| i.v4.iter().any(|net| rule.external.contains(&net.addr())));
+            .find(|i| i.addresses().any(|own| rule.external.contains(&own)));
         if let Some(interface) = own {
             let name = &interface.label.name;
             findings.error(
@@ -252,7 +243,7 @@ fn static_overlaps(config: &Validated, findings: &mut Findings) {
             );
         }
         for earlier in &config.static_nat[..index] {
-            let overlap = |a: ipnet::Ipv4Net, b: ipnet::Ipv4Net| a.contains(&b) || b.contains(&a);
+            let overlap = |a: IpNet, b: IpNet| a.contains(&b) || b.contains(&a);
             let same_side = match (earlier.interface, rule.interface) {
                 (Some(a), Some(b)) => a == b,
                 _ => true,
@@ -295,11 +286,11 @@ fn forwards(config: &Validated, findings: &mut Findings) {
             );
             findings.error(&format!("port-forward[{index}]"), message);
         }
-        let own = |address: Ipv4Addr| {
+        let own = |address: IpAddr| {
             config
                 .interfaces
                 .iter()
-                .any(|i| i.v4.iter().any(|net| net.addr() == address))
+                .any(|i| i.addresses().any(|own| own == address))
         };
         if let Some(target) = rule.to.iter().find(|target| own(target.address)) {
             let message = format!(
@@ -350,13 +341,13 @@ fn masquerade(config: &Validated, findings: &mut Findings) {
         let bare: Vec<&str> = ids
             .iter()
             .map(|id| &config.interfaces[id.index()])
-            .filter(|interface| interface.v4.is_empty())
+            .filter(|interface| interface.addresses().next().is_none())
             .map(|interface| interface.label.name.as_str())
             .collect();
         if rule.via == Via::Interface && !bare.is_empty() {
             let names = bare.join(", ");
             let message = format!(
-                "out through {names}: no IPv4 address to masquerade with, so its flows are dropped"
+                "out through {names}: no address to masquerade with, so its flows are dropped"
             );
             findings.warn(
                 &format!("source-nat[{index}].via"),

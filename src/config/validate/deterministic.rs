@@ -7,7 +7,7 @@ use super::super::report::Findings;
 use super::super::validated::{Deterministic, Overflow, PortSet};
 use super::super::values;
 use super::operands::element_path;
-use super::pools::range;
+use super::pools::range_v4;
 
 /// What the other keys of the pool say.
 pub(super) struct Around<'a> {
@@ -116,7 +116,7 @@ fn inside(
     let mut sound = true;
     for (index, text) in written.0.iter().enumerate() {
         let at = element_path(at, index, findings);
-        let added = range(text).and_then(|(first, last)| {
+        let added = range_v4(text).and_then(|(first, last)| {
             let trimmed = text.contains('/') && last - first > 1;
             let (first, last) = if trimmed {
                 (first + 1, last - 1)

@@ -1,7 +1,7 @@
 //! Pools: external addresses, ports and blocks.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::super::raw;
@@ -16,7 +16,7 @@ use super::{choice, helpers, label};
 use crate::base::InterfaceId;
 
 /// Most addresses of a pool; a larger list is a typing mistake (a /8 written for a /28).
-const MOST_ADDRESSES: u64 = 65_536;
+const MOST_ADDRESSES: u128 = 65_536;
 
 /// `Select` by its words; shared with source-nat.
 pub(super) const SELECT: &[(&str, Select)] = &[
@@ -52,6 +52,12 @@ fn pool(path: &str, raw: &raw::Pool, names: &Names, findings: &mut Findings) -> 
         .block
         .as_ref()
         .and_then(|raw| block(&at("block"), raw, &ports, findings));
+    if raw.deterministic.is_some() && addresses.iter().any(IpAddr::is_ipv6) {
+        findings.error(
+            &at("addresses"),
+            "a deterministic pool has IPv4 addresses only (put the IPv6 addresses into a pool of their own)",
+        );
+    }
     let deterministic = raw.deterministic.as_ref().and_then(|written| {
         let around = Around {
             addresses: addresses.len(),
@@ -195,9 +201,9 @@ fn addresses(
     raw: &raw::Pool,
     names: &Names,
     findings: &mut Findings,
-) -> (Vec<Ipv4Addr>, Vec<InterfaceId>) {
+) -> (Vec<IpAddr>, Vec<InterfaceId>) {
     let at = format!("{path}.addresses");
-    let mut excluded: Vec<(u32, u32)> = Vec::new();
+    let mut excluded: Vec<Range> = Vec::new();
     for (index, text) in raw.exclude.0.iter().enumerate() {
         let at = element_path(&format!("{path}.exclude"), index, findings);
         match range(text) {
@@ -212,8 +218,7 @@ fn addresses(
         );
         return (Vec::new(), Vec::new());
     };
-    let (mut ranges, mut interfaces): (Vec<(u32, u32)>, Vec<InterfaceId>) =
-        (Vec::new(), Vec::new());
+    let (mut ranges, mut interfaces): (Vec<Range>, Vec<InterfaceId>) = (Vec::new(), Vec::new());
     for (index, text) in written.0.iter().enumerate() {
         let at = element_path(&at, index, findings);
         let added = match text.strip_prefix("interface:") {
@@ -226,21 +231,21 @@ fn addresses(
             findings.error(&at, format!("pool {name:?}: {message}"));
         }
     }
-    let meets = |a: &(u32, u32), b: &(u32, u32)| a.0 <= b.1 && b.0 <= a.1;
+    let meets = |a: &Range, b: &Range| a.0 <= b.1 && b.0 <= a.1;
     if let Some(stray) = excluded
         .iter()
         .find(|gone| !ranges.iter().any(|range| meets(gone, range)))
     {
-        let message = format!("{} is not in the pool anyway", Ipv4Addr::from(stray.0));
+        let message = format!("{} is not in the pool anyway", stray.0);
         findings.warn(&format!("{path}.exclude"), message);
     }
-    let all = ranges.iter().flat_map(|(first, last)| *first..=*last);
+    let all = ranges.iter().flat_map(members);
     let kept = all.filter(|address| {
         !excluded
             .iter()
             .any(|gone| meets(gone, &(*address, *address)))
     });
-    let addresses: Vec<Ipv4Addr> = kept.map(Ipv4Addr::from).collect();
+    let addresses: Vec<IpAddr> = kept.collect();
     if addresses.is_empty() && interfaces.is_empty() && findings_clean(path, written, findings) {
         findings.error(&at, format!("pool {name:?} has no address"));
     }
@@ -251,15 +256,15 @@ fn addresses(
 fn some_addresses(
     path: &str,
     written: &raw::Many,
-    addresses: &[Ipv4Addr],
+    addresses: &[IpAddr],
     findings: &mut Findings,
-) -> BTreeSet<Ipv4Addr> {
-    let known: BTreeSet<Ipv4Addr> = addresses.iter().copied().collect();
+) -> BTreeSet<IpAddr> {
+    let known: BTreeSet<IpAddr> = addresses.iter().copied().collect();
     let mut named = BTreeSet::new();
     for (index, text) in written.0.iter().enumerate() {
         let at = element_path(path, index, findings);
         let (first, last) = match range(text) {
-            Ok((first, last)) => (Ipv4Addr::from(first), Ipv4Addr::from(last)),
+            Ok(ends) => ends,
             Err(message) => {
                 findings.error(&at, message);
                 continue;
@@ -289,9 +294,12 @@ fn add_interface(
     Ok(())
 }
 
-fn add_range(range: (u32, u32), ranges: &mut Vec<(u32, u32)>) -> Result<(), String> {
-    let count = |(first, last): &(u32, u32)| u64::from(last - first) + 1;
-    let total = ranges.iter().chain([&range]).map(count).sum::<u64>();
+fn add_range(range: Range, ranges: &mut Vec<Range>) -> Result<(), String> {
+    let total = ranges
+        .iter()
+        .chain([&range])
+        .map(count)
+        .fold(0, u128::saturating_add);
     if total > MOST_ADDRESSES {
         return Err(format!(
             "{total} addresses are more than {MOST_ADDRESSES} (use several pools)"
@@ -301,13 +309,19 @@ fn add_range(range: (u32, u32), ranges: &mut Vec<(u32, u32)>) -> Result<(), Stri
         .iter()
         .find(|earlier| earlier.0 <= range.1 && range.0 <= earlier.1)
     {
-        return Err(format!(
-            "{} is listed twice",
-            Ipv4Addr::from(earlier.0.max(range.0))
-        ));
+        return Err(format!("{} is listed twice", earlier.0.max(range.0)));
     }
     ranges.push(range);
     Ok(())
+}
+
+/// Whether an address can be that of a host beyond the next link.
+pub(super) fn is_host(address: IpAddr) -> bool {
+    let on_link = match address {
+        IpAddr::V4(v4) => v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    !(on_link || address.is_multicast() || address.is_unspecified() || address.is_loopback())
 }
 
 /// Whether no element of `addresses` was found wrong, so that an empty pool is not a consequence of that.
@@ -317,8 +331,43 @@ fn findings_clean(path: &str, written: &raw::Many, findings: &Findings) -> bool 
     elements.all(|element| !findings.is_broken(&element))
 }
 
-/// A single address, a prefix (all its addresses) or a range, of unicast IPv4: its first and last address.
-pub(super) fn range(text: &str) -> Result<(u32, u32), String> {
+/// The first and last address of some in a row, of one family.
+type Range = (IpAddr, IpAddr);
+
+/// How many addresses a range has.
+fn count(range: &Range) -> u128 {
+    match *range {
+        (IpAddr::V4(first), IpAddr::V4(last)) => u128::from(u32::from(last) - u32::from(first)) + 1,
+        (first, last) => (bits(last) - bits(first)).saturating_add(1),
+    }
+}
+
+/// The addresses of a range.
+fn members(range: &Range) -> impl Iterator<Item = IpAddr> + use<> {
+    let v4 = range.0.is_ipv4();
+    (bits(range.0)..=bits(range.1)).map(move |bits| match u32::try_from(bits) {
+        Ok(bits) if v4 => IpAddr::V4(bits.into()),
+        _ => IpAddr::V6(bits.into()),
+    })
+}
+
+fn bits(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(v4) => u32::from(v4).into(),
+        IpAddr::V6(v6) => v6.into(),
+    }
+}
+
+/// [`range`] of IPv4.
+pub(super) fn range_v4(text: &str) -> Result<(u32, u32), String> {
+    match range(text)? {
+        (IpAddr::V4(first), IpAddr::V4(last)) => Ok((first.into(), last.into())),
+        _ => Err(format!("{text}: takes IPv4 addresses only")),
+    }
+}
+
+/// A single address, a prefix (all its addresses) or a range, of unicast addresses: its first and last address.
+fn range(text: &str) -> Result<Range, String> {
     let (first, last) = match text.split_once('-') {
         Some((start, end)) => values::range(start, end)?,
         None => {
@@ -326,17 +375,12 @@ pub(super) fn range(text: &str) -> Result<(u32, u32), String> {
             (net.network(), net.broadcast())
         }
     };
-    let (IpAddr::V4(first), IpAddr::V4(last)) = (first, last) else {
-        return Err(format!(
-            "{text}: IPv6 translation is not supported by this version of natgate"
-        ));
-    };
     for end in [first, last] {
-        if end.is_multicast() || end.is_unspecified() || end.is_broadcast() || end.is_loopback() {
+        if !is_host(end) {
             return Err(format!("{end} cannot be a source address"));
         }
     }
-    Ok((u32::from(first), u32::from(last)))
+    Ok((first, last))
 }
 
 fn block(path: &str, raw: &raw::Block, ports: &PortSet, findings: &mut Findings) -> Option<Block> {

@@ -2,8 +2,6 @@
 
 use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net};
-
 use super::super::matching::{AddressList, Match, PortSet, PrefixSet, ProtocolSet};
 use super::super::raw;
 use super::super::report::{Findings, hint};
@@ -13,11 +11,10 @@ use super::super::validated::{
 use super::super::values;
 use super::links::realm;
 use super::operands::{self, Names, check_families, check_ports_fit, element_path};
-use super::pools::SELECT;
+use super::pools::{SELECT, is_host};
 use super::{checked, choice, label, required};
 use crate::base::PoolId;
-
-const NO_IPV6: &str = "IPv6 translation is not supported by this version of natgate";
+use crate::wire::{ICMP, ICMPV6};
 
 pub(super) fn exempts(raw: &[raw::Exempt], names: &Names, findings: &mut Findings) -> Vec<Exempt> {
     let one = |(index, raw): (usize, &raw::Exempt)| {
@@ -159,7 +156,9 @@ fn check_nat_ports(
             "port 0 cannot be given out (start at 1, better at 1024)",
         );
     }
-    let binds = |protocol: u8| protocol == 1 || operands::WITH_PORTS.contains(&protocol);
+    let binds = |protocol: u8| {
+        protocol == ICMP || protocol == ICMPV6 || operands::WITH_PORTS.contains(&protocol)
+    };
     if let Some(without) = proto
         .iter()
         .find(|p| !binds(*p))
@@ -169,7 +168,7 @@ fn check_nat_ports(
         findings.error(
             path,
             format!(
-                "{name} has no ports (allowed with ports: tcp, udp, sctp, dccp, udplite, icmp)"
+                "{name} has no ports (allowed with ports: tcp, udp, sctp, dccp, udplite, icmp, icmp6)"
             ),
         );
     }
@@ -186,9 +185,8 @@ pub(super) fn static_nat(
         let path = format!("static-nat[{index}]");
         let at = |key: &str| format!("{path}.{key}");
         let mut side = |key: &str, written: Option<&str>| {
-            let net = required(&at(key), written, "write an address or a prefix", findings)
-                .and_then(|text| checked(&at(key), values::network(text), findings))?;
-            v4_network(&at(key), net, findings)
+            required(&at(key), written, "write an address or a prefix", findings)
+                .and_then(|text| checked(&at(key), values::network(text), findings))
         };
         let (external, internal) = (
             side("external", raw.external.as_deref()),
@@ -208,7 +206,10 @@ pub(super) fn static_nat(
         let (Some(external), Some(internal)) = (external, internal) else {
             continue;
         };
-        if external.prefix_len() != internal.prefix_len() {
+        if external.addr().is_ipv4() != internal.addr().is_ipv4() {
+            let message = format!("{internal} and external = {external} are of different families");
+            findings.error(&at("internal"), message);
+        } else if external.prefix_len() != internal.prefix_len() {
             let message = format!(
                 "{internal} and external = {external} differ in length (one address for one address)"
             );
@@ -225,16 +226,6 @@ pub(super) fn static_nat(
         });
     }
     all
-}
-
-fn v4_network(path: &str, net: IpNet, findings: &mut Findings) -> Option<Ipv4Net> {
-    match net {
-        IpNet::V4(net) => Some(net),
-        IpNet::V6(_) => {
-            findings.error(path, NO_IPV6);
-            None
-        }
-    }
 }
 
 pub(super) fn port_forwards(
@@ -265,7 +256,7 @@ pub(super) fn port_forwards(
         if raw.spread != "hash-source" {
             choice(&at("spread"), &raw.spread, &[("hash-source", ())], findings);
         }
-        PortForward {
+        let rule = PortForward {
             label: label(&raw.label, &path, findings),
             in_,
             src: names.prefixes(&at("src"), raw.src.as_ref(), findings),
@@ -277,12 +268,14 @@ pub(super) fn port_forwards(
             hairpin: raw.hairpin,
             allow: raw.allow,
             source: forward_source(&at("source"), &raw.source, findings),
-        }
+        };
+        check_forward_families(&path, &rule, findings);
+        rule
     };
     raw.iter().enumerate().map(one).collect()
 }
 
-/// The addresses forwarded: IPv4, and written out, because each stands for a service of its own.
+/// The addresses forwarded, written out, because each stands for a service of its own.
 fn forwarded(
     path: &str,
     written: Option<&raw::Many>,
@@ -293,11 +286,31 @@ fn forwarded(
     if !set.exclude.is_empty() {
         findings.error(path, "cannot be negated (write the addresses clients call)");
     }
-    let list = set.include.unwrap_or_default();
-    if list.prefixes.iter().any(|net| net.addr().is_ipv6()) {
-        findings.error(path, NO_IPV6);
+    set.include.unwrap_or_default()
+}
+
+/// Servers and clients speak one protocol: everything a rule names is of one family.
+fn check_forward_families(path: &str, rule: &PortForward, findings: &mut Findings) {
+    let Some(v4) = rule.to.first().map(|target| target.address.is_ipv4()) else {
+        return;
+    };
+    let other = |address: IpAddr| address.is_ipv4() != v4;
+    let family = if v4 { "IPv4" } else { "IPv6" };
+    if let Some(target) = rule.to.iter().find(|target| other(target.address)) {
+        let message = format!("{} is not {family} like the first server", target.address);
+        findings.error(&format!("{path}.to"), message);
     }
-    list
+    if let Some(net) = rule.dst.prefixes.iter().find(|net| other(net.addr())) {
+        let message = format!("{} is not {family} like the server", net.addr());
+        findings.error(&format!("{path}.dst"), message);
+    }
+    match rule.source {
+        ForwardSource::Address(address) if other(address) => {
+            let message = format!("{address} is not {family} like the server");
+            findings.error(&format!("{path}.source"), message);
+        }
+        _ => {}
+    }
 }
 
 fn targets(
@@ -319,11 +332,7 @@ fn targets(
         let Some((address, ports)) = checked(&at, values::target(text), findings) else {
             continue;
         };
-        if address.is_unspecified()
-            || address.is_multicast()
-            || address.is_broadcast()
-            || address.is_loopback()
-        {
+        if !is_host(address) {
             findings.error(&at, format!("{address} cannot be a server's address"));
         }
         if let Some((low, high)) = ports {
@@ -375,11 +384,7 @@ fn forward_source(path: &str, written: &str, findings: &mut Findings) -> Forward
     match (written, written.parse::<IpAddr>()) {
         ("auto", _) => ForwardSource::Auto,
         ("keep", _) => ForwardSource::Keep,
-        (_, Ok(IpAddr::V4(address))) => ForwardSource::Address(address),
-        (_, Ok(IpAddr::V6(_))) => {
-            findings.error(path, NO_IPV6);
-            ForwardSource::Auto
-        }
+        (_, Ok(address)) => ForwardSource::Address(address),
         (text, Err(_)) => {
             findings.error(
                 path,

@@ -432,10 +432,7 @@ fn virtual_address(path: &str, address: IpAddr, config: &Validated, findings: &m
         );
         findings.error(&at, message);
     }
-    let IpAddr::V4(v4) = address else {
-        return;
-    };
-    if let Some(pool) = config.pools.iter().find(|p| p.addresses.contains(&v4)) {
+    if let Some(pool) = config.pools.iter().find(|p| p.addresses.contains(&address)) {
         let message = format!(
             "{address} is in pool {:?} (write kind = \"real\", and the pool keeps its other ports)",
             pool.label.name
@@ -461,7 +458,7 @@ fn backend_address(path: &str, backend: &Backend, config: &Validated, findings: 
         );
         findings.error(&format!("{path}.to"), message);
     }
-    let ServiceSource::Address(IpAddr::V4(source)) = backend.source else {
+    let ServiceSource::Address(source) = backend.source else {
         return;
     };
     let shared = config

@@ -206,9 +206,9 @@ pub struct Gauges {
     /// Times that one came to a limit.
     #[serde(default)]
     pub limits_reached: u64,
-    /// IPv6 flows tracked for the filter.
+    /// Live IPv6 sessions, which are among all.
     #[serde(default)]
-    pub filter_ipv6_flows: u64,
+    pub ipv6_sessions: u64,
     /// Hairpin packets that went through the translator twice.
     pub hairpin_packets: u64,
     /// ICMP errors sent.

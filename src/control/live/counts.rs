@@ -21,8 +21,8 @@ pub struct Snapshot {
     pub rules: Vec<RuleCount>,
     /// Packets held.
     pub held: u64,
-    /// IPv6 flows the filter tracks.
-    pub tracked: u64,
+    /// Live IPv6 sessions.
+    pub ipv6_sessions: u64,
     /// Sessions.
     pub nat: NatCounts,
     /// Room for sessions.
@@ -60,20 +60,23 @@ fn take(
     (mut counters, mut rules): (Box<Counters>, Vec<RuleCount>),
 ) -> Snapshot {
     (*counters).clone_from(context.counters);
+    let (v4, v6) = (&context.nat, &context.nat_v6);
+    let mut nat = v4.counts.clone();
+    nat.add(&v6.counts);
     context.accounts.sums(&mut rules);
     Snapshot {
         worker: context.worker.0,
         counters,
         rules,
         held: context.held,
-        tracked: context.tracked,
-        nat: context.nat.counts.clone(),
-        session_capacity: context.nat.sessions.capacity() as u64,
-        mappings: context.nat.mappings.len() as u64,
-        subscribers: context.nat.subscribers.len() as u64,
-        at_limit: context.nat.at_limit.len() as u64,
-        limits_reached: context.nat.at_limit.begun(),
-        memory_bytes: context.nat.memory_bytes() as u64,
+        ipv6_sessions: v6.sessions.len() as u64,
+        nat,
+        session_capacity: (v4.sessions.capacity() + v6.sessions.capacity()) as u64,
+        mappings: (v4.mappings.len() + v6.mappings.len()) as u64,
+        subscribers: (v4.subscribers.len() + v6.subscribers.len()) as u64,
+        at_limit: (v4.at_limit.len() + v6.at_limit.len()) as u64,
+        limits_reached: v4.at_limit.begun() + v6.at_limit.begun(),
+        memory_bytes: (v4.memory_bytes() + v6.memory_bytes()) as u64,
     }
 }
 
@@ -214,7 +217,7 @@ fn gauges(snapshots: &[Snapshot]) -> Gauges {
         subscribers: sum(|s| s.subscribers),
         subscribers_at_limit: sum(|s| s.at_limit),
         limits_reached: sum(|s| s.limits_reached),
-        filter_ipv6_flows: sum(|s| s.tracked),
+        ipv6_sessions: sum(|s| s.ipv6_sessions),
         hairpin_packets: sum(|s| s.counters.looped),
         icmp_errors: sum(|s| s.counters.icmp_errors),
         icmp_suppressed: sum(|s| s.counters.icmp_suppressed),

@@ -17,6 +17,7 @@ impl Live {
             let mut edges: Vec<LimitEdge> = Vec::with_capacity(BATCH);
             move |context: &mut JobContext<'_>| {
                 context.nat.at_limit.fetch(&mut edges);
+                context.nat_v6.at_limit.fetch(&mut edges);
                 std::mem::take(&mut edges)
             }
         });

@@ -114,7 +114,7 @@ pub fn draining(policy: &Policy) -> Vec<PoolPorts> {
 pub fn pools(policy: &Policy) -> Vec<Pool> {
     let quarantined = |address| match address {
         IpAddr::V4(v4) => policy.nat.v4.quarantined.contains(&u32::from(v4)),
-        IpAddr::V6(_) => false,
+        IpAddr::V6(v6) => policy.nat.v6.quarantined.contains(&u128::from(v6)),
     };
     let mut pools: Vec<Pool> = Vec::new();
     for next in policy
@@ -234,6 +234,7 @@ fn addresses(list: impl Iterator<Item = IpAddr>) -> Vec<String> {
 fn follows(before: IpAddr, after: IpAddr) -> bool {
     match (before, after) {
         (IpAddr::V4(a), IpAddr::V4(b)) => u32::from(a).checked_add(1) == Some(u32::from(b)),
+        (IpAddr::V6(a), IpAddr::V6(b)) => u128::from(a).checked_add(1) == Some(u128::from(b)),
         _ => false,
     }
 }
@@ -257,7 +258,10 @@ pub fn blocks(out: &mut Listed<'_>, policy: &Policy, resolved: &Resolved) {
                 };
                 let subscriber = blocks
                     .subscriber(index)
-                    .map(|address| IpAddr::V4(Ipv4Addr::from(address)));
+                    .map(|address| match external.address() {
+                        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::from(address as u32)),
+                        IpAddr::V6(_) => IpAddr::V6(address.into()),
+                    });
                 let addresses = [Some(external.address()), subscriber];
                 let takes = filter.worker.is_none_or(|w| w == worker.0)
                     && filter

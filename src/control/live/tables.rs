@@ -14,12 +14,13 @@ use crate::dataplane::worker::JobContext;
 use crate::flow::key::Tuple;
 use crate::flow::session::{FLAG_FIRST, FLAG_MAPPED, Session as FlowSession, SessionIndex, State};
 use crate::gateway::neighbour::NeighbourId;
+use crate::nat::family::Family;
 use crate::nat::filter;
 use crate::nat::mapping::Mapping as NatMapping;
 use crate::nat::policy::Policy;
 use crate::nat::ports::ExternalIndex;
-use crate::nat::state::EndCause;
-use std::net::{IpAddr, Ipv4Addr};
+use crate::nat::state::{EndCause, Nat};
+use std::net::IpAddr;
 use std::ops::Range;
 
 /// Next hops of one worker that a listing shows.
@@ -130,7 +131,7 @@ impl Resolved {
         wanted.is_none_or(|wanted| pool.is_some_and(|pool| wanted.contains(&pool)))
     }
 
-    fn takes_session(&self, context: &JobContext<'_>, session: &FlowSession<u32>) -> bool {
+    fn takes_session<A: Family>(&self, context: &JobContext<'_>, session: &FlowSession<A>) -> bool {
         let filter = &self.filter;
         filter.protocol.is_none_or(|p| p == session.protocol)
             && Filter::matches_name(&filter.state, Some(session.state.name()))
@@ -144,8 +145,8 @@ impl Resolved {
 }
 
 /// All endpoints of a session, both sides.
-fn ends(before: &Tuple<u32>, after: &Tuple<u32>) -> [(IpAddr, Option<u16>); 4] {
-    let end = |address: u32, port: u16| (v4(address), Some(port));
+fn ends<A: Family>(before: &Tuple<A>, after: &Tuple<A>) -> [(IpAddr, Option<u16>); 4] {
+    let end = |address: A, port: u16| (address.to_ip(), Some(port));
     [
         end(before.source, before.source_port),
         end(before.destination, before.destination_port),
@@ -155,19 +156,19 @@ fn ends(before: &Tuple<u32>, after: &Tuple<u32>) -> [(IpAddr, Option<u16>); 4] {
 }
 
 /// The pool a session holds an address of: its translated source, or for sessions from outside the address they called.
-fn pool_of_session(policy: &Policy, session: &FlowSession<u32>) -> Option<PoolId> {
+fn pool_of_session<A: Family>(policy: &Policy, session: &FlowSession<A>) -> Option<PoolId> {
     pool_of(policy, session.after.source).or_else(|| pool_of(policy, session.before.destination))
 }
 
 /// The pool an external address belongs to.
-fn pool_of(policy: &Policy, address: u32) -> Option<PoolId> {
+fn pool_of<A: Family>(policy: &Policy, address: A) -> Option<PoolId> {
     let (external, _) = policy.nat.external_of(address)?;
     let pool = policy.nat.pool_by_external.get(external.index());
     pool.copied().flatten()
 }
 
 /// The interface a session's forward packets leave by, as far as it is known.
-fn egress(context: &JobContext<'_>, session: &FlowSession<u32>) -> Option<InterfaceId> {
+fn egress<A: Family>(context: &JobContext<'_>, session: &FlowSession<A>) -> Option<InterfaceId> {
     let neighbour = context.neighbours.get(NeighbourId(session.egress[0].0))?;
     Some(neighbour.interface)
 }
@@ -263,13 +264,23 @@ impl<'a> Listed<'a> {
         resolved: &Resolved,
     ) -> Result<(), Failure> {
         resolved.known_state()?;
+        self.sessions_of::<u32>(workers, policy, resolved);
+        self.sessions_of::<u128>(workers, policy, resolved);
+        Ok(())
+    }
+
+    fn sessions_of<A: Family>(
+        &mut self,
+        workers: &[WorkerHandle],
+        policy: &Policy,
+        resolved: &Resolved,
+    ) {
         self.walk(
             workers,
             resolved,
-            |context| context.nat.sessions.high_water(),
+            |context| nat::<A>(context).sessions.high_water(),
             |resolved, context, slot| {
-                let session = context
-                    .nat
+                let session = nat::<A>(context)
                     .sessions
                     .get(slot)
                     .filter(|s| s.state != State::Free)?;
@@ -283,26 +294,34 @@ impl<'a> Listed<'a> {
                 Item::Session(session_view(policy, session, *rules, *out, now, worker))
             },
         );
-        Ok(())
     }
 
     /// Lists mappings.
     pub fn mappings(&mut self, workers: &[WorkerHandle], policy: &Policy, resolved: &Resolved) {
+        self.mappings_of::<u32>(workers, policy, resolved);
+        self.mappings_of::<u128>(workers, policy, resolved);
+    }
+
+    fn mappings_of<A: Family>(
+        &mut self,
+        workers: &[WorkerHandle],
+        policy: &Policy,
+        resolved: &Resolved,
+    ) {
         self.walk(
             workers,
             resolved,
-            |context| context.nat.sessions.high_water(),
+            |context| nat::<A>(context).sessions.high_water(),
             |resolved, context, slot| {
-                let first = context
-                    .nat
+                let first = nat::<A>(context)
                     .sessions
                     .get(slot)
                     .filter(|s| s.flags & FLAG_FIRST != 0)?;
                 let mapping = NatMapping::of(first)?;
                 let (inside, outside) = (mapping.inside, mapping.outside);
                 let ends = [
-                    (v4(inside.address), Some(inside.port)),
-                    (v4(outside.address), Some(outside.port)),
+                    (inside.address.to_ip(), Some(inside.port)),
+                    (outside.address.to_ip(), Some(outside.port)),
                 ];
                 let filter = resolved.filter();
                 let takes = filter
@@ -331,6 +350,16 @@ impl<'a> Listed<'a> {
 
     /// Lists inside hosts.
     pub fn subscribers(&mut self, workers: &[WorkerHandle], policy: &Policy, resolved: &Resolved) {
+        self.subscribers_of::<u32>(workers, policy, resolved);
+        self.subscribers_of::<u128>(workers, policy, resolved);
+    }
+
+    fn subscribers_of<A: Family>(
+        &mut self,
+        workers: &[WorkerHandle],
+        policy: &Policy,
+        resolved: &Resolved,
+    ) {
         struct Row {
             address: u128,
             realm: RealmId,
@@ -342,9 +371,9 @@ impl<'a> Listed<'a> {
         self.walk(
             workers,
             resolved,
-            |context| context.nat.subscribers.capacity() as u32,
+            |context| nat::<A>(context).subscribers.capacity() as u32,
             |resolved, context, slot| {
-                let table = &context.nat.subscribers;
+                let table = &nat::<A>(context).subscribers;
                 let subscriber = table.at(slot as usize)?;
                 let row = Row {
                     address: table.address(subscriber)?,
@@ -439,6 +468,15 @@ pub fn clear_sessions(
     resolved: &Resolved,
 ) -> Result<(u64, Vec<u8>), Failure> {
     resolved.known_state()?;
+    let (v4, mut stalled) = clear_sessions_of::<u32>(workers, resolved);
+    let (v6, more) = clear_sessions_of::<u128>(workers, resolved);
+    stalled.extend(more);
+    stalled.sort_unstable();
+    stalled.dedup();
+    Ok((v4 + v6, stalled))
+}
+
+fn clear_sessions_of<A: Family>(workers: &[WorkerHandle], resolved: &Resolved) -> (u64, Vec<u8>) {
     let (mut cleared, mut stalled) = (0, Vec::new());
     for worker in workers.iter().filter(|w| resolved.takes_worker(w.worker)) {
         let visitor = || {
@@ -446,8 +484,7 @@ pub fn clear_sessions(
             move |context: &mut JobContext<'_>, slots: Range<u32>, _: &mut Vec<()>| {
                 let mut ended = 0;
                 for slot in slots {
-                    let session = context
-                        .nat
+                    let session = nat::<A>(context)
                         .sessions
                         .get(slot)
                         .filter(|s| s.state != State::Free);
@@ -455,11 +492,12 @@ pub fn clear_sessions(
                         .copied()
                         .is_some_and(|session| resolved.takes_session(context, &session))
                     {
-                        context.nat.end(
-                            context.policy,
+                        let (policy, now) = (context.policy, context.now);
+                        A::nat_mut(context.nat, context.nat_v6).end(
+                            policy,
                             SessionIndex(slot),
                             EndCause::Cleared,
-                            context.now,
+                            now,
                         );
                         ended += 1;
                     }
@@ -468,7 +506,7 @@ pub fn clear_sessions(
             }
         };
         let walked = worker.walk(
-            |context| context.nat.sessions.high_water(),
+            |context| nat::<A>(context).sessions.high_water(),
             visitor,
             |part| {
                 cleared += part.matched;
@@ -479,12 +517,12 @@ pub fn clear_sessions(
             stalled.push(worker.worker);
         }
     }
-    Ok((cleared, stalled))
+    (cleared, stalled)
 }
 
-fn session_view(
+fn session_view<A: Family>(
     policy: &Policy,
-    session: &FlowSession<u32>,
+    session: &FlowSession<A>,
     (rule, filter): (RuleId, RuleId),
     out: Option<InterfaceId>,
     now: Now,
@@ -493,7 +531,7 @@ fn session_view(
     // Protocols without ports show none, and of an ICMP query only the end that has the identifier.
     let shown = |port: u16| match session.protocol {
         6 | 17 | 33 | 132 | 136 => Some(port),
-        1 => (port != 0).then_some(port),
+        1 | 58 => (port != 0).then_some(port),
         _ => None,
     };
     let (before, after) = (&session.before, &session.after);
@@ -535,15 +573,16 @@ pub fn seconds(ticks: u32) -> f64 {
     f64::from(ticks) / f64::from(Tick::PER_SECOND)
 }
 
-fn endpoint(address: u32, port: Option<u16>) -> Endpoint {
+fn endpoint<A: Family>(address: A, port: Option<u16>) -> Endpoint {
     Endpoint {
-        address: v4(address),
+        address: address.to_ip(),
         port,
     }
 }
 
-fn v4(address: u32) -> IpAddr {
-    IpAddr::V4(Ipv4Addr::from(address))
+/// The sessions of one family.
+fn nat<'a, A: Family>(context: &'a JobContext<'_>) -> &'a Nat<A> {
+    A::nat(context.nat, context.nat_v6)
 }
 
 /// A subscriber's address: IPv4 ones are the numbers below 2³².

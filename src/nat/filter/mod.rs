@@ -13,7 +13,6 @@ pub mod conditions;
 pub mod flows;
 #[cfg(test)]
 mod tests;
-pub mod track;
 
 use crate::base::RuleId;
 use crate::flow::key::Address;

@@ -79,9 +79,11 @@ pub(super) fn source<A: Family>(
     let own = |r: &&StaticRule<A>| r.outbound && r.realm == flow.realm;
     for rule in rules.statics.iter().filter(own) {
         let leaves_there = rule.interface.is_none_or(|i| i == egress);
-        if let Some(address) = rule.to_external(after.source).filter(|_| leaves_there) {
+        if leaves_there && rule.holds_internal(after.source) {
             return Ok(Source::Static {
-                address,
+                address: rule
+                    .to_external(after.source)
+                    .ok_or(DropReason::NoAddress)?,
                 rule: rule.id,
             });
         }

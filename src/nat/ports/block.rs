@@ -63,8 +63,8 @@ impl BlockLink {
 pub struct Claim {
     /// The worker that will own the block.
     pub worker: WorkerId,
-    /// What `show` and `lookup` are told about the subscriber: the (low 32 bits of the) inside address.
-    pub subscriber: u32,
+    /// What `show` and `lookup` are told about the subscriber: the inside address.
+    pub subscriber: u128,
     /// The pool the block counts for.
     pub pool: PoolId,
     /// Which blocks suit the worker.
@@ -86,7 +86,8 @@ struct Meta {
     pool: AtomicU16,
     in_use: [AtomicU16; PortSpace::COUNT],
     held: [AtomicU16; PortSpace::COUNT],
-    subscriber: AtomicU32,
+    /// Both halves of the inside address; only listings read it.
+    subscriber: [AtomicU64; 2],
     next: AtomicU32,
     last_used: AtomicU32,
     /// When the resting sets last moved.
@@ -209,11 +210,13 @@ impl BlockPorts {
         owner.checked_sub(1).map(WorkerId)
     }
 
-    /// The inside address (its low 32 bits) that holds `block`.
-    pub fn subscriber(&self, block: BlockIndex) -> Option<u32> {
+    /// The inside address that holds `block`.
+    pub fn subscriber(&self, block: BlockIndex) -> Option<u128> {
         let meta = self.meta(block)?;
         let leased = meta.owner.load(SeqCst) != 0;
-        leased.then(|| meta.subscriber.load(Relaxed))
+        let [low, high] = &meta.subscriber;
+        let half = |half: &AtomicU64| u128::from(half.load(Relaxed));
+        leased.then(|| half(low) | half(high) << 64)
     }
 
     /// Leases a random free block that has a port of `allowed`, one that suits the worker if there is one; `None` if all
@@ -254,7 +257,9 @@ impl BlockPorts {
     fn lease(&self, block: BlockIndex, claim: &Claim) -> Option<BlockIndex> {
         let meta = self.meta(block)?;
         debug_assert!(claim.worker.index() < MAX_WORKERS);
-        meta.subscriber.store(claim.subscriber, Relaxed);
+        let [low, high] = &meta.subscriber;
+        low.store(claim.subscriber as u64, Relaxed);
+        high.store((claim.subscriber >> 64) as u64, Relaxed);
         meta.pool.store(claim.pool.0, Relaxed);
         meta.next.store(BlockLink::END.0, Relaxed);
         meta.last_used.store(claim.now.0, Relaxed);

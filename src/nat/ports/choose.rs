@@ -159,7 +159,7 @@ impl Allocator {
         let inside = subscribers.address(request.subscriber).unwrap_or(0);
         let claim = Claim {
             worker: self.worker,
-            subscriber: inside as u32,
+            subscriber: inside,
             pool: policy.id,
             preference: self.preference,
             now: request.now,
