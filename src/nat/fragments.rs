@@ -159,8 +159,9 @@ impl<B> Fragments<B> {
             })
             .collect();
         Fragments {
-            datagrams: HashTable::with_capacity(capacity),
-            sources: HashTable::with_capacity(capacity),
+            // Never more than half full, so that they are tidied up in place and never grow.
+            datagrams: HashTable::with_capacity(2 * capacity),
+            sources: HashTable::with_capacity(2 * capacity),
             headless: 0,
             by_age: VecDeque::with_capacity(capacity),
             arena,

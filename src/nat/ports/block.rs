@@ -489,6 +489,15 @@ impl BlockPorts {
             .map_or(0, |m| m.in_use[space.index()].load(Relaxed))
     }
 
+    /// Ports of the block in use or at rest in one space.
+    pub(super) fn busy(&self, block: BlockIndex, space: PortSpace) -> u32 {
+        self.meta(block).map_or(0, |meta| {
+            let counts = [&meta.in_use, &meta.held];
+            let of = |count: &[AtomicU16; PortSpace::COUNT]| count[space.index()].load(Relaxed);
+            counts.into_iter().map(|count| u32::from(of(count))).sum()
+        })
+    }
+
     /// True if no port of the block is in use.
     #[inline]
     pub fn is_idle(&self, block: BlockIndex) -> bool {

@@ -2,7 +2,7 @@
 //! (RFC 6888 REQ-8 counts a restart as state loss).
 
 use super::external::External;
-use super::{BlockPorts, Layout, PortSpace, SinglePorts};
+use super::{BlockIndex, BlockPorts, Layout, PortSpace, SinglePorts};
 use crate::base::{Tick, WorkerId};
 
 impl External {
@@ -29,8 +29,17 @@ impl External {
                     Layout::Planned(plan) => &plan.ports,
                     Layout::Ports => return windows,
                 };
-                let ports = usable.iter().filter(|&port| blocks.is_busy(space, port));
-                ports.for_each(&mut add);
+                let own = u32::from(blocks.first_open());
+                for block in (own..blocks.count()).map(|n| BlockIndex(n as u16)) {
+                    if blocks.busy(block, space) == 0 {
+                        continue;
+                    }
+                    let ports = blocks.ports_of(block).into_iter();
+                    let ports = ports.flat_map(|ports| ports.first..=ports.last);
+                    ports
+                        .filter(|&port| usable.contains(port) && blocks.is_busy(space, port))
+                        .for_each(&mut add);
+                }
             }
             (None, None) => {}
         }
@@ -66,9 +75,9 @@ impl SinglePorts {
 }
 
 impl BlockPorts {
-    /// Whether a port of some block is in use or rests, and is no host's own.
+    /// Whether a usable port of some block is in use or rests.
     fn is_busy(&self, space: PortSpace, port: u16) -> bool {
-        let block = self.block_of(port).filter(|b| b.0 >= self.first_open());
+        let block = self.block_of(port);
         let ports = block.and_then(|block| Some((block, self.ports_of(block)?)));
         ports.is_some_and(|(block, ports)| {
             let offset = port - ports.first;
