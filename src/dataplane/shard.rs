@@ -106,7 +106,7 @@ pub struct Shard<B> {
     pub(super) identification: Identification,
     pub(super) unsolicited: Unsolicited<B>,
     pub(super) loops: VecDeque<Incoming<B>>,
-    /// What the passes over a batch leave for each other.
+    /// What the stages of a batch leave for each other.
     pub(super) batch: Box<Batch>,
 }
 
