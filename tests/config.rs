@@ -238,11 +238,18 @@ fn drop_ins_merge_in_name_order_and_the_environment_wins() {
     ];
     let loaded = config::load(&path, &environment).unwrap();
     let names: Vec<String> = loaded
-        .files
+        .texts
         .iter()
-        .map(|file| file.file_name().unwrap().to_string_lossy().into_owned())
+        .map(|text| {
+            Path::new(&text.name)
+                .file_name()
+                .unwrap()
+                .to_string_lossy()
+                .into_owned()
+        })
         .collect();
     assert_eq!(names, ["natgate.toml", "10-first.toml", "20-second.toml"]);
+    let text = loaded.text();
     let config = loaded.validated;
     assert_eq!(
         (config.system.workers, config.system.idle),
@@ -268,9 +275,7 @@ fn drop_ins_merge_in_name_order_and_the_environment_wins() {
         "{:?}",
         config.source_nat[1].label
     );
-    assert!(
-        loaded.text.contains("20-second.toml") && loaded.text.contains("NATGATE__SYSTEM__WORKERS")
-    );
+    assert!(text.contains("20-second.toml") && text.contains("NATGATE__SYSTEM__WORKERS"));
 
     // A mistake in the environment names the variable.
     let wrong = [

@@ -10,6 +10,8 @@
 mod common;
 #[path = "control/gateway.rs"]
 mod gateway;
+#[path = "control/objects.rs"]
+mod objects;
 #[path = "control/stream.rs"]
 mod stream;
 #[path = "control/worker.rs"]
@@ -31,6 +33,14 @@ fn write(directory: &Path, text: &str) -> PathBuf {
     let file = directory.join("x.toml");
     std::fs::write(&file, text).unwrap();
     file
+}
+
+/// What a refused command says.
+fn refusal(gateway: &Gateway, words: &str, code: i32) -> String {
+    let output = gateway.cli(words);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(code), "{words}: {text}");
+    text
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The command line as types; help, completions and the manual page are made from them.
 
 use super::bench::BenchArgs;
+use super::change::{AddArgs, DeleteArgs, DiffArgs, ReloadArgs, RollbackArgs, SaveArgs, SetArgs};
 use crate::config::DEFAULT_PATH;
 use crate::control::api::{Document, Listing, explain, filter};
 use clap::builder::PossibleValuesParser;
@@ -57,6 +58,24 @@ pub enum Command {
     Check(CheckArgs),
     /// Put a configuration into force without losing a packet or a session.
     Reload(ReloadArgs),
+    /// Keep a change made with --confirm.
+    Confirm {
+        /// Print the answer as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Go back to an earlier configuration.
+    Rollback(RollbackArgs),
+    /// Add an object to the running configuration, a member to a set, an address to an interface.
+    Add(Box<AddArgs>),
+    /// Take something out of the running configuration.
+    Delete(Box<DeleteArgs>),
+    /// Change a key of the running configuration.
+    Set(SetArgs),
+    /// Write the running configuration to the file the daemon starts from; comments and order stay.
+    Save(SaveArgs),
+    /// Compare a configuration with the running one.
+    Diff(DiffArgs),
     /// Show something of the running gateway.
     Show(ShowArgs),
     /// Say what would happen to a packet, stage by stage, with the rule that decides.
@@ -105,17 +124,6 @@ pub struct LookupArgs {
     #[arg(short, long, value_name = "FILE", default_value = DEFAULT_PATH)]
     pub config: PathBuf,
     /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `natgate reload`.
-#[derive(Args, Debug)]
-pub struct ReloadArgs {
-    /// The configuration [default: the file the daemon was started with].
-    #[arg(value_name = "FILE")]
-    pub file: Option<PathBuf>,
-    /// Print the answer as JSON.
     #[arg(long)]
     pub json: bool,
 }

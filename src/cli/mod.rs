@@ -6,16 +6,15 @@
 
 pub mod args;
 pub mod bench;
+pub mod change;
 pub mod client;
 mod lookup;
 mod output;
 pub mod render;
 mod show;
 
-use crate::control::api::{
-    Cleared, Explanation, Failure, FailureKind, Filter, Question, ReloadRequest, Reloaded,
-};
-use args::{CheckArgs, ClearCommand, Cli, Command, ExplainArgs, ReloadArgs, RunArgs};
+use crate::control::api::{Cleared, Explanation, Failure, FailureKind, Filter, Question};
+use args::{CheckArgs, ClearCommand, Cli, Command, ExplainArgs, RunArgs};
 use clap::{CommandFactory, Parser};
 use client::{Client, ClientError};
 use output::Output;
@@ -43,7 +42,14 @@ fn dispatch(cli: &Cli) -> Result<(), ClientError> {
     match &cli.command {
         Command::Run(args) => Ok(run(args)?),
         Command::Check(args) => Ok(check(args)?),
-        Command::Reload(args) => block_on(reload(cli, args)),
+        Command::Reload(args) => change::reload(cli, args),
+        Command::Add(args) => change::add(cli, args),
+        Command::Delete(args) => change::delete(cli, args),
+        Command::Set(args) => change::set(cli, args),
+        Command::Rollback(args) => change::rollback(cli, args),
+        Command::Confirm { json } => change::confirm(cli, *json),
+        Command::Save(args) => change::save(cli, args),
+        Command::Diff(args) => change::diff(cli, args),
         Command::Show(args) => block_on(show::show(&Client::new(cli.socket()), args)),
         Command::Explain(args) => explain(cli, args),
         Command::Clear(command) => block_on(clear(cli, command)),
@@ -97,21 +103,6 @@ fn check(args: &CheckArgs) -> Result<(), Failure> {
     }
     print!("{}", checked.summary);
     Ok(())
-}
-
-/// `natgate reload`.
-async fn reload(cli: &Cli, args: &ReloadArgs) -> Result<(), ClientError> {
-    // The daemon has a working directory of its own.
-    let file = args.file.as_deref().map(absolute).transpose()?;
-    let request = serde_json::to_string(&ReloadRequest { file })
-        .map_err(|e| Failure::new(FailureKind::Usage, "reload", format!("file name: {e}")))?;
-    let done: Reloaded = Client::new(cli.socket()).post("reload", request).await?;
-    let mut out = Output::default();
-    if args.json {
-        out.json(&done)
-    } else {
-        out.text(&render::documents::reloaded(&done))
-    }
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {

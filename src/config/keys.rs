@@ -48,7 +48,7 @@ pub enum Shape {
     Table(&'static [Key]),
     /// `[[name]]`.
     Tables(&'static [Key]),
-    /// `[sets]`: any names, each a list.
+    /// `[sets]`: any names, each a list, or a table with the keys of [`SET`].
     Sets,
     /// Part of the language, but of a later version.
     Later,
@@ -196,6 +196,9 @@ pub const NEIGHBOUR: &[Key] = &[
     bare("address", Kind::Text),
     bare("mac", Kind::Text),
 ];
+
+/// A set in `[sets]` written as a table.
+pub const SET: &[Key] = &[COMMENT, ORIGIN, bare("members", Kind::List)];
 
 /// `[[exempt]]`.
 pub const EXEMPT: &[Key] = &[

@@ -14,13 +14,13 @@ use config::{Config, Environment, Map, Source, Value, ValueKind};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::keys::{Key, Kind, PROTOCOLS, Shape, TOP};
+use super::keys::{Key, Kind, PROTOCOLS, SET, Shape, TOP};
 use super::raw::Raw;
 use super::report::{Findings, hint, nearest};
 use super::values;
 
 /// A configuration text and the name it is reported under.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Text {
     /// File name as shown to the user.
     pub name: String,
@@ -49,6 +49,16 @@ pub(super) fn read(
     environment: &[(String, String)],
     findings: &mut Findings,
 ) -> Option<Raw> {
+    let tree = tree(texts, environment, findings)?;
+    deserialize(tree, findings)
+}
+
+/// All texts and the environment laid over the defaults, as one tree.
+pub(super) fn tree(
+    texts: &[Text],
+    environment: &[(String, String)],
+    findings: &mut Findings,
+) -> Option<Map<String, Value>> {
     let mut builder = Config::builder();
     let mut lists: BTreeMap<String, Vec<Value>> = BTreeMap::new();
     let mut parsed = true;
@@ -88,7 +98,7 @@ pub(super) fn read(
         }
     };
     check_schema(&tree, findings);
-    deserialize(with_defaults(tree), findings)
+    Some(with_defaults(tree))
 }
 
 /// Parses one text; syntax errors are all reported, each with its line.
@@ -227,9 +237,7 @@ fn check_top(
         (Shape::Sets, ValueKind::Table(map)) => {
             let mut kept = Map::new();
             for (set, value) in map {
-                let path = format!("{name}.{set}");
-                locate(&path, &value, findings);
-                if check_value(&path, &value, Kind::List, findings) {
+                if let Some(value) = check_set(&format!("{name}.{set}"), value, findings) {
                     kept.insert(set, value);
                 }
             }
@@ -241,6 +249,33 @@ fn check_top(
         (Shape::Tables(keys), _) => file_list(name, value, keys, lists, findings),
         (_, _) => findings.error(name, format!("is a table (write [{name}])")),
     }
+}
+
+/// A set as a table, whether written as a list or as a table with `members`.
+fn check_set(path: &str, value: Value, findings: &mut Findings) -> Option<Value> {
+    locate(path, &value, findings);
+    let origin = value.origin().map(str::to_string);
+    let map = match value.kind {
+        ValueKind::Table(map) => {
+            let map = check_table(path, map, SET, findings);
+            match map.get("members") {
+                Some(members) => locate(path, members, findings),
+                None => {
+                    let message = "is missing or wrong (list the set's prefixes)";
+                    findings.error(&format!("{path}.members"), message);
+                    return None;
+                }
+            }
+            map
+        }
+        _ => {
+            if !check_value(path, &value, Kind::List, findings) {
+                return None;
+            }
+            Map::from_iter([("members".to_string(), value)])
+        }
+    };
+    Some(Value::new(origin.as_ref(), ValueKind::Table(map)))
 }
 
 /// Files the elements of a `[[path]]` behind those of earlier files.
@@ -344,12 +379,9 @@ fn check_tables(
 fn locate(path: &str, value: &Value, findings: &mut Findings) {
     findings.locate(path, value.origin().unwrap_or_default());
     if let ValueKind::Array(elements) = &value.kind {
-        for (index, element) in elements.iter().enumerate() {
-            findings.locate(
-                &format!("{path}[{index}]"),
-                element.origin().unwrap_or_default(),
-            );
-        }
+        let places = elements.iter();
+        let places = places.map(|element| element.origin().unwrap_or_default().to_string());
+        findings.locate_elements(path, places.collect());
     }
 }
 
@@ -513,6 +545,13 @@ fn with_defaults(mut tree: Map<String, Value>) -> Map<String, Value> {
                     keys,
                 );
             }
+            Shape::Sets => {
+                if let Some(ValueKind::Table(sets)) =
+                    tree.get_mut(*name).map(|value| &mut value.kind)
+                {
+                    sets.values_mut().for_each(|set| fill(set, SET));
+                }
+            }
             Shape::Tables(keys) => {
                 if let Some(ValueKind::Array(elements)) =
                     tree.get_mut(*name).map(|value| &mut value.kind)
@@ -547,7 +586,7 @@ fn fill(table: &mut Value, keys: &[Key]) {
 }
 
 /// A default as written in the list of keys.
-fn default_value(text: &str) -> Value {
+pub(super) fn default_value(text: &str) -> Value {
     let nowhere = Text {
         name: String::new(),
         content: String::new(),

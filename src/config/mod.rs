@@ -14,6 +14,8 @@
 pub mod capacity;
 pub mod compile;
 pub mod deterministic;
+mod difference;
+pub mod edit;
 pub mod filtering;
 pub mod keys;
 mod layers;
@@ -29,6 +31,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 pub use capacity::Capacity;
+pub use difference::difference;
 pub use layers::Text;
 pub use report::{Diagnostic, Report, Severity};
 pub use validated::Validated;
@@ -45,11 +48,18 @@ pub struct Loaded {
     pub validated: Validated,
     /// What is legal but doubtful.
     pub warnings: Vec<Diagnostic>,
-    /// The files read, in order; the drop-ins that existed included.
-    pub files: Vec<PathBuf>,
+    /// The texts read, in order.
+    pub texts: Vec<Text>,
+    /// The environment's settings.
+    pub environment: Vec<(String, String)>,
+}
+
+impl Loaded {
     /// All texts one after the other, each under a comment with its file's name, and the environment's settings:
     /// what `natgate show config` prints.
-    pub text: String,
+    pub fn text(&self) -> String {
+        shown(&self.texts, &self.environment)
+    }
 }
 
 /// The variables of this process's environment that set configuration keys (`NATGATE__TABLE__KEY`), for [`load`].
@@ -72,10 +82,17 @@ pub fn environment() -> Vec<(String, String)> {
 /// # Errors
 /// Every error of all files in one report, each as `FILE:LINE: path.to.key: what is wrong (what would be right)`.
 pub fn load(path: &Path, environment: &[(String, String)]) -> Result<Loaded, Report> {
-    let files = files(path)?;
+    read(texts(path)?, environment)
+}
+
+/// The texts of a file and its drop-ins, in the order in which they count.
+///
+/// # Errors
+/// When one cannot be read.
+pub fn texts(path: &Path) -> Result<Vec<Text>, Report> {
     let mut texts = Vec::new();
     let mut unreadable = Vec::new();
-    for file in &files {
+    for file in &files(path)? {
         let name = file.display().to_string();
         match fs::read_to_string(file) {
             Ok(content) => texts.push(Text { name, content }),
@@ -84,7 +101,7 @@ pub fn load(path: &Path, environment: &[(String, String)]) -> Result<Loaded, Rep
         }
     }
     match unreadable.is_empty() {
-        true => read(texts, files, environment),
+        true => Ok(texts),
         false => Err(Report {
             diagnostics: unreadable,
         }),
@@ -111,15 +128,14 @@ pub fn parse_texts(
         name: (*name).to_string(),
         content: (*content).to_string(),
     };
-    let files = texts.iter().map(|(name, _)| PathBuf::from(name)).collect();
-    read(texts.iter().map(text).collect(), files, environment)
+    read(texts.iter().map(text).collect(), environment)
 }
 
-fn read(
-    texts: Vec<Text>,
-    files: Vec<PathBuf>,
-    environment: &[(String, String)],
-) -> Result<Loaded, Report> {
+/// Reads a configuration from its texts and environment variables.
+///
+/// # Errors
+/// As [`load`].
+pub fn read(texts: Vec<Text>, environment: &[(String, String)]) -> Result<Loaded, Report> {
     let mut findings = Findings::default();
     let names: Vec<String> = texts.iter().map(|text| text.name.clone()).collect();
     // What concerns no line of its own belongs to the main file.
@@ -127,12 +143,11 @@ fn read(
     let raw = layers::read(&texts, environment, &mut findings);
     let validated = raw.map(|raw| validate::validate(&raw, &mut findings));
     let (validated, warnings) = findings.finish(validated, &names)?;
-    let text = shown(&texts, environment);
     Ok(Loaded {
         validated,
         warnings,
-        files,
-        text,
+        texts,
+        environment: environment.to_vec(),
     })
 }
 
@@ -162,7 +177,8 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, Report> {
     Ok(files)
 }
 
-fn shown(texts: &[Text], environment: &[(String, String)]) -> String {
+/// Texts one after the other, each under a comment with its file's name, and the environment's settings.
+pub fn shown(texts: &[Text], environment: &[(String, String)]) -> String {
     let mut all = String::new();
     for text in texts {
         all.push_str(&format!("# {}\n{}", text.name, text.content));

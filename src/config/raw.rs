@@ -71,7 +71,7 @@ pub struct Raw {
     #[serde(default)]
     pub neighbour: Vec<Neighbour>,
     #[serde(default)]
-    pub sets: BTreeMap<String, Many>,
+    pub sets: BTreeMap<String, Set>,
     #[serde(default)]
     pub exempt: Vec<Exempt>,
     #[serde(default)]
@@ -211,6 +211,15 @@ pub struct Neighbour {
     pub interface: Option<String>,
     pub address: Option<String>,
     pub mac: Option<String>,
+}
+
+/// A set in `[sets]`.
+#[derive(Clone, Debug, Deserialize)]
+#[allow(missing_docs)]
+pub struct Set {
+    pub comment: String,
+    pub origin: Option<String>,
+    pub members: Many,
 }
 
 /// `[[exempt]]`.

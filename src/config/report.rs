@@ -79,6 +79,8 @@ fn lines(diagnostics: &[Diagnostic]) -> String {
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     places: BTreeMap<String, String>,
+    /// Places of the elements of lists, which may be many.
+    elements: BTreeMap<String, Vec<String>>,
     names: BTreeMap<String, String>,
     broken: BTreeSet<String>,
     found: Vec<Diagnostic>,
@@ -90,6 +92,18 @@ impl Findings {
         self.places.insert(path.to_string(), place.to_string());
     }
 
+    /// Remembers where the elements of the list at `path` were written.
+    pub fn locate_elements(&mut self, path: &str, places: Vec<String>) {
+        self.elements.insert(path.to_string(), places);
+    }
+
+    fn written(&self, path: &str) -> Option<&String> {
+        self.places.get(path).or_else(|| {
+            let (list, index) = path.strip_suffix(']')?.rsplit_once('[')?;
+            self.elements.get(list)?.get(index.parse::<usize>().ok()?)
+        })
+    }
+
     /// Remembers what the object at `path` is called: its name, or its position counted from 1.
     pub fn name(&mut self, path: &str, name: &str) {
         self.names.insert(path.to_string(), name.to_string());
@@ -97,14 +111,14 @@ impl Findings {
 
     /// Whether the key was written at all.
     pub fn is_written(&self, path: &str) -> bool {
-        self.places.contains_key(path)
+        self.written(path).is_some()
     }
 
     /// Where `path` was written, or else the nearest thing around it.
     pub fn place(&self, path: &str) -> String {
         let mut path = path;
         loop {
-            if let Some(place) = self.places.get(path) {
+            if let Some(place) = self.written(path) {
                 return place.clone();
             }
             match path.rfind(['.', '[']) {

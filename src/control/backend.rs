@@ -5,9 +5,10 @@
 //! answer) and are called on threads that may.
 
 use super::api::{
-    Cleared, Config, Counters, Drops, Explanation, Failure, FailureKind, Filter, Item, ListEnd,
-    Listing, Pool, PoolPorts, Port, Question, Queue, ReloadRequest, Reloaded, ServiceBackend,
-    Status, Timeouts, Worker,
+    Cleared, Config, Counters, DiffRequest, Difference, Drops, EditRequest, Explanation, Failure,
+    FailureKind, Filter, Item, ListEnd, Listing, Pool, PoolPorts, Port, Question, Queue,
+    ReloadRequest, Reloaded, RollbackRequest, SaveRequest, Saved, ServiceBackend, Status, Timeouts,
+    Worker,
 };
 use std::sync::{Arc, OnceLock};
 
@@ -81,6 +82,36 @@ pub trait Backend: Send + Sync + 'static {
     /// # Errors
     /// [`FailureKind::Refused`] with every finding; nothing has changed then.
     fn reload(&self, request: &ReloadRequest) -> Result<Reloaded, Failure>;
+
+    /// Changes the running configuration object by object: like a reload of the edited text.
+    ///
+    /// # Errors
+    /// As [`Backend::reload`], and when an edit names what does not exist.
+    fn edit(&self, request: &EditRequest) -> Result<Reloaded, Failure>;
+
+    /// Puts an earlier configuration into force.
+    ///
+    /// # Errors
+    /// As [`Backend::reload`], and when there is no such configuration any more.
+    fn rollback(&self, request: &RollbackRequest) -> Result<Reloaded, Failure>;
+
+    /// Keeps the configuration that would be taken back.
+    ///
+    /// # Errors
+    /// When none waits for it.
+    fn confirm(&self) -> Result<Reloaded, Failure>;
+
+    /// Writes the running configuration to the files natgate starts from.
+    ///
+    /// # Errors
+    /// When somebody else changed them meanwhile, or they cannot be written.
+    fn save(&self, request: &SaveRequest) -> Result<Saved, Failure>;
+
+    /// Compares another configuration with the running one.
+    ///
+    /// # Errors
+    /// When the other one is not valid, or not known any more.
+    fn diff(&self, request: &DiffRequest) -> Result<Difference, Failure>;
 
     /// What would happen to a packet.
     ///

@@ -5,7 +5,6 @@
 
 use super::api::{Failure, FailureKind};
 use super::live::alarms::Alarms;
-use super::live::apply::Running;
 use super::live::ask::{QueueHandle, WorkerHandle};
 use super::live::counts::Baseline;
 use super::live::health::{Health, Watch};
@@ -13,6 +12,7 @@ use super::live::holds;
 use super::live::pulse::Pulse;
 use super::live::records::Records;
 use super::live::refusals::Refusals;
+use super::live::running::Running;
 use super::live::{Live, unix_seconds};
 use super::runtime::{Devices, ThreadHook, WorkerDevices, entropy};
 use crate::base::{Random, WorkerId};
@@ -374,6 +374,7 @@ fn housekeeping(live: Arc<Live>) -> Result<(Sender<()>, JoinHandle<()>), Failure
                 _ => return,
             }
             live.watch_links();
+            live.take_back_unconfirmed(live.clock.nanos());
             if turn.is_multiple_of(RATES_EVERY) {
                 live.renew_rates();
                 live.log_mappings();

@@ -5,8 +5,7 @@
 //! never do.
 
 use super::api::{
-    API_VERSION, Document, Failure, FailureKind, Filter, Item, Line, Listing, ReloadRequest,
-    VERSION_HEADER,
+    API_VERSION, Document, Failure, FailureKind, Filter, Item, Line, Listing, VERSION_HEADER,
 };
 use super::backend::{Backend, Slot};
 use axum::Router;
@@ -17,14 +16,15 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 
-/// Largest request body: a reload request is a path.
-const BODY_LIMIT: usize = 64 * 1024;
+/// Largest request body: a reload request is a path, an edit may bring the million members of a set.
+const BODY_LIMIT: usize = 64 * 1024 * 1024;
 
 /// How long a document may take. Workers are given 2 s each in parallel, a reload somewhat more.
 const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -38,9 +38,32 @@ const CHUNK: usize = 32 * 1024;
 pub fn router(slot: Slot) -> Router {
     Router::new()
         .route("/v1/{what}", get(show))
-        .route("/v1/reload", post(reload))
+        .route(
+            "/v1/reload",
+            post(|slot, body| change(slot, body, |b, request| b.reload(request))),
+        )
+        .route(
+            "/v1/edit",
+            post(|slot, body| change(slot, body, |b, request| b.edit(request))),
+        )
+        .route(
+            "/v1/rollback",
+            post(|slot, body| change(slot, body, |b, request| b.rollback(request))),
+        )
+        .route(
+            "/v1/save",
+            post(|slot, body| change(slot, body, |b, request| b.save(request))),
+        )
+        .route(
+            "/v1/diff",
+            post(|slot, body| change(slot, body, |b, request| b.diff(request))),
+        )
+        .route("/v1/confirm", post(confirm))
         .route("/v1/clear/sessions", post(clear_sessions))
-        .route("/v1/explain", post(explain))
+        .route(
+            "/v1/explain",
+            post(|slot, body| change(slot, body, |b, question| b.explain(question))),
+        )
         .route("/v1/clear/counters", post(clear_counters))
         .fallback(|| async { refuse(not_found("no such request")) })
         .layer(middleware::from_fn(check_version))
@@ -184,41 +207,37 @@ fn read(backend: &dyn Backend, document: Document) -> Result<Response, Failure> 
     })
 }
 
-async fn reload(State(slot): State<Slot>, body: Bytes) -> Response {
-    let request = if body.is_empty() {
-        Ok(ReloadRequest::default())
-    } else {
-        serde_json::from_slice(&body)
-    };
-    match request {
+/// Answers a request that comes as JSON; no body at all stands for `{}`.
+async fn change<Q, A>(
+    State(slot): State<Slot>,
+    body: Bytes,
+    work: impl FnOnce(&dyn Backend, &Q) -> Result<A, Failure> + Send + 'static,
+) -> Response
+where
+    Q: DeserializeOwned + Send + 'static,
+    A: Serialize,
+{
+    let text = if body.is_empty() { b"{}" } else { &*body };
+    match serde_json::from_slice::<Q>(text) {
         Ok(request) => {
-            answer(slot, CHANGE_TIMEOUT, move |b| {
-                b.reload(&request).map(|done| json(&done))
+            answer(slot, CHANGE_TIMEOUT, move |backend| {
+                work(backend, &request).map(|done| json(&done))
             })
             .await
         }
         Err(error) => refuse(Failure::new(
             FailureKind::Usage,
-            "reload request",
+            "request",
             error.to_string(),
         )),
     }
 }
 
-async fn explain(State(slot): State<Slot>, body: Bytes) -> Response {
-    match serde_json::from_slice(&body) {
-        Ok(question) => {
-            answer(slot, CHANGE_TIMEOUT, move |b| {
-                b.explain(&question).map(|answer| json(&answer))
-            })
-            .await
-        }
-        Err(error) => refuse(Failure::new(
-            FailureKind::Usage,
-            "explain request",
-            error.to_string(),
-        )),
-    }
+async fn confirm(State(slot): State<Slot>) -> Response {
+    answer(slot, CHANGE_TIMEOUT, |b| {
+        b.confirm().map(|done| json(&done))
+    })
+    .await
 }
 
 async fn clear_sessions(State(slot): State<Slot>, RawQuery(query): RawQuery) -> Response {

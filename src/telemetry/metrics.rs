@@ -187,6 +187,16 @@ fn process(out: &mut Families, scrape: &Scrape) {
         "Number of the configuration in force.",
         plain(f64::from(status.generation)),
     );
+    out.gauge(
+        "config_unsaved",
+        "1 while the running configuration is not the one a restart would read.",
+        plain(flag(status.unsaved)),
+    );
+    out.gauge(
+        "config_confirm_remaining_seconds",
+        "Seconds until the configuration before comes back unless this one is confirmed; 0 if none waits.",
+        plain(status.confirm_seconds.unwrap_or(0) as f64),
+    );
     let reloads = [
         ("applied", scrape.reloads_applied),
         ("refused", scrape.reloads_refused),

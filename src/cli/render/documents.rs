@@ -2,7 +2,8 @@
 
 use super::{duration, facts, percent, table};
 use crate::control::api::{
-    Cleared, Counters, Drops, Explanation, PacketCounts, Reloaded, Status, Timeouts,
+    Cleared, Counters, Difference, Drops, Explanation, PacketCounts, Reloaded, Saved, Status,
+    Timeouts,
 };
 
 /// `show status`: one screen.
@@ -62,6 +63,16 @@ pub fn status(status: &Status) -> String {
         ("ports down", list(&status.ports_down)),
         ("imbalance", status.packets.imbalance.to_string()),
     ]);
+    if let Some(seconds) = status.confirm_seconds {
+        text.push_str(&format!(
+            "the configuration before comes back in {seconds} s unless `natgate confirm` keeps this one\n"
+        ));
+    }
+    if status.unsaved {
+        text.push_str(
+            "the running configuration is not saved (see `natgate diff`, `natgate save`)\n",
+        );
+    }
     for warning in &status.warnings {
         text.push_str(&format!("{warning}\n"));
     }
@@ -209,7 +220,26 @@ pub fn explanation(e: &Explanation) -> String {
     facts(&lines)
 }
 
-/// The answer to `reload`.
+/// The answer to `save`.
+pub fn saved(saved: &Saved) -> String {
+    if saved.files.is_empty() {
+        return "the files say it already\n".to_owned();
+    }
+    let written = |file: &String| format!("{file} written\n");
+    saved.files.iter().map(written).collect()
+}
+
+/// The answer to `diff`.
+pub fn difference(difference: &Difference) -> String {
+    if difference.equal {
+        return "no difference\n".to_owned();
+    }
+    let mut text = difference.lines.join("\n");
+    text.push('\n');
+    text
+}
+
+/// The answer to a change of the configuration.
 pub fn reloaded(reloaded: &Reloaded) -> String {
     let mut text = String::new();
     for warning in &reloaded.warnings {
@@ -221,10 +251,16 @@ pub fn reloaded(reloaded: &Reloaded) -> String {
     if reloaded.changes.is_empty() {
         text.push_str("nothing changed\n");
     }
-    text + &format!(
+    text.push_str(&format!(
         "generation {} in force on every worker after {} ms\n",
         reloaded.generation, reloaded.took_millis
-    )
+    ));
+    if let Some(seconds) = reloaded.confirm_seconds {
+        text.push_str(&format!(
+            "the configuration before comes back in {seconds} s unless `natgate confirm` keeps this one\n"
+        ));
+    }
+    text
 }
 
 /// The answer to a `clear`.

@@ -152,7 +152,7 @@ pub fn headings(listing: Listing, verbose: bool) -> Vec<&'static str> {
                 "INDEX", "NAME", "IN", "OUT", "SRC", "DST", "PROTO", "VIA", "PORTS", "HITS",
                 "PACKETS", "BYTES",
             ],
-            &[],
+            &["ORIGIN"],
         ),
         Listing::Services => (
             &[
@@ -181,7 +181,7 @@ pub fn headings(listing: Listing, verbose: bool) -> Vec<&'static str> {
                 "ACTION",
                 "NAME",
             ],
-            &[],
+            &["ORIGIN"],
         ),
         Listing::History => (&["GENERATION", "TIME", "HASH", "CAUSE", "SUMMARY"], &[]),
     };
@@ -282,9 +282,9 @@ pub fn cells(item: &Item, verbose: bool) -> Vec<String> {
             vec![m.realm.clone()],
         ),
         Item::Session(s) => session(s),
-        Item::Rule(r) => (rule(r), vec![]),
+        Item::Rule(r) => (rule(r), vec![r.origin.clone()]),
         Item::Service(s) => (service(s), vec![s.hash.clone()]),
-        Item::FilterRule(r) => (filter_rule(r), vec![]),
+        Item::FilterRule(r) => (filter_rule(r), vec![r.origin.clone()]),
         Item::History(h) => (
             vec![
                 h.generation.to_string(),

@@ -38,7 +38,7 @@ pub(super) fn validate(raw: &Raw, findings: &mut Findings) -> Validated {
         sets: raw
             .sets
             .iter()
-            .map(|(name, set)| (name.clone(), set.0.clone()))
+            .map(|(name, set)| (name.clone(), set.members.0.clone()))
             .collect(),
     };
     names.check_sets(findings);

@@ -70,17 +70,15 @@ impl Names {
         })
     }
 
-    fn set(&self, name: &str) -> Result<Vec<String>, String> {
+    fn set(&self, name: &str) -> Result<Vec<&str>, String> {
         if let Some(set) = self.sets.get(name) {
-            return Ok(set.clone());
+            return Ok(set.iter().map(String::as_str).collect());
         }
         let built_in = BUILT_IN.iter().find(|(known, _)| *known == name);
-        built_in
-            .map(|(_, list)| list.iter().map(|s| (*s).to_string()).collect())
-            .ok_or_else(|| {
-                let known: Vec<&str> = self.set_names().collect();
-                format!("there is no set @{name} ({})", hint(name, &known))
-            })
+        built_in.map(|(_, list)| list.to_vec()).ok_or_else(|| {
+            let known: Vec<&str> = self.set_names().collect();
+            format!("there is no set @{name} ({})", hint(name, &known))
+        })
     }
 
     fn set_names(&self) -> impl Iterator<Item = &str> {
@@ -146,7 +144,7 @@ impl Names {
         if let Some(name) = text.strip_prefix('@').filter(|name| *name != "self") {
             enter(name, inside)?;
             for element in self.set(name)? {
-                self.operand(&element, negated, inside, halves)?;
+                self.operand(element, negated, inside, halves)?;
             }
             inside.pop();
             halves.included |= !negated;
@@ -243,7 +241,7 @@ impl Names {
                     "the set @{name} has exclusions, which a set of interfaces cannot"
                 ));
             }
-            ids.extend(self.pattern(&element, inside)?);
+            ids.extend(self.pattern(element, inside)?);
         }
         inside.pop();
         Ok(ids)
@@ -259,6 +257,9 @@ impl Names {
             for (index, element) in elements.iter().enumerate() {
                 let mut inside = vec![name.clone()];
                 let as_address = self.operand(element, false, &mut inside, &mut Halves::default());
+                if as_address.is_ok() {
+                    continue;
+                }
                 let as_interface =
                     self.pattern(element.trim_start_matches('!'), &mut vec![name.clone()]);
                 let looks_like_name = !element.contains(['.', ':', '/', '@']);

@@ -406,6 +406,9 @@ pub struct Rule {
     pub via: String,
     /// Ports: of the translation for source NAT, of the public side for forwards.
     pub ports: String,
+    /// Whose it is: a client (`api:NAME`), what its `origin` says, or else the file and line.
+    #[serde(default)]
+    pub origin: String,
     /// Sessions created.
     pub hits: u64,
     /// Packets of its sessions, both directions.
@@ -453,6 +456,9 @@ pub struct FilterRule {
     pub state: String,
     /// `accept`, `drop`, or `reject:` with what the sender is told.
     pub action: String,
+    /// Whose it is, as of a [`Rule`]; empty for the default.
+    #[serde(default)]
+    pub origin: String,
 }
 
 /// A backend of a service; a service without one has a line without one.
@@ -497,7 +503,7 @@ pub struct HistoryEntry {
     pub published_unix_seconds: u64,
     /// First 16 hex digits of a hash of its text.
     pub hash: String,
-    /// `start`, `reload`, `link`, `health`.
+    /// `start`, `reload`, `edit`, `rollback`, `unconfirmed`, `link`, `health`.
     pub cause: String,
     /// What changed, or where it came from.
     pub summary: String,

@@ -6,17 +6,24 @@
 //! |---|---|
 //! | `GET /v1/status`, `/v1/drops`, … ([`Document`]) | one JSON document |
 //! | `GET /v1/sessions?ip=…&max=…`, … ([`Listing`], [`Filter`]) | NDJSON: one [`Line`] per object, then one that ends the list |
-//! | `POST /v1/reload` ([`ReloadRequest`]) | [`Reloaded`] |
+//! | `POST /v1/reload` ([`ReloadRequest`]), `/v1/edit` ([`EditRequest`]), `/v1/rollback` ([`RollbackRequest`]), `/v1/confirm` | [`Reloaded`] |
+//! | `POST /v1/save` ([`SaveRequest`]) | [`Saved`] |
+//! | `POST /v1/diff` ([`DiffRequest`]) | [`Difference`] |
 //! | `POST /v1/clear/sessions` ([`Filter`] in the query), `/v1/clear/counters` | [`Cleared`] |
 //!
 //! Both sides send [`VERSION_HEADER`]; a daemon refuses a client that speaks another version. An error is a
 //! [`Failure`] with the HTTP status of its [`FailureKind`].
 
+pub mod change;
 pub mod explain;
 pub mod filter;
 pub mod listing;
 pub mod report;
 
+pub use change::{
+    DiffRequest, Difference, EditRequest, ReloadRequest, Reloaded, RollbackRequest, SaveRequest,
+    Saved, Terms,
+};
 pub use explain::{Explanation, Question, Stage};
 pub use filter::Filter;
 pub use listing::{
@@ -25,8 +32,8 @@ pub use listing::{
     Worker,
 };
 pub use report::{
-    Cleared, Config, Counters, DropLine, Drops, Gauges, PacketCounts, Rates, ReloadRequest,
-    Reloaded, SessionCount, Status, Timeout, Timeouts, WorkerCounts,
+    Cleared, Config, Counters, DropLine, Drops, Gauges, PacketCounts, Rates, SessionCount, Status,
+    Timeout, Timeouts, WorkerCounts,
 };
 
 use serde::{Deserialize, Serialize};

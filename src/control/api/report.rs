@@ -39,6 +39,12 @@ pub struct Status {
     pub ports_down: Vec<String>,
     /// What the configuration was warned about.
     pub warnings: Vec<String>,
+    /// The running configuration is not the one a restart would read: it was edited, or comes from another file.
+    #[serde(default)]
+    pub unsaved: bool,
+    /// Seconds until the configuration before comes back, unless this one is confirmed.
+    #[serde(default)]
+    pub confirm_seconds: Option<u64>,
 }
 
 /// Rates over the last seconds.
@@ -261,27 +267,6 @@ pub struct Config {
     pub source: String,
     /// Its text.
     pub text: String,
-}
-
-/// `POST /v1/reload`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReloadRequest {
-    /// The file to read, absolute; without one the file natgate was started with.
-    #[serde(default)]
-    pub file: Option<std::path::PathBuf>,
-}
-
-/// A reload that took effect: every worker runs the new policy.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reloaded {
-    /// The configuration now in force.
-    pub generation: u32,
-    /// What changed, a line each; empty if nothing did.
-    pub changes: Vec<String>,
-    /// Warnings of the validation.
-    pub warnings: Vec<String>,
-    /// Milliseconds from the request until the last worker had the new policy.
-    pub took_millis: u64,
 }
 
 /// What a `clear` did.

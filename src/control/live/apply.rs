@@ -1,117 +1,65 @@
 //! Changing the configuration of a running gateway.
 //!
 //! ```text
-//!   load ─▶ same ports, cores, memory? ─▶ compile against the policy in force ─▶ publish ─▶ wait for every worker
+//!   file, edit, earlier text ─▶ read ─▶ same ports, cores, memory? ─▶ compile against the policy in force ─▶ publish ─▶ wait for every worker
 //!     └────────────── any error: refused with the whole report, nothing has changed ┘
 //! ```
 //!
 //! The policy that was replaced is kept until no worker holds it any more and is dropped here, never on a packet thread.
 
-use super::{Live, change, lock, unix_seconds};
+use super::running::{Pending, hash};
+use super::{Live, change, lock};
 use crate::base::PortId;
-use crate::config::Loaded;
 use crate::config::compile::{PortFacts, compile};
-use crate::control::api::{Failure, FailureKind, HistoryEntry, ReloadRequest, Reloaded};
-use crate::control::runtime::{PortDevice, load, refused, warnings};
+use crate::config::{self, Loaded, Text};
+use crate::control::api::{Failure, FailureKind, Reloaded, Terms};
+use crate::control::runtime::{PortDevice, refused};
 use crate::nat::policy::Policy;
-use std::collections::VecDeque;
-use std::hash::Hasher;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// Generations remembered.
-const HISTORY: usize = 32;
-
 /// How long all workers together may take to take up a policy.
 const ACKNOWLEDGE: Duration = Duration::from_secs(5);
 
-/// What is in force.
-pub struct Running {
-    /// The configuration.
-    pub loaded: Arc<Loaded>,
-    /// The file natgate was started with: what a reload without a file reads.
-    pub boot_file: PathBuf,
-    /// The file the configuration came from.
+/// A configuration that is to be in force.
+pub(super) struct Candidate {
+    /// Its texts.
+    pub texts: Vec<Text>,
+    /// The file it comes from.
     pub file: PathBuf,
-    /// A hash of its text, 16 hex digits.
-    pub hash: String,
-    /// What was published, oldest first.
-    pub history: VecDeque<HistoryEntry>,
-    /// Replaced policies that a worker may still hold.
-    retired: Vec<Arc<Policy>>,
-}
-
-impl Running {
-    /// The configuration the gateway starts with.
-    pub fn new(loaded: Loaded, file: PathBuf, generation: u32) -> Running {
-        let hash = hash(&loaded.text);
-        let entry = HistoryEntry {
-            generation,
-            published_unix_seconds: unix_seconds(),
-            hash: hash.clone(),
-            cause: "start".to_owned(),
-            summary: file.display().to_string(),
-        };
-        Running {
-            loaded: Arc::new(loaded),
-            boot_file: file.clone(),
-            file,
-            hash,
-            history: VecDeque::from([entry]),
-            retired: Vec::new(),
-        }
-    }
-
-    fn record(&mut self, generation: u32, cause: &str, summary: String) {
-        if self.history.len() == HISTORY {
-            self.history.pop_front();
-        }
-        self.history.push_back(HistoryEntry {
-            generation,
-            published_unix_seconds: unix_seconds(),
-            hash: self.hash.clone(),
-            cause: cause.to_owned(),
-            summary,
-        });
-    }
-
-    /// Drops replaced policies that nobody holds any more; says how many are left.
-    pub fn bury(&mut self) -> usize {
-        self.retired.retain(|policy| Arc::strong_count(policy) > 1);
-        self.retired.len()
-    }
-}
-
-/// Tells texts apart in listings; not meant against forgery.
-fn hash(text: &str) -> String {
-    // FNV-1a, 64 bits: the same on every build and machine.
-    struct Fnv(u64);
-    impl Hasher for Fnv {
-        fn finish(&self) -> u64 {
-            self.0
-        }
-        fn write(&mut self, bytes: &[u8]) {
-            for byte in bytes {
-                self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
-            }
-        }
-    }
-    let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
-    hasher.write(text.as_bytes());
-    format!("{:016x}", hasher.finish())
+    /// The texts are those of the file natgate starts from, as they are.
+    pub from_boot_file: bool,
+    /// What is worth knowing besides the warnings of the validation.
+    pub notes: Vec<String>,
 }
 
 impl Live {
-    /// Carries out a reload and counts it.
+    /// Makes one change at a time: `prepare` says what the configuration is to be. Counts and logs it.
     ///
     /// # Errors
-    /// See [`Backend::reload`](crate::control::backend::Backend::reload).
-    pub fn apply(&self, request: &ReloadRequest) -> Result<Reloaded, Failure> {
+    /// When the terms do not hold, and everything for which a change is refused; nothing has changed then.
+    pub(super) fn change(
+        &self,
+        what: &str,
+        terms: &Terms,
+        prepare: impl FnOnce() -> Result<Candidate, Failure>,
+    ) -> Result<Reloaded, Failure> {
         let _one_at_a_time = lock(&self.changing);
+        self.carry_out(what, terms, prepare)
+    }
+
+    /// [`Live::change`] with the lock held.
+    pub(super) fn carry_out(
+        &self,
+        what: &str,
+        terms: &Terms,
+        prepare: impl FnOnce() -> Result<Candidate, Failure>,
+    ) -> Result<Reloaded, Failure> {
         let began = self.clock.nanos();
-        match self.change(request) {
+        let done = self.prepared(terms, prepare);
+        match done.and_then(|candidate| self.put_into_force(what, candidate, terms)) {
             Ok(mut done) => {
                 done.took_millis = (self.clock.nanos() - began) / 1_000_000;
                 self.reloads_applied.fetch_add(1, Ordering::Relaxed);
@@ -119,59 +67,93 @@ impl Live {
                     generation = done.generation,
                     changes = done.changes.len(),
                     took_millis = done.took_millis,
-                    "configuration reloaded"
+                    "{what}: the configuration is in force"
                 );
                 Ok(done)
             }
             Err(failure) => {
                 self.reloads_refused.fetch_add(1, Ordering::Relaxed);
-                tracing::warn!("reload refused: {failure}");
+                tracing::warn!("{what} refused: {failure}");
                 Err(failure)
             }
         }
     }
 
-    fn change(&self, request: &ReloadRequest) -> Result<Reloaded, Failure> {
-        let (before, file) = {
+    fn prepared(
+        &self,
+        terms: &Terms,
+        prepare: impl FnOnce() -> Result<Candidate, Failure>,
+    ) -> Result<Candidate, Failure> {
+        let (hash, unconfirmed) = {
             let running = lock(&self.running);
-            (
-                running.loaded.clone(),
-                request
-                    .file
-                    .clone()
-                    .unwrap_or_else(|| running.boot_file.clone()),
-            )
+            (running.hash.clone(), running.pending.is_some())
         };
-        let loaded = load(&file).map_err(|report| refused(FailureKind::Refused, &file, &report))?;
+        let refused = |why: &str| Failure::new(FailureKind::Refused, "configuration", why);
+        if terms
+            .expect
+            .as_ref()
+            .is_some_and(|expected| *expected != hash)
+        {
+            let why = format!("it was changed meanwhile: its hash is {hash}");
+            return Err(refused(&why).hint("look at it again with `natgate show config`"));
+        }
+        if unconfirmed {
+            return Err(refused("the last change is not confirmed yet")
+                .hint("`natgate confirm` keeps it, `natgate rollback` takes it back"));
+        }
+        prepare()
+    }
+
+    fn put_into_force(
+        &self,
+        what: &str,
+        candidate: Candidate,
+        terms: &Terms,
+    ) -> Result<Reloaded, Failure> {
+        let before = lock(&self.running).loaded.clone();
+        let file = &candidate.file;
+        let refuse = |report| refused(FailureKind::Refused, file, &report);
+        let loaded = config::read(candidate.texts, &before.environment).map_err(refuse)?;
         let fixed = change::needs_restart(&before.validated, &loaded.validated);
         if !fixed.is_empty() {
-            return Err(change::restart_failure(fixed));
+            return Err(change::restart_failure(what, fixed));
         }
         let changes = change::describe(&before.validated, &loaded.validated);
-        let warnings = warnings(&loaded);
+        let mut warnings = candidate.notes;
+        warnings.extend(crate::control::runtime::warnings(&loaded));
         let generation = if changes.is_empty() {
             self.published.load().generation.0
         } else {
-            let policy = self
-                .compile(&loaded)
-                .map_err(|report| refused(FailureKind::Refused, &file, &report))?;
-            self.publish(policy)
+            self.publish(self.compile(&loaded).map_err(refuse)?)
         };
-        {
+        let (hash, confirm_seconds) = {
             let mut running = lock(&self.running);
-            running.hash = hash(&loaded.text);
-            running.loaded = Arc::new(loaded);
-            running.file = file;
-            if !changes.is_empty() {
-                running.record(generation, "reload", changes.join("; "));
+            let past = running.present();
+            running.hash = hash(&loaded.text());
+            if candidate.from_boot_file {
+                running.boot_hash = running.hash.clone();
             }
-        }
+            running.loaded = Arc::new(loaded);
+            running.file = candidate.file;
+            let confirm_seconds = terms.confirm_seconds.filter(|_| !changes.is_empty());
+            if !changes.is_empty() {
+                running.record(generation, what, changes.join("; "));
+                running.remember(past.clone());
+            }
+            running.pending = confirm_seconds.map(|seconds| Pending {
+                until_nanos: self.clock.nanos() + seconds * 1_000_000_000,
+                back: past,
+            });
+            (running.hash.clone(), confirm_seconds)
+        };
         self.acknowledged()?;
         Ok(Reloaded {
             generation,
+            hash,
             changes,
             warnings,
             took_millis: 0,
+            confirm_seconds,
         })
     }
 
@@ -195,9 +177,7 @@ impl Live {
     fn publish(&self, policy: Policy) -> u32 {
         let generation = policy.generation.0;
         let before = self.published.publish(Arc::new(policy));
-        let mut running = lock(&self.running);
-        running.retired.push(before);
-        running.bury();
+        lock(&self.running).retire(before);
         generation
     }
 
@@ -265,17 +245,5 @@ impl Live {
                 tracing::error!(%report, "{summary}: no policy for this state of things")
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hashes_tell_texts_apart_and_stay() {
-        assert_eq!(hash(""), "cbf29ce484222325");
-        assert_eq!(hash("a"), "af63dc4c8601ec8c");
-        assert_ne!(hash("schema = 1"), hash("schema = 2"));
     }
 }

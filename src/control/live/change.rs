@@ -53,10 +53,10 @@ fn ports(old: &Validated, new: &Validated, keys: &mut Keys) {
 }
 
 /// The failure that names the keys.
-pub fn restart_failure(keys: Vec<String>) -> Failure {
+pub fn restart_failure(what: &str, keys: Vec<String>) -> Failure {
     Failure::new(
         FailureKind::Refused,
-        "reload",
+        what,
         "some of what changed is fixed while natgate runs",
     )
     .hint("nothing was changed; restart natgate for these, or put them back")
@@ -69,8 +69,7 @@ struct Keys(Vec<String>);
 impl Keys {
     fn compare<T: PartialEq + std::fmt::Debug>(&mut self, key: &str, old: &T, new: &T) {
         if old != new {
-            self.0
-                .push(format!("{key}: {old:?} now, {new:?} in the file"));
+            self.0.push(format!("{key}: {old:?} now, {new:?} wanted"));
         }
     }
 }

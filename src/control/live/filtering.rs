@@ -44,6 +44,7 @@ pub fn rules(config: &Validated, policy: &Policy, counts: &[RuleCount]) -> Vec<F
         icmp_type: any(),
         state: any(),
         action: action_name(config.filter.default),
+        origin: String::new(),
     });
     all
 }
@@ -67,5 +68,6 @@ fn view(index: u32, rule: &validated::FilterRule, count: RuleCount) -> FilterRul
         icmp_type: rule.icmp.to_string(),
         state: rule.state.to_string(),
         action: action_name(rule.action),
+        origin: rule.label.origin.clone(),
     }
 }

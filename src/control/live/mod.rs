@@ -7,13 +7,14 @@
 //! | ports | the devices |
 //! | rules, timeouts, configuration | what was loaded, with the workers' counts |
 //!
-//! Changes ([`apply`]) are made one at a time; reading never waits for them.
+//! Changes ([`apply`], [`edit`]) are made one at a time; reading never waits for them.
 
 pub mod alarms;
 pub mod apply;
 pub mod ask;
 pub mod change;
 pub mod counts;
+pub mod edit;
 pub mod filtering;
 pub mod health;
 pub mod holds;
@@ -22,13 +23,15 @@ pub mod objects;
 pub mod pulse;
 pub mod records;
 pub mod refusals;
+pub mod running;
+mod save;
 pub mod services;
 pub mod tables;
 
 use super::api::{
-    self, Cleared, Counters, Drops, Endpoint, Explanation, Failure, Filter, Item, ListEnd, Listing,
-    PacketCounts, Port, Question, ReloadRequest, Reloaded, Status, Timeout, Timeouts, Translation,
-    Worker,
+    self, Cleared, Counters, DiffRequest, Difference, Drops, EditRequest, Endpoint, Explanation,
+    Failure, Filter, Item, ListEnd, Listing, PacketCounts, Port, Question, ReloadRequest, Reloaded,
+    RollbackRequest, SaveRequest, Saved, Status, Timeout, Timeouts, Translation, Worker,
 };
 use super::backend::{Backend, Scrape};
 use super::explain;
@@ -40,13 +43,13 @@ use crate::dataplane::published::Published;
 use crate::flow::session::State;
 use crate::nat::policy::Policy;
 use alarms::Alarms;
-use apply::Running;
 use ask::WorkerHandle;
 use counts::{Baseline, Snapshot, snapshots};
 use health::Health;
 use pulse::Pulse;
 use records::Records;
 use refusals::Refusals;
+use running::Running;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -196,7 +199,12 @@ impl Live {
 
     fn status_of(&self, snapshots: &[Snapshot], stalled: &[u8], packets: PacketCounts) -> Status {
         let policy = self.published.load();
-        let loaded = lock(&self.running).loaded.clone();
+        let (loaded, unsaved, confirm_seconds) = {
+            let running = lock(&self.running);
+            let now = self.clock.nanos();
+            let remaining = running.pending.as_ref().map(|p| p.remaining_seconds(now));
+            (running.loaded.clone(), running.is_unsaved(), remaining)
+        };
         let ready = stalled.is_empty() && self.workers_alive() && self.workers_current();
         let pools = objects::pools(&policy);
         let shares = pools.iter().map(|pool| {
@@ -240,6 +248,8 @@ impl Live {
             fullest_pool: shares.max_by(|a, b| a.1.total_cmp(&b.1)),
             ports_down: down.collect(),
             warnings: super::runtime::warnings(&loaded),
+            unsaved,
+            confirm_seconds,
         }
     }
 
@@ -391,7 +401,7 @@ impl Backend for Live {
             generation: self.published.load().generation.0,
             hash: running.hash.clone(),
             source: running.file.display().to_string(),
-            text: running.loaded.text.clone(),
+            text: running.loaded.text(),
         }
     }
 
@@ -459,7 +469,27 @@ impl Backend for Live {
     }
 
     fn reload(&self, request: &ReloadRequest) -> Result<Reloaded, Failure> {
-        self.apply(request)
+        self.reload_file(request)
+    }
+
+    fn edit(&self, request: &EditRequest) -> Result<Reloaded, Failure> {
+        self.edit_running(request)
+    }
+
+    fn rollback(&self, request: &RollbackRequest) -> Result<Reloaded, Failure> {
+        self.roll_back(request)
+    }
+
+    fn confirm(&self) -> Result<Reloaded, Failure> {
+        self.keep()
+    }
+
+    fn save(&self, request: &SaveRequest) -> Result<Saved, Failure> {
+        self.save_running(request)
+    }
+
+    fn diff(&self, request: &DiffRequest) -> Result<Difference, Failure> {
+        self.compare(request)
     }
 
     fn scrape(&self) -> Scrape {

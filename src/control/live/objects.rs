@@ -342,6 +342,7 @@ fn blank(label: &Label, count: RuleCount) -> Rule {
         proto: any(),
         via: String::new(),
         ports: String::new(),
+        origin: label.origin.clone(),
         hits: count.hits,
         packets: count.packets,
         bytes: count.bytes,
