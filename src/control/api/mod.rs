@@ -19,6 +19,7 @@ pub mod explain;
 pub mod filter;
 pub mod listing;
 pub mod report;
+pub mod rules;
 
 pub use change::{
     DiffRequest, Difference, EditRequest, ReloadRequest, Reloaded, RollbackRequest, SaveRequest,
@@ -27,14 +28,14 @@ pub use change::{
 pub use explain::{Explanation, Question, Stage};
 pub use filter::Filter;
 pub use listing::{
-    Block, Endpoint, FilterRule, HistoryEntry, Interface, Item, Line, ListEnd, Mapping, Neighbor,
-    Pool, PoolPorts, Port, Queue, Route, Rule, ServiceBackend, Session, Subscriber, Translation,
-    Worker,
+    Block, Endpoint, Interface, Item, Line, ListEnd, Mapping, Neighbor, Pool, PoolPorts, Port,
+    Queue, Route, Session, Subscriber, Translation, Worker,
 };
 pub use report::{
     Cleared, Config, Counters, DropLine, Drops, Gauges, PacketCounts, Rates, SessionCount, Status,
     Timeout, Timeouts, WorkerCounts,
 };
+pub use rules::{FilterRule, HistoryEntry, Rule, ServiceBackend};
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
