@@ -537,7 +537,14 @@ result       forwarded as 203.0.113.1:40000 > 203.0.113.9:53
             "dport=53",
         ]);
         assert!(
-            out.contains("route   out through wan\nfilter  accept  by filter.rule 2\n"),
+            out.contains("route        out through wan\nfilter       accept  by filter.rule 2\n"),
+            "{out}"
+        );
+        assert!(
+            out.ends_with(
+                "source       from pool interface:wan  by source-nat out\n\
+                 result       forwarded as [2001:db8::1]:40000 > [2001:db8::9]:53\n"
+            ),
             "{out}"
         );
         let knock = told(&[
@@ -548,7 +555,7 @@ result       forwarded as 203.0.113.1:40000 > 203.0.113.9:53
             "dport=22",
         ]);
         assert!(
-            knock.ends_with("result  dropped: policy_filter\n"),
+            knock.ends_with("result       dropped: policy_filter\n"),
             "{knock}"
         );
         let policy = crate::config::compile::compile_text("test", CONFIG).unwrap();

@@ -172,7 +172,10 @@ impl Rack {
 
     /// Live sessions of all workers.
     pub fn sessions(&self) -> usize {
-        self.shards.iter().map(|s| s.nat.sessions.len()).sum()
+        self.shards
+            .iter()
+            .map(|s| s.nat.sessions.len() + s.nat_v6.sessions.len())
+            .sum()
     }
 
     /// Passes messages on until none is under way.

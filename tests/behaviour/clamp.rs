@@ -117,6 +117,7 @@ fn ipv6_is_clamped_too() {
     let mut rack = clamped(1, "wan0", MASQUERADE);
     let from: std::net::Ipv6Addr = "fd00:1::2".parse().unwrap();
     let to: std::net::Ipv6Addr = "2001:db8::9".parse().unwrap();
+    let gateway: std::net::Ipv6Addr = "2001:db8::1".parse().unwrap();
     let mut frame = Vec::new();
     PacketBuilder::ethernet2(HOST_MAC, [2, 0, 0, 0, 1, 0])
         .ipv6(from.octets(), to.octets(), 64)
@@ -135,7 +136,7 @@ fn ipv6_is_clamped_too() {
     };
     let sum = tcp
         .to_header()
-        .calc_checksum_ipv6_raw(from.octets(), to.octets(), b"")
+        .calc_checksum_ipv6_raw(gateway.octets(), to.octets(), b"")
         .unwrap();
     assert_eq!(tcp.checksum(), sum);
 }

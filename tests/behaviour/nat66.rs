@@ -379,10 +379,12 @@ fn rules_of_one_family_leave_the_other_alone() {
 
 #[test]
 fn sessions_end_and_their_ports_rest() {
-    let mut rack = lab(1, MASQUERADE);
+    let rules = "[[pool]]\nname = \"p\"\naddresses = [\"2001:db8::20\"]\n\
+        [[source-nat]]\nout = \"wan0\"\nvia = \"pool:p\"\n";
+    let mut rack = lab(1, rules);
     let out = udp6(LAN, (INSIDE, 4000), (OUTSIDE, 53), b"question");
     one6(&mut rack, 0, LAN, &out);
-    let back = udp6(WAN, (OUTSIDE, 53), (GATEWAY, 4000), b"late");
+    let back = udp6(WAN, (OUTSIDE, 53), ("2001:db8::20", 4000), b"late");
     rack.advance(121_000);
     dropped(&mut rack, 0, WAN, &back, DropReason::NoMapping);
     rack.maintain();

@@ -1,5 +1,6 @@
 //! The rows: what goes in. What must come out lies beside each row's configuration and is reviewed, not computed.
 
+#[path = "rows_v6.rs"]
 mod v6;
 
 use std::fs;
