@@ -47,5 +47,6 @@ mod at_nat66;
 mod at_ports;
 mod at_realms;
 mod at_reload;
+mod at_services;
 mod at_snat;
 mod programs;
