@@ -128,7 +128,7 @@ pub struct DeleteArgs {
   natgate set filter.rule.3.action drop
   natgate set pool.cgn.drain --default")]
 pub struct SetArgs {
-    /// TABLE.KEY, KIND.OBJECT.KEY or KIND[OBJECT].KEY; objects by name or number.
+    /// TABLE.KEY or KIND.OBJECT.KEY; objects by name or number, in brackets if need be.
     #[arg(value_name = "KEY")]
     pub key: String,
     /// The value; lists with commas, or anything as TOML.
