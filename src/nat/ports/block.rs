@@ -10,11 +10,14 @@
 //! A port given back goes to `young`. Every half hold time all sets move one step left, so that a port rests for
 //! 1 to 1.5 hold times (RFC 6888 REQ-8) and no timer is needed: the sets move when the block is used next.
 
+mod sets;
+
 use super::bitmap::Bitmap;
 use super::blockmap::BlockMap;
 use super::external::{BlockUsage, Counters, ExternalIndex, Usage};
 use super::{Allowed, HostPlan, MAX_WORKERS, PortRange, PortRanges, PortSpace, Preference};
 use crate::base::{PoolId, Random, Tick, WorkerId};
+use sets::{FREE, SETS, YOUNG, bump, place};
 use std::sync::atomic::{
     AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed, Ordering::SeqCst,
 };
@@ -72,11 +75,6 @@ pub struct Claim {
     /// The time of the claim.
     pub now: Tick,
 }
-
-/// Sets of ports per block and space; see the picture above.
-const SETS: usize = 4;
-const FREE: usize = 0;
-const YOUNG: usize = SETS - 1;
 
 /// State of a block besides its ports. Written by the owning worker, read by anybody.
 #[derive(Default)]
@@ -568,111 +566,6 @@ impl BlockPorts {
         self.errors.load(Relaxed)
     }
 
-    /// A uniformly drawn offset, then the next available port in its word, then in the next words.
-    fn random_free(
-        &self,
-        block: BlockIndex,
-        ports: PortRange,
-        allowed: &Allowed<'_>,
-        random: &mut Random,
-    ) -> Option<u16> {
-        let start = random.below(ports.size());
-        let (first, turn) = (start as usize / 64, start % 64);
-        let words = self.words(block);
-        for i in 0..words {
-            let word = (first + i) % words;
-            let available = self.available(block, ports, allowed, word);
-            if available != 0 {
-                let bit = (available.rotate_right(turn).trailing_zeros() + turn) % 64;
-                return Some(ports.first + (word as u16) * 64 + bit as u16);
-            }
-        }
-        None
-    }
-
-    /// Free and allowed ports of one word of a block.
-    #[inline]
-    fn available(
-        &self,
-        block: BlockIndex,
-        ports: PortRange,
-        allowed: &Allowed<'_>,
-        word: usize,
-    ) -> u64 {
-        match self.load(block, allowed.space(), FREE, word) {
-            0 => 0,
-            free => free & allowed.bits_at(ports.first + (word as u16) * 64),
-        }
-    }
-
-    /// Moves the resting sets as many steps as half hold times have passed.
-    #[inline]
-    pub(super) fn rest(&self, block: BlockIndex, now: Tick, hold: u32) {
-        let Some(meta) = self.meta(block) else { return };
-        // Rounded up and one more: coarse ticks must not shorten the hold.
-        let step = hold / 2 + 1;
-        let moved = meta.moved.load(Relaxed);
-        let steps = now.since(Tick(moved)) / step;
-        if steps == 0 {
-            return;
-        }
-        meta.moved
-            .store(moved.saturating_add(steps * step), Relaxed);
-        for space in PortSpace::ALL {
-            for _ in 0..steps.min(SETS as u32 - 1) {
-                if meta.held[space.index()].load(Relaxed) > 0 {
-                    let freed = self.move_sets(block, space);
-                    bump(&meta.held[space.index()], -(freed as i32));
-                    self.counters[space.index()].held_sub(freed);
-                }
-            }
-        }
-    }
-
-    /// One step: `old` becomes free, `middle` old, `young` middle. Returns the number of ports that became free.
-    fn move_sets(&self, block: BlockIndex, space: PortSpace) -> u32 {
-        let mut freed = 0;
-        for word in 0..self.words(block) {
-            freed += self.shift_word(block, space, FREE + 1, word);
-            for set in FREE + 2..SETS {
-                self.shift_word(block, space, set, word);
-            }
-        }
-        freed
-    }
-
-    /// Moves one word of `set` into the set before it; returns the number of ports moved.
-    #[inline]
-    fn shift_word(&self, block: BlockIndex, space: PortSpace, set: usize, word: usize) -> u32 {
-        let from = self.cell(block, space, set, word);
-        let moved = from.load(Relaxed);
-        if moved != 0 {
-            from.store(0, Relaxed);
-            let to = self.cell(block, space, set - 1, word);
-            to.store(to.load(Relaxed) | moved, Relaxed);
-        }
-        moved.count_ones()
-    }
-
-    #[inline]
-    fn clear(&self, block: BlockIndex, space: PortSpace, set: usize, word: usize, mask: u64) {
-        let cell = self.cell(block, space, set, word);
-        cell.store(cell.load(Relaxed) & !mask, Relaxed);
-    }
-
-    #[inline]
-    fn load(&self, block: BlockIndex, space: PortSpace, set: usize, word: usize) -> u64 {
-        self.cell(block, space, set, word).load(Relaxed)
-    }
-
-    /// One word of a set. Only for blocks that exist: callers have looked their metadata or ports up.
-    #[inline]
-    fn cell(&self, block: BlockIndex, space: PortSpace, set: usize, word: usize) -> &AtomicU64 {
-        let meta = &self.blocks[block.index()];
-        let row = space.index() * SETS + set;
-        &self.bits[meta.at as usize + row * usize::from(meta.words) + word]
-    }
-
     /// Words of one set of a block that exists.
     #[inline]
     pub(super) fn words(&self, block: BlockIndex) -> usize {
@@ -688,16 +581,4 @@ impl BlockPorts {
     fn error(&self) {
         self.errors.fetch_add(1, Relaxed);
     }
-}
-
-/// Word and mask of a port by its offset in the block.
-#[inline]
-fn place(offset: u16) -> (usize, u64) {
-    (usize::from(offset / 64), 1 << (offset % 64))
-}
-
-/// Adds to a counter with one writer.
-#[inline]
-fn bump(counter: &AtomicU16, by: i32) {
-    counter.store(counter.load(Relaxed).wrapping_add(by as u16), Relaxed);
 }

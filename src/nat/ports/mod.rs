@@ -53,6 +53,8 @@ mod allocator_tests;
 #[cfg(test)]
 mod block_tests;
 #[cfg(test)]
+mod deterministic_tests;
+#[cfg(test)]
 mod sharing_tests;
 
 /// The most workers that can lease ports: the owner byte of a port keeps one bit for "resting".
