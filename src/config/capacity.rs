@@ -12,8 +12,10 @@ pub const SESSION_BYTES: u64 = 110;
 pub const SHARED_BYTES: u64 = 140;
 /// Bytes more where clients come back to their backends: one remembered client for each session.
 pub const AFFINITY_BYTES: u64 = 32;
-/// IPv6 sessions and subscribers there is room for: one for so many of IPv4.
-pub const IPV6_SHARE: u32 = 4;
+/// IPv6 sessions and subscribers there is room for, where an interface has an IPv6 address: one for so many of IPv4.
+const IPV6_SHARE: u32 = 4;
+/// The same where none has: enough to begin with when addresses come with a reload, without the price of a share.
+const IPV6_SHARE_UNUSED: u32 = 64;
 /// Bytes of an IPv6 session with its share of the tables and its mapping.
 pub const IPV6_SESSION_BYTES: u64 = 240;
 /// Bytes of an inside host.
@@ -92,6 +94,14 @@ pub struct Capacity {
     pub memory_bytes: u64,
 }
 
+/// There is room for one IPv6 session for so many of IPv4, and for subscribers alike.
+pub fn ipv6_share(config: &Validated) -> u32 {
+    match config.interfaces.iter().any(|i| !i.v6.is_empty()) {
+        true => IPV6_SHARE,
+        false => IPV6_SHARE_UNUSED,
+    }
+}
+
 impl Capacity {
     /// The arithmetic of `config`.
     pub fn of(config: &Validated) -> Capacity {
@@ -124,8 +134,9 @@ impl Capacity {
         let shared = more(shares, SHARED_BYTES);
         let each = SESSION_BYTES + shared + more(remembers, AFFINITY_BYTES);
         let session_bytes = u64::from(sessions) * each;
-        let ipv6_session_bytes = u64::from(sessions / IPV6_SHARE) * (IPV6_SESSION_BYTES + shared);
-        let subscriber_bytes = u64::from(subscribers + subscribers / IPV6_SHARE) * SUBSCRIBER_BYTES;
+        let of_ipv6 = ipv6_share(config);
+        let ipv6_session_bytes = u64::from(sessions / of_ipv6) * (IPV6_SESSION_BYTES + shared);
+        let subscriber_bytes = u64::from(subscribers + subscribers / of_ipv6) * SUBSCRIBER_BYTES;
         let pool_bytes = (own + pooled) * ADDRESS_BYTES;
         let fragment_bytes = u64::from(fragments) * FRAGMENT_BYTES;
         let buffer_bytes = packet_buffers(config).bytes();

@@ -17,7 +17,7 @@ use super::live::{Live, unix_seconds};
 use super::runtime::{Devices, ThreadHook, WorkerDevices, entropy};
 use crate::base::{Random, WorkerId};
 use crate::config::Loaded;
-use crate::config::capacity::IPV6_SHARE;
+use crate::config::capacity::ipv6_share;
 use crate::config::compile::{PortFacts, compile};
 use crate::config::validated::{self, Validated};
 use crate::dataplane::affinity;
@@ -332,7 +332,7 @@ fn shard_size(config: &Validated) -> ShardSize {
     };
     ShardSize {
         nat: nat(1),
-        nat_v6: nat(IPV6_SHARE),
+        nat_v6: nat(ipv6_share(config)),
         neighbours: 4096,
         waiting: 1024,
         fragments: share(system.fragments),
