@@ -8,6 +8,8 @@
 )]
 
 mod common;
+#[path = "control/exemptions.rs"]
+mod exemptions;
 #[path = "control/gateway.rs"]
 mod gateway;
 #[path = "control/objects.rs"]

@@ -209,7 +209,16 @@ pub const EXEMPT: &[Key] = &[
     bare("src", Kind::List),
     bare("dst", Kind::List),
     key("force", Kind::List, "[]"),
-    bare("file", Kind::Later),
+    bare("file", Kind::Inline(EXEMPT_FILE)),
+];
+
+/// `[[exempt]] file`.
+pub const EXEMPT_FILE: &[Key] = &[
+    bare("path", Kind::Text),
+    key("format", Kind::Text, "\"ip-masq-agent\""),
+    key("resync", Kind::Duration, "\"60s\""),
+    key("limit", Kind::Int(0, 1_000_000), "64"),
+    bare("missing", Kind::Text),
 ];
 
 /// `[[pool]]`.

@@ -15,8 +15,11 @@ pub mod capacity;
 pub mod compile;
 pub mod deterministic;
 mod difference;
+pub mod document;
 pub mod edit;
+pub mod exemptions;
 pub mod filtering;
+mod followed;
 pub mod keys;
 mod layers;
 pub mod matching;
@@ -32,6 +35,7 @@ use std::path::{Path, PathBuf};
 
 pub use capacity::Capacity;
 pub use difference::difference;
+pub use followed::Followed;
 pub use layers::Text;
 pub use report::{Diagnostic, Report, Severity};
 pub use validated::Validated;
@@ -52,6 +56,8 @@ pub struct Loaded {
     pub texts: Vec<Text>,
     /// The environment's settings.
     pub environment: Vec<(String, String)>,
+    /// The files of `[[exempt]]`, as they were found.
+    pub followed: Vec<Followed>,
 }
 
 impl Loaded {
@@ -82,7 +88,7 @@ pub fn environment() -> Vec<(String, String)> {
 /// # Errors
 /// Every error of all files in one report, each as `FILE:LINE: path.to.key: what is wrong (what would be right)`.
 pub fn load(path: &Path, environment: &[(String, String)]) -> Result<Loaded, Report> {
-    read(texts(path)?, environment)
+    read(texts(path)?, environment)?.follow()
 }
 
 /// The texts of a file and its drop-ins, in the order in which they count.
@@ -108,7 +114,8 @@ pub fn texts(path: &Path) -> Result<Vec<Text>, Report> {
     }
 }
 
-/// Reads a configuration from a text; `name` stands for the file in messages. No drop-ins, no environment.
+/// Reads a configuration from a text; `name` stands for the file in messages. No drop-ins, no environment, and no files
+/// that exemptions follow: as if those did not exist.
 ///
 /// # Errors
 /// As [`load`].
@@ -131,7 +138,8 @@ pub fn parse_texts(
     read(texts.iter().map(text).collect(), environment)
 }
 
-/// Reads a configuration from its texts and environment variables.
+/// Reads a configuration from its texts and environment variables. Files that exemptions follow are taken as if they did
+/// not exist, until [`Loaded::follow`] reads them.
 ///
 /// # Errors
 /// As [`load`].
@@ -148,6 +156,7 @@ pub fn read(texts: Vec<Text>, environment: &[(String, String)]) -> Result<Loaded
         warnings,
         texts,
         environment: environment.to_vec(),
+        followed: Vec::new(),
     })
 }
 

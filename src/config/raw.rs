@@ -233,6 +233,18 @@ pub struct Exempt {
     pub src: Option<Many>,
     pub dst: Option<Many>,
     pub force: Many,
+    pub file: Option<ExemptFile>,
+}
+
+/// `[[exempt]] file`.
+#[derive(Clone, Debug, Deserialize)]
+#[allow(missing_docs)]
+pub struct ExemptFile {
+    pub path: Option<String>,
+    pub format: String,
+    pub resync: String,
+    pub limit: usize,
+    pub missing: Option<String>,
 }
 
 /// `[[pool]]`.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+pub use super::exemptions::ExemptFile;
 pub use super::filtering::{Filter, FilterRule};
 pub use super::matching::{AddressList, InterfaceMatch, Match, PortSet, PrefixSet, ProtocolSet};
 pub use super::services::{Backend, Service, ServiceAt};
@@ -62,6 +63,11 @@ pub struct Validated {
 }
 
 impl Validated {
+    /// Whether any interface has an IPv6 address.
+    pub fn has_ipv6(&self) -> bool {
+        self.interfaces.iter().any(|i| !i.v6.is_empty())
+    }
+
     /// The interface of this name.
     pub fn interface(&self, name: &str) -> Option<InterfaceId> {
         let index = self.interfaces.iter().position(|i| i.label.name == name)?;
@@ -282,6 +288,8 @@ pub struct Exempt {
     pub dst: PrefixSet,
     /// Destinations inside `dst` that are translated after all: they win by a longer prefix.
     pub force: Vec<IpNet>,
+    /// More destinations to leave untranslated, from a file that is followed while natgate runs.
+    pub file: Option<ExemptFile>,
 }
 
 /// How an external port is chosen.

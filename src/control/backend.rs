@@ -5,10 +5,10 @@
 //! answer) and are called on threads that may.
 
 use super::api::{
-    Cleared, Config, Counters, DiffRequest, Difference, Drops, EditRequest, Explanation, Failure,
-    FailureKind, Filter, Item, ListEnd, Listing, Pool, PoolPorts, Port, Question, Queue,
-    ReloadRequest, Reloaded, RollbackRequest, SaveRequest, Saved, ServiceBackend, Status, Timeouts,
-    Worker,
+    Cleared, Config, Counters, DiffRequest, Difference, Drops, EditRequest, ExemptFileState,
+    Explanation, Failure, FailureKind, Filter, Item, ListEnd, Listing, Pool, PoolPorts, Port,
+    Question, Queue, ReloadRequest, Reloaded, RollbackRequest, SaveRequest, Saved, ServiceBackend,
+    Status, Timeouts, Worker,
 };
 use std::sync::{Arc, OnceLock};
 
@@ -32,6 +32,8 @@ pub struct Scrape {
     pub draining: Vec<PoolPorts>,
     /// Services by backend.
     pub services: Vec<ServiceBackend>,
+    /// Files that exemptions follow.
+    pub exempt_files: Vec<ExemptFileState>,
     /// Reloads that took effect.
     pub reloads_applied: u64,
     /// Reloads that were refused.

@@ -7,6 +7,7 @@ use super::api::{Failure, FailureKind};
 use super::live::alarms::Alarms;
 use super::live::ask::{QueueHandle, WorkerHandle};
 use super::live::counts::Baseline;
+use super::live::exemptions::Watches;
 use super::live::health::{Health, Watch};
 use super::live::holds;
 use super::live::pulse::Pulse;
@@ -153,7 +154,9 @@ pub fn start<B: Buffer>(
         handles.push(handle);
         threads.push(thread);
     }
+    let exemptions = Watches::of(&loaded, &Watches::default(), plant.clock.nanos());
     let live = Arc::new(Live {
+        exemptions: Mutex::new(exemptions),
         workers: handles,
         ports: Mutex::new(devices.ports),
         published: plant.published,
@@ -375,6 +378,7 @@ fn housekeeping(live: Arc<Live>) -> Result<(Sender<()>, JoinHandle<()>), Failure
             }
             live.watch_links();
             live.take_back_unconfirmed(live.clock.nanos());
+            live.watch_exemptions();
             if turn.is_multiple_of(RATES_EVERY) {
                 live.renew_rates();
                 live.log_mappings();

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::api::{Explanation, Failure, FailureKind, Question, Stage};
 use super::runtime::{load, refused};
 use crate::base::{DropReason, InterfaceId, RuleId, WorkerId};
-use crate::config::compile::{PortFacts, compile};
+use crate::config::compile::{PortFacts, compile, exempt};
 use crate::config::filtering::action_name;
 use crate::config::validated::Validated;
 use crate::dataplane::rack::Rack;
@@ -353,10 +353,15 @@ impl Telling<'_> {
 
     fn rule(&self, id: RuleId) -> Option<String> {
         let info = self.policy.rule(id)?;
-        Some(match info.name.strip_prefix(info.kind) {
+        // The prefixes of an exemption are counted each for itself, under the rule's name.
+        let kind = match info.kind {
+            exempt::KIND => "exempt",
+            kind => kind,
+        };
+        Some(match info.name.strip_prefix(kind) {
             // Unnamed rules are called by kind and position already.
             Some(_) => info.name.clone(),
-            None => format!("{} {}", info.kind, info.name),
+            None => format!("{kind} {}", info.name),
         })
     }
 }
@@ -429,7 +434,7 @@ result       forwarded as 203.0.113.1:40000 > 203.0.113.9:53
         );
         let exempt = told(&["in=lan", "src=10.0.0.2", "dst=198.51.100.5", "proto=icmp"]);
         assert!(
-            exempt.contains("source       unchanged  by exempt sites\n"),
+            exempt.contains("source       unchanged  by exempt sites 198.51.100.0/24\n"),
             "{exempt}"
         );
         assert!(

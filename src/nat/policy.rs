@@ -249,7 +249,7 @@ impl NatPolicy {
 pub struct RuleInfo {
     /// Its index among the counters.
     pub id: RuleId,
-    /// `source-nat`, `exempt`, `port-forward`, `static-nat`, `service`, `filter`.
+    /// `source-nat`, `exempt`, `exempt-prefix`, `port-forward`, `static-nat`, `service`, `filter`.
     pub kind: &'static str,
     /// Name, or `#n` by position.
     pub name: String,

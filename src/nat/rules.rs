@@ -102,8 +102,8 @@ pub struct SourceRule<A> {
 /// Whether a destination listed in `[[exempt]]` is left alone or translated after all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exemption {
-    /// `dst`: leave untranslated.
-    Leave,
+    /// `dst`: leave untranslated, and count it for this rule.
+    Leave(RuleId),
     /// `force`: translate although a shorter prefix says otherwise.
     Force,
 }
@@ -111,8 +111,6 @@ pub enum Exemption {
 /// `[[exempt]]`.
 #[derive(Clone, Debug)]
 pub struct Exempt<A> {
-    /// Counter.
-    pub id: RuleId,
     /// Receiving interfaces it applies to.
     pub ingress: InterfaceSet,
     /// Sources it applies to.

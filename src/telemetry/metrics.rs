@@ -4,7 +4,7 @@
 //! pools, protocols, states, reasons; never an address of a subscriber. Every value of a fixed list is always present, so that
 //! an alert can be written before the first drop.
 
-use crate::control::api::{Pool, PoolPorts, ServiceBackend, Worker};
+use crate::control::api::{ExemptFileState, Pool, PoolPorts, ServiceBackend, Worker};
 use crate::control::backend::Scrape;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
@@ -125,6 +125,7 @@ fn families(scrape: &Scrape) -> Vec<MetricFamily> {
     mappings(&mut out, scrape);
     pools(&mut out, &scrape.pools);
     services(&mut out, &scrape.services);
+    exempt_files(&mut out, &scrape.exempt_files);
     out.0
 }
 
@@ -475,6 +476,29 @@ fn sessions(out: &mut Families, scrape: &Scrape) {
         "subscriber_limits_reached_total",
         "Times an inside host came to one of its limits.",
         plain(gauges.limits_reached as f64),
+    );
+}
+
+fn exempt_files(out: &mut Families, files: &[ExemptFileState]) {
+    let each = |value: fn(&ExemptFileState) -> f64| {
+        files
+            .iter()
+            .map(move |f| (vec![("exempt", f.exempt.clone())], value(f)))
+    };
+    out.gauge(
+        "exempt_file_stale",
+        "1 while the file of an exemption cannot be used and the last good list stays in force.",
+        each(|f| flag(f.stale_since_unix_seconds.is_some())),
+    );
+    out.gauge(
+        "exempt_file_good_time_seconds",
+        "When the file of an exemption was last read and found good, seconds since 1970; 0 if never.",
+        each(|f| f.good_since_unix_seconds.unwrap_or(0) as f64),
+    );
+    out.counter(
+        "exempt_file_config_errors_total",
+        "Readings of the file of an exemption that found it unusable.",
+        each(|f| f.errors as f64),
     );
 }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use natgate::base::Random;
 use natgate::config;
+use natgate::config::exemptions::{Format, content};
 use natgate::dataplane::device::Device;
 
 use crate::common::mutate::{blindly, pick};
@@ -139,4 +140,37 @@ fn devices() {
     ];
     let corpus = corpus.iter().map(|text| text.as_bytes().to_vec()).collect();
     fuzz("device", &Texts(read_device), corpus, 10);
+}
+
+fn read_exemptions(text: &str) -> u64 {
+    let mut seen = Vec::new();
+    for format in Format::ALL {
+        match content::parse(text, *format) {
+            Ok(found) => {
+                let list = found.prefixes.iter().flatten();
+                assert!(
+                    list.clone().all(|p| p.net == p.net.trunc()),
+                    "host bits in {found:?}"
+                );
+                assert!(found.resync.is_none_or(|every| !every.is_zero()));
+                seen.push((true, list.count().min(4), found.remarks.len().min(4)));
+            }
+            Err(mistakes) => {
+                assert!(!mistakes.is_empty(), "refused without a reason");
+                seen.push((false, mistakes.len().min(4), 0));
+            }
+        }
+    }
+    signature(seen)
+}
+
+#[test]
+fn exemption_files() {
+    let corpus = [
+        "nonMasqueradeCIDRs:\n  - 10.0.0.0/8\n  - fd00:244::/56\nmasqLinkLocal: false\nresyncInterval: 1m30s\ncidrLimit: 128\n",
+        "{\"nonMasqueradeCIDRs\": [\"10.0.0.0/8\", \"\\u0031.0.0.0/8\"], \"resyncInterval\": \"5m\"}",
+        "a: &x [10.0.0.0/8, '::ffff:10.0.0.0/104']\nNONMASQUERADECIDRS: *x\n---\nb: [\n",
+    ];
+    let corpus = corpus.iter().map(|text| text.as_bytes().to_vec()).collect();
+    fuzz("exemptions", &Texts(read_exemptions), corpus, 8);
 }

@@ -2,8 +2,8 @@
 
 use super::{duration, moment, percent};
 use crate::control::api::{
-    Endpoint, FilterRule, Item, Listing, Pool, PoolPorts, Queue, Rule, ServiceBackend, Session,
-    Worker,
+    Endpoint, Exempt, FilterRule, Item, Listing, Pool, PoolPorts, Queue, Rule, ServiceBackend,
+    Session, Worker,
 };
 
 /// The headings of a listing. `verbose` adds columns at the end.
@@ -147,7 +147,14 @@ pub fn headings(listing: Listing, verbose: bool) -> Vec<&'static str> {
                 "FAR-REALM",
             ],
         ),
-        Listing::SourceNat | Listing::Exempt | Listing::StaticNat | Listing::PortForwards => (
+        Listing::Exempt => (
+            &[
+                "#", "NAME", "IN", "SRC", "DST", "VIA", "HITS", "PACKETS", "BYTES", "ORIGIN",
+                "STATE",
+            ],
+            &[],
+        ),
+        Listing::SourceNat | Listing::StaticNat | Listing::PortForwards => (
             &[
                 "INDEX", "NAME", "IN", "OUT", "SRC", "DST", "PROTO", "VIA", "PORTS", "HITS",
                 "PACKETS", "BYTES",
@@ -282,6 +289,7 @@ pub fn cells(item: &Item, verbose: bool) -> Vec<String> {
             vec![m.realm.clone()],
         ),
         Item::Session(s) => session(s),
+        Item::Exempt(e) => (exempt(e), vec![]),
         Item::Rule(r) => (rule(r), vec![r.origin.clone()]),
         Item::Service(s) => (service(s), vec![s.hash.clone()]),
         Item::FilterRule(r) => (filter_rule(r), vec![r.origin.clone()]),
@@ -409,6 +417,22 @@ fn session(s: &Session) -> (Vec<String>, Vec<String>) {
         s.far_realm.clone(),
     ]);
     (always, more)
+}
+
+fn exempt(e: &Exempt) -> Vec<String> {
+    vec![
+        e.index.to_string(),
+        e.name.clone(),
+        e.ingress.clone(),
+        e.src.clone(),
+        e.dst.clone(),
+        e.via.clone(),
+        e.hits.to_string(),
+        e.packets.to_string(),
+        e.bytes.to_string(),
+        e.origin.clone(),
+        e.state.clone(),
+    ]
 }
 
 fn rule(r: &Rule) -> Vec<String> {

@@ -31,7 +31,10 @@ impl<F: FnMut(&str)> Columns<F> {
 
     /// Adds a row.
     pub fn row(&mut self, cells: Vec<String>) {
-        self.waiting.push(cells.into_iter().map(tidy).collect());
+        let last = cells.len().saturating_sub(1);
+        let cells = cells.into_iter().enumerate();
+        let tidied = cells.map(|(i, cell)| tidy(cell, i == last));
+        self.waiting.push(tidied.collect());
         if self.started || self.waiting.len() > SAMPLE {
             self.flush();
         }
@@ -68,11 +71,11 @@ impl<F: FnMut(&str)> Columns<F> {
     }
 }
 
-/// A cell that can be counted: no spaces, not empty.
-fn tidy(cell: String) -> String {
+/// A cell that can be counted: no spaces, not empty. The last may be a sentence: nothing after it is counted.
+fn tidy(cell: String, last: bool) -> String {
     match cell.as_str() {
         "" => "-".to_owned(),
-        text if text.contains(char::is_whitespace) => {
+        text if !last && text.contains(char::is_whitespace) => {
             text.split_whitespace().collect::<Vec<_>>().join("_")
         }
         _ => cell,
@@ -139,10 +142,10 @@ mod tests {
     #[test]
     fn columns_align_and_can_be_counted() {
         let rows = [
-            vec!["a".into(), "5".into(), "x y".into()],
+            vec!["a b".into(), "5".into(), "x y".into()],
             vec!["long".into(), "1234".into(), String::new()],
         ];
-        let expected = "NAME  N     WHAT\na        5  x_y\nlong  1234  -\n";
+        let expected = "NAME  N     WHAT\na_b      5  x y\nlong  1234  -\n";
         assert_eq!(table(&["NAME", "N", "WHAT"], rows), expected);
     }
 

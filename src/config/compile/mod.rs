@@ -4,6 +4,7 @@
 //! numbers while they keep their names, because sessions, mappings and counters refer to them. External addresses that the
 //! new configuration no longer has stay as long as ports on them are leased, and give out none (they drain).
 //!
+//! - [`exempt`]: exemptions, whose prefixes may come from followed files;
 //! - `filter`: the filter's rules;
 //! - `network`: interfaces, routes, neighbours, and the addresses that are answered for;
 //! - `pools`: pools and the external addresses behind them;
@@ -11,6 +12,7 @@
 //! - `services`: services and the backends that can be reached;
 //! - `sets`: addresses, interfaces, ports and protocols as the matcher compares them.
 
+pub mod exempt;
 mod filter;
 mod network;
 mod pools;

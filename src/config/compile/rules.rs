@@ -3,23 +3,19 @@
 use std::net::SocketAddr;
 
 use hashbrown::HashMap;
-use ipnet::{IpNet, Ipv4Net, Ipv4Subnets, Ipv6Net, Ipv6Subnets};
 
 use super::pools::select;
 use super::sets::{port_ranges, port_set, protocols};
-use super::{Compiler, error_at};
+use super::{Compiler, error_at, exempt};
 use crate::base::{InterfaceId, PoolId, RuleId};
-use crate::config::validated::{self, AddressList, ForwardSource, PrefixSet, Validated};
-use crate::gateway::lpm::Lpm;
+use crate::config::validated::{self, ForwardSource, Validated};
 use crate::nat::destination::Inside;
 use crate::nat::family::Family;
 use crate::nat::matcher::RangeSet;
 use crate::nat::policy::{RuleInfo, Translation};
 use crate::nat::ports::Externals;
 use crate::nat::prefix::{self, Neutral};
-use crate::nat::rules::{
-    Conditions, Exempt, Exemption, ForwardTarget, PortForward, SourceRule, StaticRule, Via,
-};
+use crate::nat::rules::{Conditions, ForwardTarget, PortForward, SourceRule, StaticRule, Via};
 use crate::nat::services::Services;
 
 use crate::wire::ICMPV6;
@@ -30,14 +26,19 @@ pub(super) const MAX_RULES: usize = crate::dataplane::accounts::MAX_RULES;
 /// Numbers of the translation rules, in order.
 pub(super) struct Numbers {
     source: Vec<RuleId>,
-    exempt: Vec<RuleId>,
+    exempt: Vec<exempt::Numbered>,
     forwards: Vec<RuleId>,
     statics: Vec<RuleId>,
 }
 
 impl Compiler<'_> {
     /// The number of a counted rule: the one it had under the previous policy, or one not used before.
-    fn rule(&mut self, kind: &'static str, label: &validated::Label, text: String) -> RuleId {
+    pub(super) fn rule(
+        &mut self,
+        kind: &'static str,
+        label: &validated::Label,
+        text: String,
+    ) -> RuleId {
         let before = self.previous.map_or(&[][..], |p| &p.rules);
         let known = before
             .iter()
@@ -71,10 +72,7 @@ impl Compiler<'_> {
             self.rule("source-nat", &rule.label, text)
         });
         let source = source.collect();
-        let exempt = config.exempts.iter().map(|rule| {
-            let text = format!("in={} src={} dst={}", rule.in_, rule.src, rule.dst);
-            self.rule("exempt", &rule.label, text)
-        });
+        let exempt = config.exempts.iter().map(|rule| self.number_exempt(rule));
         let exempt = exempt.collect();
         let forwards = config.port_forwards.iter().map(|rule| {
             let targets: Vec<String> = rule.to.iter().map(describe_target).collect();
@@ -164,51 +162,6 @@ impl Compiler<'_> {
             });
         }
         rules
-    }
-
-    fn exempts<A: Family>(&self, numbers: &[RuleId]) -> Vec<Exempt<A>> {
-        let mut rules = Vec::new();
-        for (rule, &id) in self.config.exempts.iter().zip(numbers) {
-            let leave = self.prefixes(&rule.dst).into_iter();
-            let leave = leave.map(|net| (net, Exemption::Leave));
-            let force = rule.force.iter().map(|net| (*net, Exemption::Force));
-            let entries = leave.chain(force).filter_map(|(net, what)| {
-                Some((A::from_ip(net.network())?, net.prefix_len(), what))
-            });
-            rules.push(Exempt {
-                id,
-                ingress: self.interfaces_of(&rule.in_),
-                source: self.addresses_of(&rule.src),
-                destinations: Lpm::build(entries),
-            });
-        }
-        rules
-    }
-
-    /// A destination list as prefixes, whose lengths matter; what it excludes is cut out of them.
-    fn prefixes(&self, set: &PrefixSet) -> Vec<IpNet> {
-        if set.exclude.is_empty() {
-            let Some(list) = &set.include else {
-                return vec![Ipv4Net::default().into(), Ipv6Net::default().into()];
-            };
-            let own = AddressList {
-                prefixes: Vec::new(),
-                ..list.clone()
-            };
-            let own = own.resolve(&self.config.interfaces);
-            return list.prefixes.iter().copied().chain(own).collect();
-        }
-        let (v4, v6) = (
-            self.addresses_of::<u32>(set),
-            self.addresses_of::<u128>(set),
-        );
-        let v4 = v4.ranges().iter().flat_map(|&(first, last)| {
-            Ipv4Subnets::new(first.into(), last.into(), 0).map(IpNet::V4)
-        });
-        let v6 = v6.ranges().iter().flat_map(|&(first, last)| {
-            Ipv6Subnets::new(first.into(), last.into(), 0).map(IpNet::V6)
-        });
-        v4.chain(v6).collect()
     }
 
     fn statics<A: Family>(&self, numbers: &[RuleId]) -> Vec<StaticRule<A>> {

@@ -22,21 +22,33 @@ impl Compiler<'_> {
     }
 
     pub(super) fn addresses_of<A: Family>(&self, set: &PrefixSet) -> RangeSet<A> {
-        if set.is_any() {
-            return RangeSet::any();
-        }
-        let include = match &set.include {
-            Some(list) => RangeSet::of(self.ranges(list)),
-            None => RangeSet::any(),
-        };
-        include.without(&RangeSet::of(self.ranges(&set.exclude)))
+        addresses(set, &self.config.interfaces)
     }
 
     pub(super) fn ranges<A: Family>(&self, list: &AddressList) -> Vec<(A, A)> {
-        let nets = list.resolve(&self.config.interfaces);
-        let ends = |net: &IpNet| Some((A::from_ip(net.network())?, A::from_ip(net.broadcast())?));
-        nets.iter().filter_map(ends).collect()
+        ranges(list, &self.config.interfaces)
     }
+}
+
+/// The addresses of a family that a set has.
+pub(super) fn addresses<A: Family>(
+    set: &PrefixSet,
+    interfaces: &[validated::Interface],
+) -> RangeSet<A> {
+    if set.is_any() {
+        return RangeSet::any();
+    }
+    let include = match &set.include {
+        Some(list) => RangeSet::of(ranges(list, interfaces)),
+        None => RangeSet::any(),
+    };
+    include.without(&RangeSet::of(ranges(&set.exclude, interfaces)))
+}
+
+fn ranges<A: Family>(list: &AddressList, interfaces: &[validated::Interface]) -> Vec<(A, A)> {
+    let nets = list.resolve(interfaces);
+    let ends = |net: &IpNet| Some((A::from_ip(net.network())?, A::from_ip(net.broadcast())?));
+    nets.iter().filter_map(ends).collect()
 }
 
 pub(super) fn port_ranges(set: &validated::PortSet) -> PortRanges {

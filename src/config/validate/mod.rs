@@ -48,7 +48,7 @@ pub(super) fn validate(raw: &Raw, findings: &mut Findings) -> Validated {
     let interfaces = links::interfaces(&raw.interface, &ports, &realms, findings);
     let pools = pools::pools(&raw.pool, &names, findings);
     let pool_names: Vec<&str> = pools.iter().map(|pool| pool.label.name.as_str()).collect();
-    let validated = Validated {
+    let mut validated = Validated {
         timeouts: system::timeouts(&raw.timeouts, findings),
         api: system::api(&raw.api, &system.instance, findings),
         metrics: system::metrics(&raw.metrics, findings),
@@ -67,6 +67,14 @@ pub(super) fn validate(raw: &Raw, findings: &mut Findings) -> Validated {
         interfaces,
         pools,
     };
+    let ipv6 = validated.has_ipv6();
+    for file in validated
+        .exempts
+        .iter_mut()
+        .filter_map(|rule| rule.file.as_mut())
+    {
+        file.list = file.fallback(ipv6);
+    }
     cross::check(&validated, findings);
     services::cross(&validated, findings);
     validated

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
+use super::super::exemptions;
 use super::super::matching::{AddressList, InterfaceMatch, PortSet, PrefixSet, ProtocolSet};
 use super::super::raw::Many;
 use super::super::report::{Findings, hint};
@@ -12,27 +13,12 @@ use crate::base::InterfaceId;
 
 /// Sets every configuration has, apart from `@self`.
 const BUILT_IN: &[(&str, &[&str])] = &[
+    ("rfc1918", exemptions::RFC1918),
+    ("reserved", exemptions::RESERVED),
     (
-        "rfc1918",
-        &["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"],
+        "link-local",
+        &[exemptions::LINK_LOCAL.0, exemptions::LINK_LOCAL.1],
     ),
-    (
-        "reserved",
-        &[
-            "10.0.0.0/8",
-            "172.16.0.0/12",
-            "192.168.0.0/16",
-            "100.64.0.0/10",
-            "192.0.0.0/24",
-            "192.0.2.0/24",
-            "192.88.99.0/24",
-            "198.18.0.0/15",
-            "198.51.100.0/24",
-            "203.0.113.0/24",
-            "240.0.0.0/4",
-        ],
-    ),
-    ("link-local", &["169.254.0.0/16", "fe80::/10"]),
     ("multicast", &["224.0.0.0/4", "ff00::/8"]),
 ];
 

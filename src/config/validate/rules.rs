@@ -1,12 +1,14 @@
 //! The rules: exempt, source-nat, static-nat, port-forward.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 
+use super::super::exemptions::{Format, Missing};
 use super::super::matching::{AddressList, Match, PortSet, PrefixSet, ProtocolSet};
 use super::super::raw;
 use super::super::report::{Findings, hint};
 use super::super::validated::{
-    Direction, Exempt, ForwardSource, PortForward, SourceNat, StaticNat, Target, Via,
+    Direction, Exempt, ExemptFile, ForwardSource, PortForward, SourceNat, StaticNat, Target, Via,
 };
 use super::super::values;
 use super::links::realm;
@@ -20,10 +22,7 @@ pub(super) fn exempts(raw: &[raw::Exempt], names: &Names, findings: &mut Finding
     let one = |(index, raw): (usize, &raw::Exempt)| {
         let path = format!("exempt[{index}]");
         let at_force = format!("{path}.force");
-        if raw.dst.is_none()
-            && raw.force.0.is_empty()
-            && !findings.is_written(&format!("{path}.file"))
-        {
+        if raw.dst.is_none() && raw.force.0.is_empty() && raw.file.is_none() {
             findings.error(
                 &format!("{path}.dst"),
                 "is missing (write the destinations to leave untranslated)",
@@ -60,9 +59,64 @@ pub(super) fn exempts(raw: &[raw::Exempt], names: &Names, findings: &mut Finding
             src: names.prefixes(&format!("{path}.src"), raw.src.as_ref(), findings),
             dst,
             force: list.prefixes,
+            file: raw
+                .file
+                .as_ref()
+                .map(|raw| exempt_file(&format!("{path}.file"), raw, findings)),
         }
     };
     raw.iter().enumerate().map(one).collect()
+}
+
+const FORMATS: &[(&str, Format)] = &[
+    (Format::IpMasqAgent.name(), Format::IpMasqAgent),
+    (Format::Azure.name(), Format::Azure),
+    (Format::Cilium.name(), Format::Cilium),
+];
+
+const MISSING: &[(&str, Missing)] = &[
+    ("rfc1918", Missing::Rfc1918),
+    ("reserved", Missing::Reserved),
+    ("empty", Missing::Empty),
+    ("error", Missing::Error),
+];
+
+/// The file itself is read when everything is known to be right.
+fn exempt_file(path: &str, raw: &raw::ExemptFile, findings: &mut Findings) -> ExemptFile {
+    let at = |key: &str| format!("{path}.{key}");
+    let format =
+        choice(&at("format"), &raw.format, FORMATS, findings).unwrap_or(Format::IpMasqAgent);
+    let file = PathBuf::from(raw.path.as_deref().unwrap_or(format.default_path()));
+    if !file.is_absolute() {
+        let message = format!(
+            "{:?} is no absolute path (begin it with \"/\")",
+            file.display().to_string()
+        );
+        findings.error(&at("path"), message);
+    }
+    let resync =
+        checked(&at("resync"), values::duration(&raw.resync), findings).unwrap_or_default();
+    if resync.is_zero() {
+        findings.error(
+            &at("resync"),
+            "\"0s\" would never rest (write at least \"1s\")",
+        );
+    }
+    let missing = raw
+        .missing
+        .as_deref()
+        .and_then(|word| choice(&at("missing"), word, MISSING, findings));
+    ExemptFile {
+        path: file,
+        format,
+        resync,
+        limit: raw.limit,
+        missing: missing.unwrap_or(match format {
+            Format::Cilium => Missing::Reserved,
+            Format::IpMasqAgent | Format::Azure => Missing::Rfc1918,
+        }),
+        list: Vec::new(),
+    }
 }
 
 pub(super) fn source_nat(

@@ -2,7 +2,7 @@
 //!
 //! Field names are stable and carry their unit. Field order is the order of columns and of JSON.
 
-use super::rules::{FilterRule, HistoryEntry, Rule, ServiceBackend};
+use super::rules::{Exempt, FilterRule, HistoryEntry, Rule, ServiceBackend};
 use super::{Failure, Listing};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -410,7 +410,9 @@ pub enum Item {
     Mapping(Mapping),
     /// Of [`Listing::Sessions`].
     Session(Session),
-    /// Of the rule listings.
+    /// Of [`Listing::Exempt`].
+    Exempt(Exempt),
+    /// Of the other rule listings.
     Rule(Rule),
     /// Of [`Listing::Services`].
     Service(ServiceBackend),
@@ -439,7 +441,8 @@ impl Item {
             Listing::Subscribers => Item::Subscriber(read(value)?),
             Listing::Mappings => Item::Mapping(read(value)?),
             Listing::Sessions => Item::Session(read(value)?),
-            Listing::SourceNat | Listing::Exempt | Listing::StaticNat | Listing::PortForwards => {
+            Listing::Exempt => Item::Exempt(read(value)?),
+            Listing::SourceNat | Listing::StaticNat | Listing::PortForwards => {
                 Item::Rule(read(value)?)
             }
             Listing::Services => Item::Service(read(value)?),
@@ -533,6 +536,13 @@ mod tests {
             ),
             (
                 Listing::Exempt,
+                Item::Exempt(Exempt {
+                    state: "stale".into(),
+                    ..Exempt::default()
+                }),
+            ),
+            (
+                Listing::SourceNat,
                 Item::Rule(Rule {
                     ingress: "lan".into(),
                     ..Rule::default()

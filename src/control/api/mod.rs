@@ -35,7 +35,7 @@ pub use report::{
     Cleared, Config, Counters, DropLine, Drops, Gauges, PacketCounts, Rates, SessionCount, Status,
     Timeout, Timeouts, WorkerCounts,
 };
-pub use rules::{FilterRule, HistoryEntry, Rule, ServiceBackend};
+pub use rules::{Exempt, ExemptFileState, FilterRule, HistoryEntry, Rule, ServiceBackend};
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -115,7 +115,7 @@ kinds! {
         Sessions "sessions",
         /// `[[source-nat]]` with counters: [`Rule`].
         SourceNat "source-nat",
-        /// `[[exempt]]` with counters: [`Rule`].
+        /// `[[exempt]]` prefix by prefix, with counters: [`Exempt`].
         Exempt "exempt",
         /// `[[static-nat]]` with counters: [`Rule`].
         StaticNat "static-nat",

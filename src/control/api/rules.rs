@@ -113,6 +113,71 @@ pub struct ServiceBackend {
     pub bytes: u64,
 }
 
+/// A destination of an exemption, or a file it takes destinations from.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Exempt {
+    /// Position of its rule, from 1.
+    pub index: u32,
+    /// Name of its rule.
+    pub name: String,
+    /// Receiving interfaces; `any` for all.
+    #[serde(rename = "in")]
+    pub ingress: String,
+    /// Sources.
+    pub src: String,
+    /// The prefix; empty for a file.
+    pub dst: String,
+    /// `none`: left untranslated; `force`: translated although a shorter prefix says otherwise.
+    pub via: String,
+    /// Where it is written: `builtin link-local`, `default rfc1918`, `file PATH:LINE`, or the rule's own origin.
+    pub origin: String,
+    /// Of a file: `good since TIME`, or `stale since TIME: WHY` while it cannot be used and the last good list stays.
+    pub state: String,
+    /// Sessions created. Of a file, and of prefixes of a rule with very many, those that the rule counts as a whole.
+    pub hits: u64,
+    /// Packets of its sessions, both directions.
+    pub packets: u64,
+    /// Their bytes, from the IP header on.
+    pub bytes: u64,
+}
+
+/// A file that an exemption follows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExemptFileState {
+    /// The exemption.
+    pub exempt: String,
+    /// The file, or the directory.
+    pub path: String,
+    /// Its format.
+    pub format: String,
+    /// When it was last read and found good, seconds since 1970; none if never.
+    pub good_since_unix_seconds: Option<u64>,
+    /// Since when it has not been good.
+    pub stale_since_unix_seconds: Option<u64>,
+    /// Why not.
+    pub problem: Option<String>,
+    /// Readings that found it bad.
+    pub errors: u64,
+}
+
+impl ExemptFileState {
+    /// Whether it is good, since when, and if not, why.
+    pub fn words(&self) -> String {
+        let at = |seconds: u64| {
+            let since = std::time::Duration::from_secs(seconds);
+            humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + since).to_string()
+        };
+        match (self.stale_since_unix_seconds, self.good_since_unix_seconds) {
+            (Some(since), _) => {
+                let why = self.problem.as_deref().unwrap_or_default();
+                format!("stale since {}: {why}", at(since))
+            }
+            (None, Some(since)) => format!("good since {}", at(since)),
+            (None, None) => String::new(),
+        }
+    }
+}
+
 /// A configuration that was in force.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HistoryEntry {
@@ -122,7 +187,7 @@ pub struct HistoryEntry {
     pub published_unix_seconds: u64,
     /// First 16 hex digits of a hash of its text.
     pub hash: String,
-    /// `start`, `reload`, `edit`, `rollback`, `unconfirmed`, `link`, `health`.
+    /// `start`, `reload`, `edit`, `rollback`, `unconfirmed`, `link`, `health`, `exempt-file`.
     pub cause: String,
     /// What changed, or where it came from.
     pub summary: String,

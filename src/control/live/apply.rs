@@ -8,9 +8,10 @@
 //! The policy that was replaced is kept until no worker holds it any more and is dropped here, never on a packet thread.
 
 use super::running::{Pending, hash};
-use super::{Live, change, lock};
+use super::{Live, change, exemptions, lock};
 use crate::base::PortId;
 use crate::config::compile::{PortFacts, compile};
+use crate::config::exemptions::Entry;
 use crate::config::{self, Loaded, Text};
 use crate::control::api::{Failure, FailureKind, Reloaded, Terms};
 use crate::control::runtime::{PortDevice, refused};
@@ -113,7 +114,10 @@ impl Live {
         let before = lock(&self.running).loaded.clone();
         let file = &candidate.file;
         let refuse = |report| refused(FailureKind::Refused, file, &report);
-        let loaded = config::read(candidate.texts, &before.environment).map_err(refuse)?;
+        let loaded = config::read(candidate.texts, &before.environment)
+            .and_then(Loaded::follow)
+            .map_err(refuse)?;
+        let loaded = loaded.with_lists_of(&before.validated, exemptions::is_bad);
         let fixed = change::needs_restart(&before.validated, &loaded.validated);
         if !fixed.is_empty() {
             return Err(change::restart_failure(what, fixed));
@@ -127,6 +131,8 @@ impl Live {
             self.publish(self.compile(&loaded).map_err(refuse)?)
         };
         let (hash, confirm_seconds) = {
+            let mut watches = lock(&self.exemptions);
+            *watches = exemptions::Watches::of(&loaded, &watches, self.clock.nanos());
             let mut running = lock(&self.running);
             let past = running.present();
             running.hash = hash(&loaded.text());
@@ -155,6 +161,29 @@ impl Live {
             took_millis: 0,
             confirm_seconds,
         })
+    }
+
+    /// Puts new lists of followed files into force, by position of their exemption: a policy of their own. The caller
+    /// keeps other changes away.
+    pub(super) fn publish_exemptions(&self, before: &Loaded, lists: Vec<(usize, Vec<Entry>)>) {
+        let mut loaded = before.clone();
+        for (exempt, list) in lists {
+            let rule = loaded.validated.exempts.get_mut(exempt);
+            if let Some(file) = rule.and_then(|rule| rule.file.as_mut()) {
+                file.list = list;
+            }
+        }
+        let summary = change::describe(&before.validated, &loaded.validated).join("; ");
+        match self.compile(&loaded) {
+            Ok(policy) => {
+                let generation = self.publish(policy);
+                let mut running = lock(&self.running);
+                running.loaded = Arc::new(loaded);
+                running.record(generation, "exempt-file", summary.clone());
+                tracing::info!(generation, "{summary}: its file changed");
+            }
+            Err(report) => tracing::error!(%report, "{summary}: no policy with the new list"),
+        }
     }
 
     /// Compiles against the policy in force and the ports as they are.

@@ -176,6 +176,8 @@ fn other(file: &Path, earlier: Option<Past>, running: &Loaded) -> Result<Loaded,
         None => config::texts(file),
     };
     let read = texts.and_then(|texts| config::read(texts, &running.environment));
+    // What a followed file says is none of the configuration's text.
+    let read = read.map(|other| other.with_lists_of(&running.validated, |_, _| true));
     read.map_err(|report| refused(FailureKind::Refused, file, &report))
 }
 

@@ -15,6 +15,7 @@ pub mod ask;
 pub mod change;
 pub mod counts;
 pub mod edit;
+pub mod exemptions;
 pub mod filtering;
 pub mod health;
 pub mod holds;
@@ -38,6 +39,7 @@ use super::explain;
 use super::runtime::PortDevice;
 use crate::base::PortId;
 use crate::config::validated::Validated;
+use crate::config::{Diagnostic, Loaded};
 use crate::dataplane::clock::Clock;
 use crate::dataplane::published::Published;
 use crate::flow::session::State;
@@ -76,6 +78,7 @@ pub struct Live {
     pub(super) health: Mutex<Health>,
     pub(super) reloads_applied: AtomicU64,
     pub(super) reloads_refused: AtomicU64,
+    pub(super) exemptions: Mutex<exemptions::Watches>,
     pub(super) dpdk_version: String,
 }
 
@@ -247,7 +250,7 @@ impl Live {
             rates: lock(&self.pulse).rates(),
             fullest_pool: shares.max_by(|a, b| a.1.total_cmp(&b.1)),
             ports_down: down.collect(),
-            warnings: super::runtime::warnings(&loaded),
+            warnings: self.warnings(&loaded),
             unsaved,
             confirm_seconds,
         }
@@ -260,6 +263,21 @@ impl Live {
             (pool.alarm, pool.alarms) = alarms.of(&pool.pool);
         }
         pools
+    }
+
+    /// What is doubtful about the configuration, and about the files it follows as they are now.
+    fn warnings(&self, loaded: &Loaded) -> Vec<String> {
+        let of_files = |w: &&Diagnostic| !w.path.ends_with(".file");
+        let mut all: Vec<String> = loaded
+            .warnings
+            .iter()
+            .filter(of_files)
+            .map(ToString::to_string)
+            .collect();
+        let states = lock(&self.exemptions).states().into_iter();
+        let stale = states.filter(|s| s.stale_since_unix_seconds.is_some());
+        all.extend(stale.map(|s| format!("exempt {}: {}", s.exempt, s.words())));
+        all
     }
 
     fn rule_views(&self, listing: Listing) -> (Vec<api::Rule>, Vec<u8>) {
@@ -324,7 +342,17 @@ impl Live {
                 wanted.for_each(|w| out.add(Item::Worker(w)));
                 Vec::new()
             }
-            Listing::SourceNat | Listing::Exempt | Listing::StaticNat | Listing::PortForwards => {
+            Listing::Exempt => {
+                let (snapshots, stalled) = snapshots(&self.workers);
+                let counts = lock(&self.baseline).rules(&snapshots);
+                let loaded = lock(&self.running).loaded.clone();
+                let files = lock(&self.exemptions).states();
+                let policy = self.published.load();
+                let rows = objects::exempts(&loaded.validated, &policy, &counts, &files);
+                rows.into_iter().for_each(|row| out.add(Item::Exempt(row)));
+                stalled
+            }
+            Listing::SourceNat | Listing::StaticNat | Listing::PortForwards => {
                 let (rules, stalled) = self.rule_views(listing);
                 rules.into_iter().for_each(|rule| out.add(Item::Rule(rule)));
                 stalled
@@ -509,6 +537,7 @@ impl Backend for Live {
                 let views = services::backends(&loaded.validated, &policy, &counts);
                 views.into_iter().map(|(view, _)| view).collect()
             },
+            exempt_files: lock(&self.exemptions).states(),
             reloads_applied: self.reloads_applied.load(Ordering::Relaxed),
             reloads_refused: self.reloads_refused.load(Ordering::Relaxed),
             dpdk_version: self.dpdk_version.clone(),

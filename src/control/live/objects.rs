@@ -3,9 +3,11 @@
 use super::ask::{QueueHandle, WorkerHandle};
 use super::tables::{Listed, Resolved, interface_name, realm_name};
 use crate::base::{PortId, RuleId};
+use crate::config::compile::exempt::{KIND, count_name, destinations};
 use crate::config::validated::{self, ForwardSource, Label, Validated, Via};
 use crate::control::api::{
-    Block, Filter, Interface, Item, Listing, Pool, PoolPorts, Queue, Route, Rule,
+    Block, Exempt, ExemptFileState, Filter, Interface, Item, Listing, Pool, PoolPorts, Queue,
+    Route, Rule,
 };
 use crate::dataplane::accounts::RuleCount;
 use crate::nat::behaviour::{Behaviour, Behaviours};
@@ -289,27 +291,17 @@ pub fn blocks(out: &mut Listed<'_>, policy: &Policy, resolved: &Resolved) {
     }
 }
 
-/// The counted rules of a listing, in order, with what `counts` holds for them.
+/// The counted rules of a listing other than exemptions, in order, with what `counts` holds for them.
 pub fn rules(
     listing: Listing,
     config: &Validated,
     policy: &Policy,
     counts: &[RuleCount],
 ) -> Vec<Rule> {
-    let count = |kind: &str, label: &Label| {
-        let info = policy
-            .rules
-            .iter()
-            .find(|r| r.kind == kind && r.name == label.name);
-        let id = info.map_or(RuleId::NONE, |info| info.id);
-        counts.get(id.index()).copied().unwrap_or_default()
-    };
+    let count = |kind: &str, label: &Label| count_of(policy, counts, kind, &label.name);
     let mut rules = match listing {
         Listing::SourceNat => each(&config.source_nat, |rule| {
             source_nat(rule, config, count("source-nat", &rule.label))
-        }),
-        Listing::Exempt => each(&config.exempts, |rule| {
-            exempt(rule, count("exempt", &rule.label))
         }),
         Listing::StaticNat => each(&config.static_nat, |rule| {
             static_nat(rule, config, count("static-nat", &rule.label))
@@ -323,6 +315,62 @@ pub fn rules(
         rule.index = index;
     }
     rules
+}
+
+/// What is counted under a name.
+fn count_of(policy: &Policy, counts: &[RuleCount], kind: &str, name: &str) -> RuleCount {
+    let mut rules = policy.rules.iter();
+    let info = rules.find(|r| r.kind == kind && r.name == name);
+    let id = info.map_or(RuleId::NONE, |info| info.id);
+    counts.get(id.index()).copied().unwrap_or_default()
+}
+
+/// The exemptions: for each rule its prefixes, and the file it takes some of them from.
+pub fn exempts(
+    config: &Validated,
+    policy: &Policy,
+    counts: &[RuleCount],
+    files: &[ExemptFileState],
+) -> Vec<Exempt> {
+    let mut rows = Vec::new();
+    for (index, rule) in (1..).zip(&config.exempts) {
+        let whole = count_of(policy, counts, "exempt", &rule.label.name);
+        let row = |dst: String, via: &str, count: RuleCount| Exempt {
+            index,
+            name: rule.label.name.clone(),
+            ingress: rule.in_.to_string(),
+            src: rule.src.to_string(),
+            dst,
+            via: via.to_owned(),
+            hits: count.hits,
+            packets: count.packets,
+            bytes: count.bytes,
+            ..Exempt::default()
+        };
+        let file = files.iter().find(|f| f.exempt == rule.label.name);
+        rows.extend(file.map(|file| Exempt {
+            origin: format!("file {}", file.path),
+            state: file.words(),
+            ..row(String::new(), "none", whole)
+        }));
+        for destination in destinations(config, rule) {
+            let name = count_name(&rule.label, &destination.net);
+            let counted = policy
+                .rules
+                .iter()
+                .any(|r| r.kind == KIND && r.name == name);
+            let (via, count) = match (destination.force, counted) {
+                (true, _) => ("force", RuleCount::default()),
+                (false, true) => ("none", count_of(policy, counts, KIND, &name)),
+                (false, false) => ("none", whole),
+            };
+            rows.push(Exempt {
+                origin: destination.origin,
+                ..row(destination.net.to_string(), via, count)
+            });
+        }
+    }
+    rows
 }
 
 fn each<T>(list: &[T], view: impl Fn(&T) -> Rule) -> Vec<Rule> {
@@ -376,21 +424,6 @@ fn source_nat(rule: &validated::SourceNat, config: &Validated, count: RuleCount)
             .ports
             .as_ref()
             .map_or_else(String::new, ToString::to_string),
-        ..blank(&rule.label, count)
-    }
-}
-
-fn exempt(rule: &validated::Exempt, count: RuleCount) -> Rule {
-    let force: Vec<String> = rule.force.iter().map(ToString::to_string).collect();
-    Rule {
-        ingress: rule.in_.to_string(),
-        src: rule.src.to_string(),
-        dst: rule.dst.to_string(),
-        via: if force.is_empty() {
-            "none".to_owned()
-        } else {
-            format!("none,force:{}", force.join(","))
-        },
         ..blank(&rule.label, count)
     }
 }

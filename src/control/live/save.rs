@@ -64,6 +64,8 @@ impl Live {
             files.push(text.name.clone());
         }
         let saved = config::read(texts, &loaded.environment).map_err(report)?;
+        let mut saved = saved.with_lists_of(&loaded.validated, |_, _| true);
+        saved.followed.clone_from(&loaded.followed);
         let mut running = lock(&self.running);
         running.hash = hash(&saved.text());
         running.boot_hash = running.hash.clone();

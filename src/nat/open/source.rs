@@ -134,19 +134,18 @@ pub(super) fn source<A: Family>(
     Ok(Source::Keep(None))
 }
 
-/// The rule whose prefix is the longest that matches, if it says "leave alone".
+/// What counts the longest prefix that matches, if it says "leave alone".
 fn exemption<A: Family>(policy: &Policy, facts: &Facts<A>) -> Option<RuleId> {
-    A::translation(&policy.nat)
+    let longest = A::translation(&policy.nat)
         .exempt
         .iter()
         .filter(|e| e.ingress.contains(facts.ingress) && e.source.contains(facts.tuple.source))
-        .filter_map(|e| {
-            let (exemption, length) = e.destinations.lookup_prefix(facts.tuple.destination)?;
-            Some((e.id, exemption, length))
-        })
-        .max_by_key(|(_, _, length)| *length)
-        .filter(|(_, exemption, _)| *exemption == Exemption::Leave)
-        .map(|(rule, ..)| rule)
+        .filter_map(|e| e.destinations.lookup_prefix(facts.tuple.destination))
+        .max_by_key(|(_, length)| *length);
+    match longest {
+        Some((Exemption::Leave(rule), _)) => Some(rule),
+        Some((Exemption::Force, _)) | None => None,
+    }
 }
 
 /// The unnamed pool that stands for the outgoing interface's address. Never another interface's (E13).

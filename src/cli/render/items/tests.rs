@@ -65,7 +65,7 @@ fn samples() -> Vec<(Listing, Item)> {
         (Listing::Mappings, Item::Mapping(mapping)),
         (Listing::Sessions, Item::Session(sample_session())),
         (Listing::SourceNat, Item::Rule(Rule::default())),
-        (Listing::Exempt, Item::Rule(Rule::default())),
+        (Listing::Exempt, Item::Exempt(Exempt::default())),
         (Listing::StaticNat, Item::Rule(Rule::default())),
         (Listing::PortForwards, Item::Rule(Rule::default())),
         (Listing::Services, Item::Service(ServiceBackend::default())),
