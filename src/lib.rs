@@ -8,7 +8,7 @@
 //! | layer | modules | knows about |
 //! |---|---|---|
 //! | front | [`cli`] | the command line, tables, the API client |
-//! | management | [`control`], [`telemetry`], [`config`] | files, sockets, threads |
+//! | management | [`control`], [`telemetry`], [`import`], [`config`] | files, sockets, threads |
 //! | packets in motion | [`dataplane`] | batches, steering, hand-off; DPDK through one trait |
 //! | meaning | [`nat`], [`gateway`] | translation, routing, neighbours: pure functions of state, policy and time |
 //! | structure | [`flow`], [`wire`] | flow tables, header layouts and checksums |
@@ -28,6 +28,7 @@ pub mod dataplane;
 pub mod dpdk;
 pub mod flow;
 pub mod gateway;
+pub mod import;
 pub mod nat;
 pub mod telemetry;
 pub mod wire;

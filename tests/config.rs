@@ -291,6 +291,30 @@ fn drop_ins_merge_in_name_order_and_the_environment_wins() {
 }
 
 #[test]
+fn a_drop_in_adds_keys_to_an_interface() {
+    let main = "schema = 1\nport = [{ name = \"a\", device = \"null:\" }]\n[[interface]]\nname = \"wan0\"\nport = \"a\"\nurpf = \"loose\"\n";
+    let with = |more: &str| config::parse_texts(&[("main", main), ("more", more)], &[]);
+    let config = with("[[interface]]\nname = \"wan0\"\nclamp_mss = 1360\n").unwrap();
+    let interfaces = &config.validated.interfaces;
+    assert_eq!((interfaces.len(), interfaces[0].clamp_mss), (1, 1360));
+    let refused = |more: &str| with(more).unwrap_err().to_string();
+    let twice = refused("[[interface]]\nname = \"wan0\"\nurpf = \"off\"\nclamp_ms = 1\n");
+    assert!(
+        twice.contains("more:3: interface[wan0].urpf: is set already, in main:6"),
+        "{twice}"
+    );
+    assert!(
+        twice.contains("more:4: interface[wan0].clamp_ms: unknown key"),
+        "{twice}"
+    );
+    let unknown = refused("[[interface]]\nname = \"wan1\"\nclamp_mss = 1360\n");
+    assert!(
+        unknown.contains("interface[wan1].port: is missing"),
+        "{unknown}"
+    );
+}
+
+#[test]
 fn a_missing_file_is_named() {
     let report = config::load(Path::new("/nonexistent/natgate.toml"), &[])
         .unwrap_err()

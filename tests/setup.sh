@@ -19,6 +19,7 @@ command -v ip                 | iproute2
 command -v sysctl             | procps
 command -v ethtool            | ethtool
 command -v nft                | nftables
+command -v iptables-restore   | iptables
 command -v conntrack          | conntrack
 command -v tcpdump            | tcpdump
 command -v valgrind           | valgrind

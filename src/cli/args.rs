@@ -4,6 +4,7 @@ use super::bench::BenchArgs;
 use super::change::{AddArgs, DeleteArgs, DiffArgs, ReloadArgs, RollbackArgs, SaveArgs, SetArgs};
 use crate::config::DEFAULT_PATH;
 use crate::control::api::{Document, Listing, explain, filter};
+use crate::import::Format;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -85,6 +86,8 @@ pub enum Command {
     Clear(ClearCommand),
     /// Say whose an outside port is, or which ones a subscriber has, by the deterministic pools of a configuration.
     Lookup(LookupArgs),
+    /// Turn another system's configuration into a drop-in, with a report line for every statement.
+    Import(ImportArgs),
     /// Measure the packet path of this machine without a network card.
     Bench(Box<BenchArgs>),
     /// Print a completion script for a shell.
@@ -126,6 +129,61 @@ pub struct LookupArgs {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `natgate import`.
+#[derive(Args, Debug)]
+pub struct ImportArgs {
+    /// What the files are.
+    #[arg(value_name = "FORMAT", value_parser = PossibleValuesParser::new(Format::ALL.iter().map(|(name, _)| *name)))]
+    pub format: String,
+    /// The files; with azure-ipmasq the directory.
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Interfaces that are called otherwise here.
+    #[arg(long, value_name = "THEIRS=OURS", value_delimiter = ',', value_parser = mapping)]
+    pub map: Vec<(String, String)>,
+    /// Write what could be said although something was rejected.
+    #[arg(long)]
+    pub best_effort: bool,
+    /// Let notes and warnings count as rejections.
+    #[arg(long)]
+    pub strict: bool,
+    /// Where to write the drop-in [default: standard output].
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// The configuration the drop-in is for: its interfaces, addresses and routes [default: the installed one].
+    #[arg(long, value_name = "FILE")]
+    pub base: Option<PathBuf>,
+    /// Interfaces of the inside, where the original says nothing about sources [default: those without a default route].
+    #[arg(long = "in", value_name = "IFACE", value_delimiter = ',')]
+    pub inside: Vec<String>,
+    /// The agent runs with IPv6.
+    #[arg(long)]
+    pub enable_ipv6: bool,
+    /// Follow the file instead of copying its list.
+    #[arg(long)]
+    pub live: bool,
+    /// Take masqueradeCIDRs, which no agent reads.
+    #[arg(long)]
+    pub accept_masquerade_cidrs: bool,
+    /// The agent runs with this option.
+    #[arg(long)]
+    pub nomasq_all_reserved_ranges: bool,
+    /// The agent's option; false keeps free source ports.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    pub random_fully: bool,
+    /// The agent's option: ports to translate to.
+    #[arg(long, value_name = "PORTS")]
+    pub to_ports: Option<String>,
+    /// The host that port mappings of a Windows node lead to.
+    #[arg(long, value_name = "IP")]
+    pub target: Option<std::net::Ipv4Addr>,
+}
+
+fn mapping(text: &str) -> Result<(String, String), String> {
+    let (theirs, ours) = text.split_once('=').ok_or("write THEIRS=OURS")?;
+    Ok((theirs.to_owned(), ours.to_owned()))
 }
 
 /// `natgate show`.

@@ -8,6 +8,7 @@ pub mod args;
 pub mod bench;
 pub mod change;
 pub mod client;
+mod import;
 mod lookup;
 mod output;
 pub mod render;
@@ -53,6 +54,7 @@ fn dispatch(cli: &Cli) -> Result<(), ClientError> {
         Command::Show(args) => block_on(show::show(&Client::new(cli.socket()), args)),
         Command::Explain(args) => explain(cli, args),
         Command::Clear(command) => block_on(clear(cli, command)),
+        Command::Import(args) => Ok(import::import(args)?),
         Command::Lookup(args) => lookup::lookup(args),
         Command::Bench(args) => Ok(bench::bench(args)?),
         Command::Completions { shell } => {

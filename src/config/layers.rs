@@ -5,8 +5,8 @@
 //! ```
 //!
 //! Each text is first parsed with spans, so that every value knows its `FILE:LINE` (the `origin` of the `config`
-//! crate's values), and compared with the list of keys. Tables merge, arrays of tables append. What is wrong is
-//! reported and left out, so that the rest can still be checked.
+//! crate's values), and compared with the list of keys. Tables merge, arrays of tables append, except that an
+//! `[[interface]]` without a port adds to that of its name in an earlier file. What is wrong is reported and left out, so that the rest can still be checked.
 
 mod environment;
 
@@ -295,19 +295,66 @@ fn file_list(
     };
     let list = lists.entry(path.to_string()).or_default();
     for element in elements {
-        let path_of_element = format!("{path}[{}]", list.len());
-        findings.locate(&path_of_element, element.origin().unwrap_or(&place));
+        let extended = extended(path, &element, list);
+        let path_of_element = format!("{path}[{}]", extended.unwrap_or(list.len()));
         let origin = element.origin().map(str::to_string);
-        let ValueKind::Table(map) = element.kind else {
+        let here = origin.as_deref().unwrap_or(&place).to_owned();
+        let ValueKind::Table(mut map) = element.kind else {
+            findings.locate(&path_of_element, &here);
             findings.error(&path_of_element, format!("is no table (write [[{path}]])"));
             continue;
         };
+        if let Some(earlier) = extended.and_then(|at| list.get_mut(at)) {
+            map.remove("name");
+            let map = check_table(&path_of_element, map, keys, findings);
+            extend(&path_of_element, earlier, map, findings);
+            continue;
+        }
+        findings.locate(&path_of_element, &here);
         match map.get("name").map(|v| &v.kind) {
             Some(ValueKind::String(given)) => findings.name(&path_of_element, given),
             _ => findings.name(&path_of_element, &(list.len() + 1).to_string()),
         }
         let map = check_table(&path_of_element, map, keys, findings);
         list.push(Value::new(origin.as_ref(), ValueKind::Table(map)));
+    }
+}
+
+/// The interface of an earlier file that a table without a port of its own adds keys to: drop-ins that come from
+/// elsewhere (an import's `clamp_mss`) know its name only.
+fn extended(path: &str, element: &Value, list: &[Value]) -> Option<usize> {
+    let file = |value: &Value| Some(value.origin()?.rsplit_once(':')?.0.to_owned());
+    let name = |value: &Value| match &value.kind {
+        ValueKind::Table(map) => map.get("name").and_then(|name| match &name.kind {
+            ValueKind::String(name) => Some(name.clone()),
+            _ => None,
+        }),
+        _ => None,
+    };
+    let own = matches!(&element.kind, ValueKind::Table(map) if map.contains_key("port"));
+    if path != "interface" || own {
+        return None;
+    }
+    let wanted = name(element)?;
+    let fits =
+        |earlier: &Value| name(earlier).as_ref() == Some(&wanted) && file(earlier) != file(element);
+    list.iter().position(fits)
+}
+
+/// Adds keys to a table of an earlier file.
+fn extend(path: &str, earlier: &mut Value, more: Map<String, Value>, findings: &mut Findings) {
+    let ValueKind::Table(map) = &mut earlier.kind else {
+        return;
+    };
+    for (key, value) in more {
+        match map.get(&key) {
+            None => drop(map.insert(key, value)),
+            Some(known) => {
+                let place = known.origin().unwrap_or_default();
+                let message = format!("is set already, in {place} (write it in one place)");
+                findings.error(&format!("{path}.{key}"), message);
+            }
+        }
     }
 }
 

@@ -37,7 +37,8 @@ pub use capacity::Capacity;
 pub use difference::difference;
 pub use followed::Followed;
 pub use layers::Text;
-pub use report::{Diagnostic, Report, Severity};
+pub use report::{Diagnostic, Report, Severity, nearest};
+pub use validate::pools::MOST_ADDRESSES;
 pub use validated::Validated;
 
 use report::Findings;

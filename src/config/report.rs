@@ -217,10 +217,7 @@ fn position(place: &str, files: &[String]) -> (usize, usize) {
 }
 
 /// The candidate closest to `word`, when it is close enough to be what was meant.
-pub(super) fn nearest<'a>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let folded = word.to_lowercase().replace('-', "_");
     let scored = candidates.into_iter().map(|candidate| {
         let score =

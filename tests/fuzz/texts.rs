@@ -1,11 +1,13 @@
 //! Targets that read text: the configuration language and device names.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use natgate::base::Random;
 use natgate::config;
-use natgate::config::exemptions::{Format, content};
+use natgate::config::exemptions::{self, content};
 use natgate::dataplane::device::Device;
+use natgate::import::{Format, Input, Level, Options, Report, import};
 
 use crate::common::mutate::{blindly, pick};
 use crate::engine::{Target, fuzz, signature};
@@ -144,7 +146,7 @@ fn devices() {
 
 fn read_exemptions(text: &str) -> u64 {
     let mut seen = Vec::new();
-    for format in Format::ALL {
+    for format in exemptions::Format::ALL {
         match content::parse(text, *format) {
             Ok(found) => {
                 let list = found.prefixes.iter().flatten();
@@ -173,4 +175,132 @@ fn exemption_files() {
     ];
     let corpus = corpus.iter().map(|text| text.as_bytes().to_vec()).collect();
     fuzz("exemptions", &Texts(read_exemptions), corpus, 8);
+}
+
+fn read_imports(format: Format, text: &str) -> u64 {
+    let input = Input {
+        name: "fuzz".to_owned(),
+        path: None,
+        text: text.to_owned(),
+    };
+    let options = Options {
+        inside: vec!["lan0".to_owned()],
+        enable_ipv6: text.len().is_multiple_of(2),
+        target: Some([10, 0, 0, 5].into()),
+        map: vec![("eth0".to_owned(), "wan0".to_owned())],
+        ..Options::default()
+    };
+    let done = import(format, &[input], &options).unwrap();
+    let report = &done.report;
+    if matches!(format, Format::Iptables | Format::Ip6tables) && !report.invalid {
+        every_rule_is_told(text, report);
+    }
+    if report.invalid {
+        assert!(report.worst() == Level::Reject && done.toml.is_empty());
+        return signature((false, report.lines.len().min(6)));
+    }
+    let lab = crate::common::LAB;
+    if let Err(why) = config::parse_texts(&[("lab", lab), ("import", &done.toml)], &[]) {
+        // Interfaces of the original must be made first, as the report says; and which addresses are the gateway's own
+        // the importer was not told.
+        let strange = |e: &&config::Diagnostic| {
+            !e.message.starts_with("there is no interface")
+                && !e.message.contains("is the address of interface")
+                && !e.message.contains("address of the connected subnet")
+                && !e.path.starts_with("interface")
+        };
+        assert_eq!(why.errors().find(strange), None, "{why}\n{}", done.toml);
+    }
+    let count = |level| report.count(level).min(4);
+    signature((count(Level::Ok), count(Level::Warn), count(Level::Reject)))
+}
+
+/// Whatever became of a rule, the report has a line about it.
+fn every_rule_is_told(text: &str, report: &Report) {
+    let told: HashSet<&str> = report
+        .lines
+        .iter()
+        .map(|line| line.place.as_str())
+        .collect();
+    for (number, line) in (1..).zip(text.split('\n')) {
+        let rule = line.trim().starts_with("-A ");
+        let place = format!("fuzz:{number}");
+        assert!(
+            !rule || told.contains(place.as_str()),
+            "line {number} is not told of:\n{text}"
+        );
+    }
+}
+
+/// The inputs of the importers' tests, whose formats differ enough to be told apart by their importers.
+fn imported(names: &[&str]) -> Vec<Vec<u8>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/import");
+    names
+        .iter()
+        .map(|name| std::fs::read(root.join(name)).unwrap())
+        .collect()
+}
+
+#[test]
+fn import_config_maps() {
+    let target = Texts(|text| read_imports(Format::ConfigMap, text));
+    fuzz(
+        "import-configmap",
+        &target,
+        imported(&["ip-masq-agent-configmap.yaml"]),
+        6,
+    );
+}
+
+#[test]
+fn import_lists() {
+    let target = Texts(|text| {
+        let formats = [Format::IpMasqAgent, Format::Cilium, Format::Azure];
+        signature(formats.map(|format| read_imports(format, text)))
+    });
+    let corpus = vec![b"nonMasqueradeCIDRs: [10.0.0.0/8, fd00::/8]\nmasqueradeCIDRs: [10.1.0.0/16]\nmasqLinkLocal: true\n".to_vec()];
+    fuzz("import-lists", &target, corpus, 6);
+}
+
+#[test]
+fn import_windows_policies() {
+    let target = Texts(|text| read_imports(Format::CniWindows, text));
+    fuzz(
+        "import-windows",
+        &target,
+        imported(&["win-bridge-v1.json"]),
+        6,
+    );
+}
+
+#[test]
+fn import_libvirt_networks() {
+    let target = Texts(|text| read_imports(Format::LibvirtNetwork, text));
+    fuzz("import-libvirt", &target, imported(&["nat-network.xml"]), 6);
+}
+
+#[test]
+fn import_iptables() {
+    let target = Texts(|text| {
+        let formats = [Format::Iptables, Format::Ip6tables];
+        signature(formats.map(|format| read_imports(format, text)))
+    });
+    let names = [
+        "cluster-gateway.rules",
+        "vpn-gateway.rules",
+        "closed-lan.rules",
+    ];
+    let mut corpus = imported(&names);
+    corpus.push(
+        b"*nat\n:PREROUTING ACCEPT\n:POSTROUTING ACCEPT\n:u -\n-A PREROUTING -i eth0 -d 203.0.113.40/30 -j NETMAP --to 10.0.0.40/30\n\
+          -A POSTROUTING -s 10.0.0.0/8 -g u\n-A u ! -p tcp -m iprange --dst-range 1.0.0.1-1.0.0.9 -j RETURN\n-A u -p udp --ports 5,6:7 -j SNAT --to 203.0.113.20:1024-2048\nCOMMIT\n"
+            .to_vec(),
+    );
+    corpus.push(
+        b"*filter\n:FORWARD DROP [0:0]\n:u - [0:0]\n-A FORWARD -m conntrack ! --ctstate INVALID,DNAT -g u\n-A FORWARD -p icmp -m icmp --icmp-type 3/4 -j ACCEPT\n\
+          -A u -m addrtype --dst-type LOCAL -j RETURN\n-A u -p tcp --syn -m conntrack --ctorigdstport 80:90 -j REJECT --reject-with tcp-reset\n\
+          -A u -p ipv6-icmp -m icmp6 --icmpv6-type echo-request -j DROP\nCOMMIT\n*mangle\n:FORWARD ACCEPT\n-A FORWARD -o eth0 -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1360\nCOMMIT\n"
+            .to_vec(),
+    );
+    fuzz("import-iptables", &target, corpus, 8);
 }

@@ -43,6 +43,7 @@ mod at_filter;
 mod at_forward;
 mod at_gateway;
 mod at_helpers;
+mod at_import;
 mod at_nat66;
 mod at_ports;
 mod at_realms;

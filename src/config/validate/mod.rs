@@ -8,7 +8,7 @@ mod deterministic;
 mod filter;
 mod links;
 mod operands;
-mod pools;
+pub(super) mod pools;
 mod rules;
 mod services;
 mod system;

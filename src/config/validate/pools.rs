@@ -16,7 +16,7 @@ use super::{choice, helpers, label};
 use crate::base::InterfaceId;
 
 /// Most addresses of a pool; a larger list is a typing mistake (a /8 written for a /28).
-const MOST_ADDRESSES: u128 = 65_536;
+pub const MOST_ADDRESSES: u128 = 65_536;
 
 /// `Select` by its words; shared with source-nat.
 pub(super) const SELECT: &[(&str, Select)] = &[
