@@ -39,6 +39,29 @@ fn usage(rack: &Rack, space: PortSpace) -> Usage {
     external.usage(space)
 }
 
+/// A rule for the sources 0.0.0.0/0 is a rule for everybody, and says no more than that about where subscribers are.
+#[test]
+fn a_rule_for_every_source_keeps_an_endpoint_on_one_worker() {
+    for source in ["", "src = \"0.0.0.0/0\"\n"] {
+        let rules = format!("[[source-nat]]\n{source}out = \"wan0\"\nvia = \"interface\"\n");
+        everywhere(|workers, at| {
+            let mut rack = lab(workers, &rules);
+            // Another host has the port of its choice already.
+            one(
+                &mut rack,
+                at,
+                LAN,
+                &datagram(LAN, ("10.0.0.3", 4000), SERVER),
+            );
+            let mut seen_at = |to: End| one(&mut rack, at, LAN, &datagram(LAN, HOST, to)).source;
+            let first = seen_at(SERVER);
+            for to in ["203.0.113.10", "198.51.100.7", "8.8.8.8", "192.0.2.77"] {
+                assert_eq!(seen_at((to, 5000)), first, "{source:?} to {to}");
+            }
+        });
+    }
+}
+
 #[test]
 fn mappings_and_filters_depend_on_what_the_pool_says() {
     for (m, mapping) in WORDS.iter().enumerate() {

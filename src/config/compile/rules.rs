@@ -276,7 +276,9 @@ impl Compiler<'_> {
                     continue;
                 }
                 let leaves_here = c.egress.is_constrained() && c.egress.contains(*id);
-                if c.source.is_constrained() {
+                // Every address of a family is no more of a condition than none.
+                let everybody = c.source.ranges() == [(A::FIRST, A::LAST)];
+                if c.source.is_constrained() && !everybody {
                     ranges.extend_from_slice(c.source.ranges());
                 } else if c.ingress.is_constrained() || !leaves_here {
                     always = true;
