@@ -61,7 +61,6 @@ drop_reasons! {
     NoPortConflict "no_port_conflict" "A protocol without ports can be translated for one inside host per remote at a time; another host holds it.";
     FragmentTiny "fragment_tiny" "A first fragment too short to hold the transport header, or an offset that would overwrite it (RFC 1858).";
     FragmentOversize "fragment_oversize" "A fragment that ends beyond 65,535 bytes.";
-    FragmentOverlap "fragment_overlap" "A fragment overlaps an earlier one of the same datagram.";
     FragmentTimeout "fragment_timeout" "The first fragment of the datagram did not arrive in time.";
     FragmentNoFirst "fragment_no_first" "A later fragment of a datagram whose first fragment was not forwarded.";
     FragmentBudget "fragment_budget" "Too many fragmented datagrams, or too many held fragments of one, at a time; raise system.fragments if legitimate.";
@@ -89,7 +88,6 @@ drop_reasons! {
     IcmpInnerShort "icmp_inner_short" "An ICMP error that quotes too little to find the flow.";
     IcmpNoSession "icmp_no_session" "An ICMP error about a flow that does not exist (RFC 5508 REQ-4, REQ-5).";
     IcmpType "icmp_type" "An ICMP type that is neither a query nor an error natgate translates.";
-    HairpinDisabled "hairpin_disabled" "An inside host called a port forward that has hairpin = false.";
     HairpinLoop "hairpin_loop" "A packet came back to the translator more often than a hairpin can.";
     OwnService "own_service" "A packet to the gateway's own address for a service it does not offer.";
     HandoffFull "handoff_full" "The ring to the worker that owns the flow was full.";

@@ -94,7 +94,8 @@ fn describe(cli: &Cli, problem: ClientError) -> (String, u8) {
 /// `natgate run`.
 fn run(args: &RunArgs) -> Result<(), Failure> {
     crate::telemetry::logging::start();
-    crate::control::runtime::run(&args.config)
+    // What is read later, to compare or to save, has the name of what is read now.
+    crate::control::runtime::run(&absolute(&args.config)?)
 }
 
 /// `natgate check`.

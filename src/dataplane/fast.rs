@@ -208,7 +208,7 @@ impl<B: Buffer> Shard<B> {
         }
     }
 
-    /// Third stage: the entries that live away from their home bucket, a tenth in a full table.
+    /// Third stage: the entries that live away from their home bucket, a seventh in a full table.
     #[inline(always)]
     fn guess_away(&mut self) {
         let batch = &mut *self.batch;

@@ -29,10 +29,8 @@ const STASH: usize = 16;
 /// not full, 256 of them miss with probability 2·10⁻⁶.
 const SEARCH: usize = 256;
 
-/// The share of slots, in percent, that [`BucketTable::with_capacity`] callers plan to fill: 7.6 bytes per entry.
-pub const DEFAULT_LOAD: u32 = 84;
-
-/// The highest load a table is built for: above it, displacement searches become long.
+/// The highest share of slots, in percent, that a table is built to fill: 6.7 bytes per entry, of which a seventh then live
+/// away from home. Above it, displacement searches become long.
 pub const MAX_LOAD: u32 = 95;
 
 /// No room: the capacity is reached, or (under colliding keys only) no bucket and no stash slot is free.
@@ -118,7 +116,7 @@ pub struct BucketTable {
 }
 
 impl BucketTable {
-    /// A table for `entries` entries at `load` percent (see [`DEFAULT_LOAD`]; clamped to 10–[`MAX_LOAD`]), on
+    /// A table for `entries` entries at `load` percent (clamped to 10–[`MAX_LOAD`]), on
     /// transparent huge pages.
     ///
     /// # Errors

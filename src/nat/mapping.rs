@@ -19,12 +19,9 @@ use crate::flow::session::{
     FLAG_FIRST, FLAG_INBOUND, FLAG_MAPPED, MappingKind, MappingLink, NONE, Session, SessionIndex,
 };
 use crate::flow::slab::Slab;
-use crate::flow::table::BucketTable;
+use crate::flow::table::{BucketTable, MAX_LOAD};
 use crate::nat::behaviour::{Behaviour, Remote};
 use crate::nat::ports::PortSpace;
-
-/// Load at which the table is sized: it is off the fast path, so memory counts for more than the odd second probe.
-const LOAD_PERCENT: u32 = 95;
 
 /// Sessions of a mapping that [`Mappings::any`] asks about. A mapping with more is taken to be in use.
 const ASKED: usize = 16;
@@ -130,7 +127,7 @@ impl Mappings {
     /// When the memory cannot be had.
     pub fn new(capacity: u32, hasher: Hasher) -> Result<Mappings, OutOfMemory> {
         Ok(Mappings {
-            entries: BucketTable::with_capacity(2 * capacity as usize, LOAD_PERCENT)?,
+            entries: BucketTable::with_capacity(2 * capacity as usize, MAX_LOAD)?,
             hasher,
             alive: 0,
             by_address: 0,

@@ -11,7 +11,7 @@ use crate::flow::session::{
 };
 use crate::flow::slab::Slab;
 use crate::flow::sweep::ClockHand;
-use crate::flow::table::BucketTable;
+use crate::flow::table::{BucketTable, MAX_LOAD};
 use crate::nat::at_limit::AtLimit;
 use crate::nat::behaviour::Remote;
 use crate::nat::contacts::Contacts;
@@ -26,10 +26,6 @@ use crate::nat::subscriber::{SubscriberIndex, Subscribers};
 use crate::nat::tcp;
 use crate::nat::window::{Numbers, Windows};
 use crate::wire::parse::Transport;
-
-/// Load of the flow table when every session is in use. Two choices and ten slots a bucket fill to 95 % without failing;
-/// in ordinary operation the table is far emptier, and a full one must not cost more memory than that.
-const LOAD_PERCENT: u32 = 95;
 
 /// Why a session ended; one counter each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,7 +165,7 @@ impl<A: Family> Nat<A> {
         Ok(Nat {
             worker,
             sessions: Slab::with_capacity(capacity.sessions as usize)?,
-            table: BucketTable::with_capacity(2 * capacity.sessions as usize, LOAD_PERCENT)?,
+            table: BucketTable::with_capacity(2 * capacity.sessions as usize, MAX_LOAD)?,
             mappings: Mappings::new(capacity.sessions, hasher.clone())?,
             hasher: hasher.clone(),
             affinity: Affinity::new(capacity.sessions as usize, hasher.clone()),
