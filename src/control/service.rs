@@ -35,7 +35,7 @@ pub fn run<B: Buffer>(
     loaded: Loaded,
     open: impl FnOnce(&Validated, u64) -> Result<Devices<B>, Failure>,
 ) -> Result<(), Failure> {
-    let file = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let file = path.to_owned();
     for warning in warnings(&loaded) {
         tracing::warn!("{warning}");
     }
