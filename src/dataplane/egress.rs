@@ -20,8 +20,8 @@ use crate::wire::parse::Parsed;
 use crate::wire::{ETHERTYPE_IPV4, ipv4, tcp};
 
 /// Puts the Ethernet header of a frame to `neighbour` in front of the IP packet that starts at `l3`, and cuts padding off
-/// its end.
-#[inline]
+/// its end. False if there is no room for it.
+#[inline(always)]
 pub(super) fn frame(
     buffer: &mut impl Buffer,
     l3: u16,
@@ -30,15 +30,26 @@ pub(super) fn frame(
     ethertype: u16,
 ) -> bool {
     let (have, want) = (usize::from(l3), neighbour.frame_header_length());
+    if have != want && !make_room(buffer, have, want) {
+        return false;
+    }
+    let frame = buffer.bytes_mut();
     let length = want + usize::from(ip_length);
-    let fits = have == want
-        || if have < want {
-            buffer.prepend(want - have)
-        } else {
-            buffer.trim_front(have - want)
-        };
-    let fits = fits && (buffer.bytes().len() == length || buffer.set_len(length));
-    fits && neighbour.write_frame_header(buffer.bytes_mut(), ethertype)
+    let (written, cut) = (
+        neighbour.write_frame_header(frame, ethertype),
+        frame.len() != length,
+    );
+    written && (!cut || buffer.set_len(length))
+}
+
+/// Makes the Ethernet header `want` bytes long instead of `have`. False if there is no room in front.
+#[cold]
+fn make_room(buffer: &mut impl Buffer, have: usize, want: usize) -> bool {
+    if have < want {
+        buffer.prepend(want - have)
+    } else {
+        buffer.trim_front(have - want)
+    }
 }
 
 /// Lowers the MSS a SYN announces to what the interfaces it crosses let through. Later segments keep to what was

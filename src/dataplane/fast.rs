@@ -32,6 +32,7 @@ use crate::gateway::neighbour::NeighbourId;
 use crate::nat::policy::Policy;
 use crate::nat::revalidate::revalidate;
 use crate::nat::rewrite;
+use crate::nat::state::Nat;
 use crate::nat::window::Numbers;
 use crate::wire::parse::{Network, Parsed, Transport, parse};
 use crate::wire::plain::Plain;
@@ -41,14 +42,12 @@ use crate::wire::{ETHERTYPE_IPV4, TCP, mac_word};
 /// What the first stage found out about a packet, besides its key.
 #[derive(Clone, Copy, Default)]
 struct Slot {
-    /// It is plain and for the gateway's MAC address: look its flow up.
-    express: bool,
-    tcp: bool,
-    ttl: u8,
-    tcp_flags: u8,
-    l3: u16,
     ip_length: u16,
     ingress: InterfaceId,
+    /// 0 unless the packet is plain and for the gateway's MAC address.
+    ttl: u8,
+    tcp_flags: u8,
+    tagged: bool,
 }
 
 /// What became of a packet in the last stage.
@@ -138,12 +137,13 @@ fn read<B: Buffer>(
         plain.protocol,
         interface.realm,
     );
-    slot.tcp = plain.protocol == TCP;
-    slot.ttl = plain.ttl;
-    slot.tcp_flags = plain.tcp_flags;
-    slot.l3 = plain.l3;
-    slot.ip_length = plain.ip_length;
-    slot.ingress = interface.id;
+    *slot = Slot {
+        ip_length: plain.ip_length,
+        ingress: interface.id,
+        ttl: plain.ttl,
+        tcp_flags: plain.tcp_flags,
+        tagged: plain.vlan.is_some(),
+    };
     Some(())
 }
 
@@ -274,7 +274,9 @@ impl<B: Buffer> Shard<B> {
             if let Some(ahead) = unread.get(i + AHEAD) {
                 crate::arch::prefetch_index(ahead.bytes(), 0);
             }
-            slot.express = read(policy, port, untagged, buffer, key, slot).is_some();
+            if read(policy, port, untagged, buffer, key, slot).is_none() {
+                slot.ttl = 0;
+            }
         }
         let hashes = &mut batch.hashes[lanes];
         self.nat.hasher.hash_blocks(keys, hashes);
@@ -295,12 +297,14 @@ impl<B: Buffer> Shard<B> {
     ) -> Express<B> {
         // The remainder changes nothing, and spares a bounds check for each array.
         let (batch, lane) = (&*self.batch, lane % BURST);
-        let slot = &batch.slots[lane];
-        if !slot.express {
+        let (slot, key) = (batch.slots[lane], batch.keys[lane]);
+        if slot.ttl <= 1 {
             return Express::Unusual(buffer);
         }
-        let (candidate, hash, key) = (batch.candidates[lane], batch.hashes[lane], batch.keys[lane]);
-        let Some((entry, session)) = self.nat.find_block(candidate, hash, key) else {
+        let found = self
+            .nat
+            .find_block(batch.candidates[lane], batch.hashes[lane], key);
+        let Some((entry, session)) = found else {
             return Express::New(buffer);
         };
         let (index, direction) = (entry.session(), entry.direction());
@@ -308,47 +312,40 @@ impl<B: Buffer> Shard<B> {
         let Some(neighbour) = self.neighbours.touch(NeighbourId(egress.0), now) else {
             return Express::Unusual(buffer);
         };
+        let settled = Nat::is_settled(session, slot.tcp_flags, now.tick);
         let ordinary = session.generation == policy.generation.stamp()
-            && !policy
-                .timeouts
-                .expired(session.state, session.seen(), now.tick)
             && egress != Egress::LOOP
             && neighbour.is_ready()
-            && slot.ttl > 1
             && slot.ip_length <= neighbour.mtu
-            && slot.tcp_flags & SYN == 0;
+            && (settled
+                || slot.tcp_flags & SYN == 0
+                    && !policy
+                        .timeouts
+                        .expired(session.state, session.seen(), now.tick));
         if !ordinary {
             return Express::Unusual(buffer);
         }
         let (rule, port) = (session.rule, neighbour.port);
-        rewrite::plain(
-            buffer.bytes_mut(),
-            usize::from(slot.l3),
-            slot.tcp,
-            session,
-            direction,
-        );
-        let transport = if slot.tcp {
-            Transport::Tcp
-        } else {
-            Transport::Udp
-        };
-        let numbers = || Numbers::read(buffer.bytes(), usize::from(slot.l3) + PLAIN_HEADER);
-        self.nat.touch(
-            index,
-            direction,
-            transport,
-            slot.tcp_flags,
-            now.tick,
-            numbers,
-        );
-        let framed = frame(
-            &mut buffer,
-            slot.l3,
-            slot.ip_length,
-            neighbour,
-            ETHERTYPE_IPV4,
-        );
+        let is_tcp = (key >> 96) as u8 == TCP;
+        rewrite::plain(buffer.bytes_mut(), slot.tagged, is_tcp, session, direction);
+        let l3 = if slot.tagged { 18 } else { 14 };
+        if !settled {
+            let transport = if is_tcp {
+                Transport::Tcp
+            } else {
+                Transport::Udp
+            };
+            let numbers = || Numbers::read(buffer.bytes(), usize::from(l3) + PLAIN_HEADER);
+            self.nat.touch(
+                index,
+                direction,
+                transport,
+                slot.tcp_flags,
+                now.tick,
+                numbers,
+            );
+        }
+        let framed = frame(&mut buffer, l3, slot.ip_length, neighbour, ETHERTYPE_IPV4);
         self.accounts.packet(rule, slot.ip_length);
         if framed {
             sink.transmit(port, buffer);

@@ -8,6 +8,7 @@ use crate::flow::session::{Direction, Session};
 use crate::nat::family::Family;
 use crate::wire::checksum::Delta;
 use crate::wire::parse::{Parsed, Transport};
+use crate::wire::plain::LEAST_FRAME;
 use crate::wire::{read_u16, write_u16, write_u32};
 
 const SOURCE: usize = 12;
@@ -60,11 +61,12 @@ pub fn forward<A: Family>(
     A::lower_hops(frame, usize::from(packet.l3));
 }
 
-/// [`forward`] for a [plain](crate::wire::plain) packet at `l3`: the same, with each header word touched once.
+/// [`forward`] for a [plain](crate::wire::plain) packet, with or without a VLAN tag in front: the same, with each header
+/// word touched once.
 #[inline(always)]
 pub fn plain(
     frame: &mut [u8],
-    l3: usize,
+    tagged: bool,
     is_tcp: bool,
     session: &Session<u32>,
     direction: Direction,
@@ -74,30 +76,24 @@ pub fn plain(
     let addresses = Delta::from_raw(session.address_delta ^ flip);
     let transport = Delta::from_raw(session.transport_delta ^ flip);
     let (to_addresses, to_ports) = session.leaving_words(direction);
-    let checksum_at = 20 + if is_tcp { TCP_CHECKSUM } else { UDP_CHECKSUM };
-    let Some(packet) = frame.get_mut(l3..) else {
+    let l3 = if tagged { 18 } else { 14 };
+    if is_tcp && let Some(segment) = frame.get_mut(l3 + 20..) {
+        apply(segment, TCP_CHECKSUM, transport);
+    }
+    let Some(head) = frame.first_chunk_mut::<{ LEAST_FRAME }>() else {
         return;
     };
-    if let Some(checksum) = packet
-        .get_mut(checksum_at..)
-        .and_then(<[u8]>::first_chunk_mut)
-    {
-        let field = u16::from_be_bytes(*checksum);
-        let field = if is_tcp {
-            transport.apply(field)
-        } else {
-            transport.apply_udp(field)
-        };
-        *checksum = field.to_be_bytes();
+    if !is_tcp {
+        let field = &mut head[l3 + 20 + UDP_CHECKSUM..][..2];
+        let checksum = u16::from_be_bytes([field[0], field[1]]);
+        field.copy_from_slice(&transport.apply_udp(checksum).to_be_bytes());
     }
-    if let Some(header) = packet.first_chunk_mut::<24>() {
-        header[TTL] = header[TTL].wrapping_sub(1);
-        let field = u16::from_be_bytes([header[IP_CHECKSUM], header[IP_CHECKSUM + 1]]);
-        let field = addresses.and_hop().apply(field).to_be_bytes();
-        header[IP_CHECKSUM..IP_CHECKSUM + 2].copy_from_slice(&field);
-        header[SOURCE..SOURCE + 8].copy_from_slice(&to_addresses.rotate_left(32).to_be_bytes());
-        header[20..24].copy_from_slice(&to_ports.rotate_left(16).to_be_bytes());
-    }
+    head[l3 + TTL] = head[l3 + TTL].wrapping_sub(1);
+    let field = &mut head[l3 + IP_CHECKSUM..][..2];
+    let checksum = u16::from_be_bytes([field[0], field[1]]);
+    field.copy_from_slice(&addresses.and_hop().apply(checksum).to_be_bytes());
+    head[l3 + SOURCE..][..8].copy_from_slice(&to_addresses.rotate_left(32).to_be_bytes());
+    head[l3 + 20..][..4].copy_from_slice(&to_ports.rotate_left(16).to_be_bytes());
 }
 
 /// Writes a tuple into a packet and repairs the checksums by the given deltas.

@@ -251,6 +251,15 @@ impl<A: Family> Nat<A> {
         Ok(SessionIndex(index))
     }
 
+    /// Whether [`Nat::touch`] has nothing to do for a packet of `session` with these TCP flags (0 in UDP): an answered flow
+    /// or an established connection whose activity in this tick is noted, and no segment that opens or ends anything.
+    #[inline(always)]
+    pub fn is_settled(session: &Session<A>, tcp_flags: u8, tick: Tick) -> bool {
+        session.last_seen == tick.0
+            && matches!(session.state, State::Udp | State::TcpEstablished)
+            && tcp_flags & (tcp::FIN | tcp::SYN | tcp::RST) == 0
+    }
+
     /// Records a packet in its session: state, and activity at most once a tick.
     ///
     /// Only what the inside sends keeps a UDP or ICMP session on a mapping alive (RFC 4787 REQ-6), whoever opened it, so

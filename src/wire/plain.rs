@@ -14,7 +14,7 @@ const IP_HEADER: usize = 20;
 /// What every plain packet has: IP header and UDP header.
 const LEAST: usize = IP_HEADER + 8;
 /// Bytes below which a frame goes the long way: a tagged frame with a packet of the least size. Ethernet pads beyond.
-const LEAST_FRAME: usize = 18 + LEAST;
+pub const LEAST_FRAME: usize = 18 + LEAST;
 
 /// A plain packet. Everything in host order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -117,12 +117,14 @@ fn packet<const L3: usize>(
 }
 
 /// Whether the five words of an IPv4 header, its checksum among them, sum to minus zero (RFC 1071): sums of wider words
-/// with the carry added back are sums of 16-bit words.
+/// with the carry added back are sums of 16-bit words. That sum is a multiple of 65535, and not zero, which only a header
+/// of zeros gives. Whether an odd number divides another shows in one multiplication by its inverse modulo 2⁶⁴: the
+/// product is the quotient if it does, and too large to be one if not.
 #[inline(always)]
 fn sums_up(first: u64, second: u64, last: u32) -> bool {
+    const INVERSE: u64 = 0xfffe_fffe_fffe_ffff;
+    const _: () = assert!(INVERSE.wrapping_mul(0xffff) == 1);
     let (sum, carry) = first.overflowing_add(second);
     let (sum, more) = sum.overflowing_add(u64::from(last) + u64::from(carry));
-    let sum = (sum >> 32) + (sum & 0xffff_ffff) + u64::from(more);
-    let sum = (sum >> 32) as u32 + (sum as u32 >> 16) + (sum as u32 & 0xffff);
-    (sum >> 16) + (sum & 0xffff) == 0xffff
+    (sum + u64::from(more)).wrapping_mul(INVERSE) <= u64::MAX / 0xffff
 }

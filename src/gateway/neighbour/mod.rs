@@ -56,6 +56,7 @@ impl NeighbourId {
         (self.0 & 0xffff) as usize
     }
 
+    #[inline]
     fn generation(self) -> u16 {
         (self.0 >> 16) as u16
     }
