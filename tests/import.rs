@@ -6,6 +6,8 @@
     reason = "tests fail by panicking"
 )]
 
+#[path = "import/cnat.rs"]
+mod cnat;
 mod common;
 #[path = "import/docs.rs"]
 mod docs;

@@ -4,6 +4,7 @@
 //! rejected with a code, what comes out differently is warned of, and nothing changes its meaning silently.
 
 mod acl;
+mod cnat;
 mod configmap;
 mod emit;
 mod iptables;
@@ -39,6 +40,8 @@ pub enum Format {
     Iptables,
     /// What `ip6tables-save` writes.
     Ip6tables,
+    /// Commands and startup stanza of VPP's cnat.
+    Cnat,
 }
 
 impl Format {
@@ -52,6 +55,7 @@ impl Format {
         ("libvirt-network", Format::LibvirtNetwork),
         ("iptables-save", Format::Iptables),
         ("ip6tables-save", Format::Ip6tables),
+        ("cnat", Format::Cnat),
     ];
 
     /// The format of this name.
@@ -234,6 +238,7 @@ pub fn import(format: Format, inputs: &[Input], options: &Options) -> Result<Imp
         Format::LibvirtNetwork => libvirt::import(inputs, options, &mut report),
         Format::Iptables => iptables::import(inputs, false, options, &mut report),
         Format::Ip6tables => iptables::import(inputs, true, options, &mut report),
+        Format::Cnat => cnat::import(inputs, options, &mut report),
     };
     let toml = match report.invalid {
         true => String::new(),

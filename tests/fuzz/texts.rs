@@ -206,6 +206,9 @@ fn read_imports(format: Format, text: &str) -> u64 {
         let of_the_gateway = [
             "there is no interface",
             "is the address of interface",
+            "is the gateway's own address",
+            "holds the gateway's own address",
+            "services for IPv6 are not supported by this version of natgate",
             "address of the connected subnet",
         ];
         let strange = |e: &&config::Diagnostic| {
@@ -280,6 +283,18 @@ fn import_windows_policies() {
 fn import_libvirt_networks() {
     let target = Texts(|text| read_imports(Format::LibvirtNetwork, text));
     fuzz("import-libvirt", &target, imported(&["nat-network.xml"]), 6);
+}
+
+#[test]
+fn import_cnat() {
+    let target = Texts(|text| read_imports(Format::Cnat, text));
+    let mut corpus = imported(&["cnat-current.vpp", "cnat-2020.vpp"]);
+    corpus.push(
+        b"cnat { session-max-age 30 tcp-max-age 3600 session-max 200000 maglev-len 1009 }\nset cnat snat-policy dnat\nset cnat snat-policy prefix 198.18.1.0/24 rw 10.0.0.0\n\
+          set cnat snat-policy prefix 10.0.0.0/24 src rw 198.18.1.0\nset cnat snat-policy prefix del 10.0.0.0/24 src\nset cnat snat-policy addr lan0\ncnat translation add proto SCTP real wan0 to ->10.0.0.2 to ->10.0.0.2\n"
+            .to_vec(),
+    );
+    fuzz("import-cnat", &target, corpus, 8);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use super::super::matching::ProtocolSet;
 use super::super::raw;
 use super::super::report::Findings;
 use super::super::services::{Backend, Check, CheckKind, Service, ServiceAt};
-use super::super::validated::Validated;
+use super::super::validated::{Pool, Validated};
 use super::super::values;
 use super::operands::{self, Names, element_path};
 use super::{checked, choice, label, required};
@@ -461,10 +461,13 @@ fn backend_address(path: &str, backend: &Backend, config: &Validated, findings: 
     let ServiceSource::Address(source) = backend.source else {
         return;
     };
-    let shared = config
-        .pools
-        .iter()
-        .find(|pool| pool.addresses.len() > 1 && pool.addresses.contains(&source));
+    // Of the source's own family: no flow of a backend takes another.
+    let several = |pool: &&Pool| {
+        let alike = pool.addresses.iter();
+        alike.filter(|a| a.is_ipv4() == source.is_ipv4()).count() > 1
+    };
+    let holding = |pool: &&Pool| pool.addresses.contains(&source);
+    let shared = config.pools.iter().filter(several).find(holding);
     if let Some(pool) = shared {
         let message = format!(
             "{source} is one of several addresses of pool {:?}, which chooses for itself (give {source} a pool of its own)",
