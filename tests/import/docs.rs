@@ -88,3 +88,8 @@ fn coming_from_iptables() {
 fn coming_from_ip_masq_agent() {
     page_says_what_happens("from-ip-masq-agent.md");
 }
+
+#[test]
+fn coming_from_vpp() {
+    page_says_what_happens("from-vpp.md");
+}
