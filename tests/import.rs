@@ -13,6 +13,8 @@ mod common;
 mod docs;
 #[path = "import/forward.rs"]
 mod forward;
+#[path = "import/ip6tables.rs"]
+mod ip6tables;
 #[path = "import/iptables.rs"]
 mod iptables;
 

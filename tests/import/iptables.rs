@@ -543,16 +543,6 @@ fn chains_of_other_programs_and_other_tables() {
         &save("*raw\n:PREROUTING ACCEPT\n-A PREROUTING -p udp -j NOTRACK\nCOMMIT\n"),
         &["f:3: reject E-TABLE"],
     );
-    let six = import(
-        Format::Ip6tables,
-        &[text(
-            "f",
-            "*nat\n:POSTROUTING ACCEPT\n-A POSTROUTING -s fd00::/8 -j MASQUERADE\nCOMMIT\n",
-        )],
-        &lab(),
-    )
-    .unwrap();
-    has(&six, &["f:3: reject E-MATCH: rules of nat for IPv6"]);
 }
 
 #[test]
@@ -577,6 +567,23 @@ fn states_and_types_that_mean_nothing_to_new_flows() {
         &pre("-m addrtype ! --dst-type LOCAL -p tcp --dport 80 -j DNAT --to 10.0.0.9"),
         "E-MATCH",
     );
+}
+
+#[test]
+fn at_1_14_owners_are_rejected_with_advice() {
+    let told = lines(&post("-m owner --uid-owner 5 -j MASQUERADE"));
+    for part in [
+        "f:3: reject E-OWNER: \"-m owner --uid-owner 5\"",
+        "forwarded packets have no local process",
+        "in=, src= or a set",
+    ] {
+        assert!(told.contains(part), "{part}\n{told}");
+    }
+    assert!(!told.contains("iptables itself dropped"), "{told}");
+    for removed in ["--cmd-owner ping", "--pid-owner 7", "--sid-owner 7"] {
+        let done = post(&format!("-m owner {removed} -j MASQUERADE"));
+        has(&done, &["reject E-OWNER", "iptables itself dropped this one"]);
+    }
 }
 
 #[test]

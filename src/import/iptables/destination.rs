@@ -1,20 +1,20 @@
 //! nat/PREROUTING: port forwards; and NETMAP, which stands in both chains.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 
 use super::super::emit::Table;
-use super::Importer;
 use super::conditions::{Conditions, Operand, Ports, port_text};
 use super::flatten::Flat;
 use super::rule::Refusal;
-use super::source::endpoint;
+use super::source::{distance, endpoint};
 use super::values::port;
+use super::{Importer, everything};
 
 /// Servers a range of addresses may name.
-const MOST_SERVERS: u32 = 256;
+const MOST_SERVERS: u128 = 256;
 
 /// The port forwards that were written.
 #[derive(Default)]
@@ -30,7 +30,7 @@ struct Forward {
     line: usize,
     when: Conditions,
     /// Its first server, and the ports there.
-    server: Ipv4Addr,
+    server: IpAddr,
     ports: Ports,
 }
 
@@ -90,10 +90,10 @@ impl Importer<'_> {
         };
         let forwards = std::mem::take(&mut self.forwards);
         // Most rules of a long filter are about one host each.
-        let (mut hosts, mut wide) = (HashMap::<Ipv4Addr, Vec<usize>>::new(), Vec::new());
+        let (mut hosts, mut wide) = (HashMap::<IpAddr, Vec<usize>>::new(), Vec::new());
         for (at, verdict) in filter.verdicts.iter().enumerate() {
             match &verdict.when.dst.only {
-                Some(Operand::Net(IpNet::V4(net))) if net.prefix_len() == 32 => {
+                Some(Operand::Net(net)) if net.prefix_len() == net.max_prefix_len() => {
                     hosts.entry(net.addr()).or_default().push(at);
                 }
                 _ if verdict.accepts || verdict.when.src.only.is_none() => wide.push(at),
@@ -149,15 +149,13 @@ impl Importer<'_> {
                 "a port forward asks for destination ports only".to_owned(),
             ));
         }
-        if !when.dst.not.is_empty()
-            || matches!(when.dst.only, Some(Operand::Net(net)) if net.addr().is_ipv6())
-        {
+        if !when.dst.not.is_empty() {
             return Err((
                 "E-MATCH",
                 "a port forward names the addresses it answers for, not others".to_owned(),
             ));
         }
-        let (server, ports, targets) = targets(to, &when.dport)?;
+        let (server, ports, targets) = targets(to, &when.dport, self.v6)?;
         if let Some(earlier) = before.met(when) {
             let line = earlier.line;
             if !covers(&earlier.when, when) {
@@ -189,7 +187,7 @@ impl Importer<'_> {
         let anywhere = conditions.dst.only.is_none();
         if anywhere {
             // As on Linux: whatever address the packet was for.
-            conditions.dst.only = Some(Operand::Net(IpNet::V4(Ipv4Net::default())));
+            conditions.dst.only = Some(Operand::Net(everything(self.v6)));
         }
         let any_proto = conditions.proto.values().is_empty();
         table = self.conditions(table, &conditions);
@@ -255,17 +253,18 @@ impl Importer<'_> {
             .to
             .as_deref()
             .ok_or(("E-SYNTAX", "NETMAP needs --to".to_owned()))?;
-        let to: Ipv4Net = match text.contains('/') {
+        let to: IpNet = match text.contains('/') {
             true => text.parse().ok(),
-            false => text.parse::<Ipv4Addr>().ok().map(Ipv4Net::from),
+            false => text.parse::<IpAddr>().ok().map(IpNet::from),
         }
+        .filter(|net: &IpNet| net.addr().is_ipv6() == self.v6)
         .ok_or_else(|| ("E-SYNTAX", format!("{text:?} is no network")))?;
         let mut rest = flat.when.clone();
         let (side, interface) = match inbound {
             true => (rest.dst.only.take(), rest.ingress.only.take()),
             false => (rest.src.only.take(), rest.egress.only.take()),
         };
-        let Some(Operand::Net(IpNet::V4(from))) = side else {
+        let Some(Operand::Net(from)) = side else {
             return Err(("E-MATCH", "NETMAP without the network it maps".to_owned()));
         };
         if !rest.is_any()
@@ -285,7 +284,7 @@ impl Importer<'_> {
         let (line, direction) = (rule.line, if inbound { "in" } else { "out" });
         let known = self.netmaps.iter().position(|n| n.key == key);
         let clash = self.netmaps.iter().find(|n| {
-            let meet = |a: Ipv4Net, b: Ipv4Net| a.contains(&b) || b.contains(&a);
+            let meet = |a: IpNet, b: IpNet| a.contains(&b) || b.contains(&a);
             n.key != key && (meet(n.key.0, external) || meet(n.key.1, internal))
         });
         if let Some(other) = clash {
@@ -316,6 +315,9 @@ impl Importer<'_> {
                 });
             }
         }
+        if self.v6 && to.prefix_len() <= 64 {
+            self.warn(line, "", "IPv6 prefixes correspond as RFC 6296 says: 16 bits behind the prefix differ from Linux's NETMAP");
+        }
         if !self.tables.is_empty() {
             self.warn(line, "", "static-nat is asked before all other translation rules, also those that stand before it here");
         }
@@ -324,8 +326,8 @@ impl Importer<'_> {
 }
 
 /// The servers of `--to-destination`: the first, the ports they get if those change, and all as natgate writes them.
-fn targets(to: &str, dport: &Ports) -> Result<(Ipv4Addr, Ports, Vec<String>), Refusal> {
-    if to.starts_with(':') {
+fn targets(to: &str, dport: &Ports, v6: bool) -> Result<(IpAddr, Ports, Vec<String>), Refusal> {
+    if to.starts_with(':') && !to.starts_with("::") {
         return Err((
             "E-MATCH",
             format!(
@@ -333,8 +335,8 @@ fn targets(to: &str, dport: &Ports) -> Result<(Ipv4Addr, Ports, Vec<String>), Re
             ),
         ));
     }
-    let (first, last, ports) = endpoint(to)?;
-    let count = u32::from(last) - u32::from(first) + 1;
+    let (first, last, ports) = endpoint(to, v6)?;
+    let count = distance(first, last).saturating_add(1);
     if count > MOST_SERVERS {
         return Err(("E-MATCH", format!("{to}: more than {MOST_SERVERS} servers")));
     }
@@ -342,13 +344,22 @@ fn targets(to: &str, dport: &Ports) -> Result<(Ipv4Addr, Ports, Vec<String>), Re
         .map(|text| shifted(text, dport))
         .transpose()?
         .flatten();
-    let servers = (u32::from(first)..=u32::from(last)).map(Ipv4Addr::from);
+    let servers = std::iter::successors(Some(first), |server| next(*server)).take(count as usize);
     let text = ports.map(|range| port_text(&[range]));
-    let all = servers.map(|server| match &text {
-        Some(ports) => format!("{server}:{ports}"),
-        None => server.to_string(),
+    let all = servers.map(|server| match (&text, server) {
+        (Some(ports), IpAddr::V4(_)) => format!("{server}:{ports}"),
+        (Some(ports), IpAddr::V6(_)) => format!("[{server}]:{ports}"),
+        (None, _) => server.to_string(),
     });
     Ok((first, ports.map(|range| vec![range]), all.collect()))
+}
+
+/// The address behind this one.
+fn next(address: IpAddr) -> Option<IpAddr> {
+    match address {
+        IpAddr::V4(v4) => u32::from(v4).checked_add(1).map(|n| IpAddr::V4(n.into())),
+        IpAddr::V6(v6) => u128::from(v6).checked_add(1).map(|n| IpAddr::V6(n.into())),
+    }
 }
 
 /// `P`, `P-Q` or `P-Q/BASE` as the ports of a target; `None` where they stay what they are.
@@ -393,7 +404,7 @@ impl Forward {
     /// Whether its clients' first packets, once translated, may satisfy a rule of the filter; of one that refuses,
     /// whether those of all clients do.
     fn comes_to(&self, rule: &Conditions, accepts: bool) -> bool {
-        let server = IpNet::from(IpAddr::from(self.server));
+        let server = IpNet::from(self.server);
         let names = |operand: &Operand| match operand {
             Operand::Net(net) => net.contains(&server),
             Operand::Range(_) => true,

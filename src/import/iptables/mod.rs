@@ -80,13 +80,15 @@ const TARGETS: &[&str] = &[
 ];
 
 struct Netmap {
-    key: (Ipv4Net, Ipv4Net, Option<String>),
+    key: (IpNet, IpNet, Option<String>),
     direction: &'static str,
     line: usize,
 }
 
 struct Importer<'a> {
     file: &'a str,
+    /// Of ip6tables.
+    v6: bool,
     options: &'a Options,
     report: &'a mut Report,
     tables: Vec<Table>,
@@ -114,6 +116,7 @@ pub(super) fn import(
         }
         let mut importer = Importer {
             file: &input.name,
+            v6,
             options,
             report,
             tables: Vec::new(),
@@ -234,17 +237,8 @@ impl Importer<'_> {
                             chain.name
                         ),
                     );
-                } else if v6 {
-                    self.reject(
-                        rule.line,
-                        "E-MATCH",
-                        "rules of nat for IPv6 are not imported (write them as [[source-nat]], [[port-forward]] or [[static-nat]])",
-                    );
                 }
             }
-        }
-        if v6 {
-            return;
         }
         let mut met = HashSet::new();
         let list = flatten(self.file, &chains, "PREROUTING", &mut met, self.report);
@@ -438,11 +432,7 @@ impl Importer<'_> {
         let base = self.options.base.as_ref();
         let both = v6 || base.is_some_and(|base| base.has_ipv6());
         if both && when.src.only.is_none() && when.dst.only.is_none() {
-            let all = match v6 {
-                true => IpNet::V6(Ipv6Net::default()),
-                false => IpNet::V4(Ipv4Net::default()),
-            };
-            when.src.only = Some(Operand::Net(all));
+            when.src.only = Some(Operand::Net(everything(v6)));
         }
         when
     }
@@ -482,6 +472,14 @@ impl Importer<'_> {
             }
         }
         text
+    }
+}
+
+/// All addresses of a family.
+fn everything(v6: bool) -> IpNet {
+    match v6 {
+        true => IpNet::V6(Ipv6Net::default()),
+        false => IpNet::V4(Ipv4Net::default()),
     }
 }
 

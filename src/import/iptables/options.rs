@@ -5,7 +5,7 @@ pub(super) const REFUSED: &[(&str, &str, &str)] = &[
     (
         "owner",
         "E-OWNER",
-        "asks which process sent the packet; a gateway forwards packets of other machines",
+        "asks which process sent the packet; forwarded packets have no local process (say who by in=, src= or a set)",
     ),
     ("mark", "E-MARK", "asks for a mark that other rules set"),
     ("connmark", "E-MARK", "asks for a mark that other rules set"),

@@ -250,7 +250,14 @@ impl Rule {
         }
         let shown = format!("-m {name} {asked}");
         match REFUSED.iter().find(|(known, ..)| *known == name) {
-            Some((_, code, why)) => Err((*code, format!("\"{}\" {why}", shown.trim()))),
+            Some((_, code, why)) => {
+                let removed = ["--cmd-owner", "--pid-owner", "--sid-owner"];
+                let more = match removed.iter().any(|option| asked.contains(option)) {
+                    true => "; iptables itself dropped this one",
+                    false => "",
+                };
+                Err((*code, format!("\"{}\" {why}{more}", shown.trim())))
+            }
             None => {
                 let known = TAKEN
                     .iter()

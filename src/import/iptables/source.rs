@@ -1,7 +1,7 @@
 //! nat/POSTROUTING: source translation.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use super::super::emit::Table;
 use super::Importer;
@@ -11,11 +11,12 @@ use super::lots::drawn;
 use super::rule::{Refusal, Rule};
 use super::values::port;
 use crate::config::MOST_ADDRESSES;
+use crate::config::validated::Interface;
 
 /// A range of addresses that packets leave with.
 struct Span {
-    first: Ipv4Addr,
-    last: Ipv4Addr,
+    first: IpAddr,
+    last: IpAddr,
     pool: String,
     persistent: bool,
 }
@@ -24,7 +25,7 @@ struct Span {
 #[derive(Default)]
 pub(super) struct Source {
     /// By their first address; none overlaps another.
-    spans: BTreeMap<Ipv4Addr, Span>,
+    spans: BTreeMap<IpAddr, Span>,
     count: usize,
     /// The line of a rule that takes everything.
     all: Option<usize>,
@@ -58,7 +59,7 @@ impl Importer<'_> {
             );
         }
         let any = |f: &Flat<'_>| f.when.src.only.is_none() && f.when.dst.only.is_none();
-        if self.options.base.is_none() && rules.iter().any(any) {
+        if self.options.base.is_none() && !self.v6 && rules.iter().any(any) {
             let text =
                 "rules without addresses translate IPv6, too, if the gateway has it (--base tells)";
             self.report.note(self.file, "", text);
@@ -134,7 +135,7 @@ impl Importer<'_> {
                     .to
                     .as_deref()
                     .ok_or(("E-SYNTAX", "SNAT needs --to-source".to_owned()))?;
-                let (first, last, range) = endpoint(to)?;
+                let (first, last, range) = endpoint(to, self.v6)?;
                 ports = range.map(|text| port_range(text, rule)).transpose()?;
                 format!("pool:{}", self.pool(rule, (first, last), source)?)
             }
@@ -148,7 +149,7 @@ impl Importer<'_> {
         if when.is_any() && rule.either.is_none() {
             source.all = Some(rule.line);
         }
-        for when in either(&self.of_family(when, false), rule)? {
+        for when in either(&self.of_family(when, self.v6), rule)? {
             source.count += 1;
             let text = self.describe(&when);
             self.ok(
@@ -175,7 +176,7 @@ impl Importer<'_> {
     fn pool(
         &mut self,
         rule: &Rule,
-        (first, last): (Ipv4Addr, Ipv4Addr),
+        (first, last): (IpAddr, IpAddr),
         source: &mut Source,
     ) -> Result<String, Refusal> {
         let persistent = rule.target.persistent;
@@ -198,19 +199,25 @@ impl Importer<'_> {
             );
             return Err(("E-MATCH", text));
         }
-        if u128::from(u32::from(last) - u32::from(first)) >= MOST_ADDRESSES {
+        if distance(first, last) >= MOST_ADDRESSES {
             let text = format!("{first}-{last}: more than {MOST_ADDRESSES} addresses for one pool");
             return Err(("E-MATCH", text));
         }
-        let name = format!("p{}", source.spans.len() + 1);
+        // Both families' drop-ins may be read together.
+        let start = if self.v6 { "v6-p" } else { "p" };
+        let name = format!("{start}{}", source.spans.len() + 1);
         let base = self.options.base.as_ref();
         let own = base.and_then(|base| {
             base.interfaces
                 .iter()
-                .find(|i| i.v4.iter().any(|net| net.addr() == first))
+                .find(|i| i.addresses().any(|own| own == first))
         });
+        let alone = |interface: &Interface| {
+            let alike = interface.addresses();
+            alike.filter(|a| a.is_ipv6() == first.is_ipv6()).count() == 1
+        };
         let addresses = match (first == last, own) {
-            (true, Some(interface)) if interface.v4.len() == 1 => {
+            (true, Some(interface)) if alone(interface) => {
                 format!("interface:{}", interface.label.name)
             }
             (_, Some(interface)) => {
@@ -226,7 +233,7 @@ impl Importer<'_> {
         let local = base.is_some_and(|base| {
             base.interfaces
                 .iter()
-                .any(|i| i.is_connected(first.into()) && i.is_connected(last.into()))
+                .any(|i| i.is_connected(first) && i.is_connected(last))
         });
         if !local {
             let condition = if base.is_some() {
@@ -301,16 +308,40 @@ fn port_range(text: &str, rule: &Rule) -> Result<String, Refusal> {
     Ok(port_text(&[(low, high)]))
 }
 
-/// `A`, `A-B`, each with ports behind a colon; the ports may stand alone.
-pub(super) fn endpoint(text: &str) -> Result<(Ipv4Addr, Ipv4Addr, Option<&str>), Refusal> {
-    let (addresses, ports) = match text.split_once(':') {
-        Some((addresses, ports)) => (addresses, Some(ports)),
-        None => (text, None),
+/// How many addresses lie between two of a family.
+pub(super) fn distance(first: IpAddr, last: IpAddr) -> u128 {
+    let number = |address| match address {
+        IpAddr::V4(v4) => u128::from(u32::from(v4)),
+        IpAddr::V6(v6) => u128::from(v6),
+    };
+    number(last).saturating_sub(number(first))
+}
+
+/// `A`, `A-B`, each with ports behind a colon; of IPv6 what has ports is in brackets.
+pub(super) fn endpoint(text: &str, v6: bool) -> Result<(IpAddr, IpAddr, Option<&str>), Refusal> {
+    let wrong = |text: &str| {
+        let family = if v6 { "IPv6" } else { "IPv4" };
+        ("E-SYNTAX", format!("{text:?} is no {family} address"))
+    };
+    let bracketed = text.strip_prefix('[').filter(|_| v6);
+    let (addresses, ports) = match bracketed.map(|rest| rest.split_once(']')) {
+        Some(Some((addresses, ""))) => (addresses, None),
+        Some(Some((addresses, rest))) => {
+            let ports = rest.strip_prefix(':').ok_or_else(|| wrong(text))?;
+            (addresses, Some(ports))
+        }
+        Some(None) => return Err(wrong(text)),
+        None if v6 => (text, None),
+        None => match text.split_once(':') {
+            Some((addresses, ports)) => (addresses, Some(ports)),
+            None => (text, None),
+        },
     };
     let (first, last) = addresses.split_once('-').unwrap_or((addresses, addresses));
     let parse = |text: &str| {
-        text.parse::<Ipv4Addr>()
-            .map_err(|_| ("E-SYNTAX", format!("{text:?} is no IPv4 address")))
+        let address = text.parse::<IpAddr>().ok();
+        let address = address.filter(|address| address.is_ipv6() == v6);
+        address.ok_or_else(|| wrong(text))
     };
     let (first, last) = (parse(first)?, parse(last)?);
     match first <= last {
