@@ -4,7 +4,7 @@
 //! program fails when a figure is more than 3 % above `benches/instructions.toml`. After a change that is worth its price,
 //! `cargo bench --bench instructions -- --update` writes the file anew.
 //!
-//! Counted is [`Shard::receive`] on bursts of 64 frames of 64 bytes, from parsing to the sink, in the release profile.
+//! Counted is [`Shard::receive`] on bursts of 64 of the smallest frames, from parsing to the sink, in the release profile.
 //! valgrind has no AVX-512 but AESENC, so what is counted is the AESENC hash, the SSE2 tag compare and whatever the
 //! compiler made of the rest for a generic x86-64 processor: all there is in a distribution's build.
 
@@ -19,7 +19,9 @@ use anyhow::{Context, Result, bail, ensure};
 use natgate::base::time::Now;
 use natgate::base::{InterfaceId, PortId, WorkerId};
 use natgate::bench::buffer::SlotBuffer;
-use natgate::bench::traffic::{Kind, Population, Purpose, SMALLEST, Template, source_of};
+use natgate::bench::family::Family;
+use natgate::bench::template::{Kind, Template};
+use natgate::bench::traffic::{Population, Purpose, Seen};
 use natgate::config::compile::compile_text;
 use natgate::dataplane::buffer::{BURST, Buffer, Burst, Message, Sink};
 use natgate::dataplane::shard::{Shard, ShardSize};
@@ -35,21 +37,27 @@ const BURSTS: u32 = FLOWS / BURST as u32;
 const TOLERANCE: f64 = 1.03;
 /// What is counted.
 const CASES: [&str; 3] = ["out", "in", "create"];
+const FAMILIES: [Family; 2] = [Family::Ipv4, Family::Ipv6];
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["--count", case] => Lab::new()?.run(case),
+        ["--count", case] => Lab::run_case(case),
         _ => compare(arguments.iter().any(|a| a == "--update")),
     }
+}
+
+/// What a case is called in the baseline.
+fn name(family: Family, case: &str) -> String {
+    format!("{}-{case}", family.name())
 }
 
 /// Counts all cases and holds them against the baseline.
 fn compare(update: bool) -> Result<()> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/instructions.toml");
     let mut counts = BTreeMap::new();
-    for case in CASES {
-        counts.insert(case.to_owned(), count(case)?);
+    for case in FAMILIES.iter().flat_map(|f| CASES.map(|c| name(*f, c))) {
+        counts.insert(case.clone(), count(&case)?);
     }
     if update {
         let head = "# Instructions per packet, see instructions.rs; written by `cargo bench --bench instructions -- --update`.\n";
@@ -62,7 +70,7 @@ fn compare(update: bool) -> Result<()> {
         let before = baseline
             .get(case)
             .with_context(|| format!("no baseline for {case}"))?;
-        println!("{case:<8} {now:>8.1} instructions per packet, baseline {before:.1}");
+        println!("{case:<12} {now:>8.1} instructions per packet, baseline {before:.1}");
         if *now > before * TOLERANCE {
             grown.push(case.as_str());
         }
@@ -112,6 +120,7 @@ fn counted(lab: &mut Lab, port: PortId, burst: &mut Burst<SlotBuffer>) {
 
 /// A shard between two stations that are not counted.
 struct Lab {
+    family: Family,
     policy: Arc<Policy>,
     shard: Shard<SlotBuffer>,
     sink: Shelf,
@@ -123,15 +132,22 @@ struct Lab {
 }
 
 impl Lab {
-    fn new() -> Result<Lab> {
-        let policy = compile_text("instructions", POLICY).map_err(|e| anyhow::anyhow!("{e}"))?;
+    fn new(family: Family) -> Result<Lab> {
+        let text = policy(family);
+        let policy = compile_text("instructions", &text).map_err(|e| anyhow::anyhow!("{e}"))?;
+        let size = ShardSize::small();
+        let size = ShardSize {
+            nat_v6: size.nat,
+            ..size
+        };
         let mac = |id| policy.interfaces.get(InterfaceId(id)).map(|i| i.mac);
         let mut lab = Lab {
+            family,
             macs: [
                 mac(0).unwrap_or(MacAddr::ZERO),
                 mac(1).unwrap_or(MacAddr::ZERO),
             ],
-            shard: Shard::new(WorkerId(0), ShardSize::small(), 1, [2, 3])?,
+            shard: Shard::new(WorkerId(0), size, 1, [2, 3])?,
             sink: Shelf {
                 sent: Vec::with_capacity(BURST),
                 free: Vec::new(),
@@ -144,6 +160,16 @@ impl Lab {
         lab.shard
             .policy_changed(&lab.policy, lab.now, &mut lab.sink);
         Ok(lab)
+    }
+
+    /// Counts the case with this name.
+    fn run_case(name: &str) -> Result<()> {
+        for (family, case) in FAMILIES.iter().flat_map(|f| CASES.map(|c| (*f, c))) {
+            if self::name(family, case) == name {
+                return Lab::new(family)?.run(case);
+            }
+        }
+        bail!("unknown case {name}")
     }
 
     fn run(&mut self, case: &str) -> Result<()> {
@@ -168,9 +194,10 @@ impl Lab {
     /// One packet of every flow, from the inside (0) or from the outside (1).
     fn pass(&mut self, side: usize, count: bool) -> Result<()> {
         let template = Template::new(
+            self.family,
             Kind::Datagram,
             Purpose::Established,
-            SMALLEST,
+            0,
             self.macs[side],
             MacAddr([2, 0, 0, 0, 0, 2]),
         );
@@ -178,7 +205,7 @@ impl Lab {
             let mut burst = Burst::new();
             for flow in first..first + BURST as u32 {
                 let mut buffer = self.sink.free.pop().unwrap_or_default();
-                buffer.reset(SMALLEST);
+                buffer.reset(template.length());
                 let tuple = self.tuple(flow, side);
                 template.write(buffer.bytes_mut(), &tuple, flow, 0);
                 burst.push(buffer);
@@ -219,9 +246,9 @@ impl Lab {
         );
         for (at, (port, buffer)) in self.sink.sent.drain(..).enumerate() {
             if port == PortId(1)
-                && let Some(head) = buffer.bytes().first_chunk()
+                && let Some(seen) = Seen::read(self.family, buffer.bytes())
             {
-                self.outside[first as usize + at] = source_of(head);
+                self.outside[first as usize + at] = seen.source();
             }
             self.sink.free.push(buffer);
         }
@@ -261,7 +288,11 @@ impl Sink<SlotBuffer> for Shelf {
 }
 
 /// A carrier: port blocks, random ports, neighbours known.
-const POLICY: &str = r#"
+fn policy(family: Family) -> String {
+    let address = |number| family.address(number);
+    let (inside, outside, pool) = (0x0aff_ff00, 0xc000_0200, 0xcb00_7100);
+    format!(
+        r#"
 schema = 1
 [[port]]
 name = "p0"
@@ -272,33 +303,46 @@ device = "null:"
 [[interface]]
 name = "inside"
 port = "p0"
-address = ["10.255.255.1/30"]
+address = ["{}/{link}"]
 [[interface]]
 name = "outside"
 port = "p1"
-address = ["192.0.2.1/30"]
+address = ["{}/{link}"]
 [[route]]
-prefix = "0.0.0.0/0"
-via = "192.0.2.2"
+prefix = "{}/{}"
+via = "{beyond}"
 [[route]]
-prefix = "10.0.0.0/8"
-via = "10.255.255.2"
+prefix = "{}/{}"
+via = "{router}"
 [[neighbour]]
 interface = "outside"
-address = "192.0.2.2"
+address = "{beyond}"
 mac = "02:00:00:00:00:02"
 [[neighbour]]
 interface = "inside"
-address = "10.255.255.2"
+address = "{router}"
 mac = "02:00:00:00:00:01"
 [[pool]]
 name = "carrier"
-addresses = ["203.0.113.1-203.0.113.2"]
-block = { size = 64, max_per_host = 1 }
+addresses = ["{}-{}"]
+block = {{ size = 64, max_per_host = 1 }}
 filtering = "endpoint"
 answer_arp = false
 [[source-nat]]
 in = "inside"
 out = "outside"
 via = "pool:carrier"
-"#;
+"#,
+        address(inside + 1),
+        address(outside + 1),
+        address(0),
+        family.prefix_length(0),
+        address(0x0a00_0000),
+        family.prefix_length(8),
+        address(pool + 1),
+        address(pool + 2),
+        link = family.prefix_length(30),
+        router = address(inside + 2),
+        beyond = address(outside + 2),
+    )
+}

@@ -4,14 +4,19 @@ use std::fs::File;
 use std::io::{BufWriter, Result, Write};
 use std::path::Path;
 
+use ::natgate::bench::family::Family;
 use ::natgate::bench::order::{Order, Pattern};
-use ::natgate::bench::traffic::{Kind, Population, Purpose, SMALLEST, Template};
+use ::natgate::bench::template::{Kind, Template};
+use ::natgate::bench::traffic::{Population, Purpose};
 use ::natgate::wire::MacAddr;
 
 /// Where natgate's inside port listens; testpmd takes everything.
 pub const GATEWAY: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 /// Where the packets come from.
 pub const HOST: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+
+/// Bytes of a frame.
+const SMALLEST: usize = Family::Ipv4.smallest();
 
 /// Writes one frame of each of `sessions` flows.
 pub fn write(path: &Path, sessions: u32) -> Result<()> {
@@ -22,6 +27,7 @@ pub fn write(path: &Path, sessions: u32) -> Result<()> {
     let population = Population::new(sessions, 0, |_| true);
     let mut order = Order::new(Pattern::Random, sessions, 1);
     let template = Template::new(
+        Family::Ipv4,
         Kind::Datagram,
         Purpose::Established,
         SMALLEST,

@@ -19,7 +19,7 @@ pub fn read(path: &Path) -> Result<Vec<Trial>, BenchError> {
 /// One line for each phase that is in both: medians, the second by the first, and whether the two overlap.
 pub fn table(first: &[Trial], second: &[Trial]) -> String {
     let mut lines = vec![format!(
-        "{:<44} {:>8} {:>8} {:>6} {:>9} {:>9} {:>6}",
+        "{:<49} {:>8} {:>8} {:>6} {:>9} {:>9} {:>6}",
         "", "Mpps A", "Mpps B", "B/A", "cycles A", "cycles B", "B/A"
     )];
     let second = grouped(second);
@@ -27,8 +27,9 @@ pub fn table(first: &[Trial], second: &[Trial]) -> String {
         let Some((_, after)) = second.iter().find(|(s, _)| *s == subject) else {
             continue;
         };
-        let (procedure, phase, workers, sessions, frame, pattern) = subject;
-        let name = format!("{procedure}: {phase}, {workers}×{sessions}, {frame} {pattern}");
+        let (procedure, phase, family, workers, sessions, frame, pattern) = subject;
+        let name =
+            format!("{procedure}: {phase}, {family} {workers}×{sessions}, {frame} {pattern}");
         let rate = |t: &Trial| t.packets_per_second / 1e6;
         let cost = |t: &Trial| t.cycles_per_packet_median;
         let (rates, costs) = (
@@ -37,7 +38,7 @@ pub fn table(first: &[Trial], second: &[Trial]) -> String {
         );
         let overlap = overlaps(&before, after, rate);
         lines.push(format!(
-            "{name:<44} {:>8.2} {:>8.2} {:>6.2} {:>9.0} {:>9.0} {:>6.2}{}",
+            "{name:<49} {:>8.2} {:>8.2} {:>6.2} {:>9.0} {:>9.0} {:>6.2}{}",
             rates.0,
             rates.1,
             rates.1 / rates.0,
@@ -67,6 +68,7 @@ fn overlaps(a: &[&Trial], b: &[&Trial], of: impl Fn(&Trial) -> f64) -> bool {
 mod tests {
     use super::*;
     use crate::bench::Options;
+    use crate::bench::family::Family;
     use crate::bench::order::Pattern;
     use crate::bench::procedure::Procedure;
 
@@ -75,6 +77,7 @@ mod tests {
         let options = Options {
             procedures: vec![Procedure::Establish],
             sessions: vec![126],
+            families: vec![Family::Ipv4],
             workers: vec![1],
             lengths: vec![60],
             frame: "64".to_owned(),
@@ -90,7 +93,7 @@ mod tests {
         let mut second = first.clone();
         let same = table(&first, &second);
         assert!(
-            same.contains("establish: establish, 1×126, 64 sequential"),
+            same.contains("establish: establish, ipv4 1×126, 64 sequential"),
             "{same}"
         );
         assert!(

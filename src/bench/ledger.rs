@@ -1,10 +1,9 @@
 //! What is known of every flow, and whether a frame that came back agrees with it.
 
 use crate::arch::{HugeVec, OutOfMemory, Pages};
+use crate::bench::family::Family;
 use crate::bench::phase::Measured;
-use crate::bench::traffic::{
-    Head, Population, Purpose, flow_of, has_ports, is_sound, sequence_of, source_of,
-};
+use crate::bench::traffic::{Population, Purpose, Seen, is_sound};
 use crate::flow::key::Tuple;
 
 /// In phases that are not thorough, of every 16th flow the source is compared.
@@ -15,6 +14,7 @@ const RECENT: usize = 1024;
 
 /// The flows of one generator.
 pub struct Ledger {
+    family: Family,
     population: Population,
     /// External endpoint of each flow, learned from its first frame: address and port in one word; 0 before.
     outside: HugeVec<u64>,
@@ -29,8 +29,9 @@ impl Ledger {
     ///
     /// # Errors
     /// When memory is short.
-    pub fn new(population: Population, flows: u32) -> Result<Ledger, OutOfMemory> {
+    pub fn new(family: Family, population: Population, flows: u32) -> Result<Ledger, OutOfMemory> {
         Ok(Ledger {
+            family,
             population,
             outside: HugeVec::new(flows as usize, Pages::Transparent)?,
             learning: true,
@@ -71,40 +72,40 @@ impl Ledger {
         }
     }
 
-    /// Examines a frame of ours that came out of a port: `thorough` means every source and every checksum.
+    /// Examines a frame of ours that came out of a port, `seen` in it: `thorough` means every source and every checksum.
     #[inline(always)]
     pub fn examine(
         &mut self,
-        head: &Head,
+        seen: &Seen,
         frame: &[u8],
-        purpose: Purpose,
         to_inside: bool,
         thorough: bool,
         measured: &mut Measured,
     ) {
-        let flow = flow_of(head);
+        let Seen { flow, purpose, .. } = *seen;
         let Some(endpoint) = self.outside.get_mut(flow as usize) else {
             measured.wrong += 1;
             return;
         };
         let mut right = match to_inside {
-            true => self.population.leads_in(flow, head),
-            false => self.population.leads_out(flow, head),
+            true => self.population.leads_in(seen),
+            false => self.population.leads_out(seen),
         };
-        if !to_inside && has_ports(head) {
+        right &= seen.is_numbered;
+        if !to_inside && seen.has_ports {
             if purpose == Purpose::Opening && self.learning {
-                *endpoint = packed(source_of(head));
+                *endpoint = packed(seen.source());
             } else if thorough || flow.is_multiple_of(SAMPLE) {
-                right &= *endpoint == packed(source_of(head));
+                right &= *endpoint == packed(seen.source());
             }
         }
         if thorough && purpose != Purpose::Fragment {
-            right &= is_sound(frame);
+            right &= is_sound(self.family, frame);
         }
         measured.wrong += u64::from(!right);
         if purpose == Purpose::Established {
             let order = &mut self.order[usize::from(to_inside)];
-            measured.reordered += u64::from(order.is_overtaken(flow, sequence_of(head)));
+            measured.reordered += u64::from(order.is_overtaken(flow, seen.sequence));
         }
     }
 

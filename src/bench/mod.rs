@@ -12,12 +12,13 @@
 //! | [`rig`] | real workers between stations: one run |
 //! | [`station`] | both ends of the wire for one worker |
 //! | [`ledger`] | what is known of every flow, and whether a frame agrees with it |
-//! | [`script`], [`order`], [`traffic`], [`buffer`] | the frames |
+//! | [`script`], [`order`], [`family`], [`traffic`], [`template`], [`buffer`] | the frames |
 //! | [`record`], [`table`], [`compare`] | results |
 //! | `wire` | the generator in a process of its own |
 
 pub mod buffer;
 pub mod compare;
+pub mod family;
 pub mod ledger;
 pub mod machine;
 mod misses;
@@ -29,10 +30,12 @@ pub mod rig;
 pub mod script;
 pub mod station;
 pub mod table;
+pub mod template;
 pub mod traffic;
 #[cfg(feature = "dpdk")]
 pub mod wire;
 
+use family::Family;
 use order::Pattern;
 use procedure::Procedure;
 use record::Trial;
@@ -44,6 +47,8 @@ pub struct Options {
     pub procedures: Vec<Procedure>,
     /// Sessions, over all workers.
     pub sessions: Vec<u32>,
+    /// What the packets are.
+    pub families: Vec<Family>,
     /// Numbers of workers.
     pub workers: Vec<u8>,
     /// Sizes of established flows' frames in bytes, without the checksum the wire adds, in turn.
@@ -59,6 +64,9 @@ pub struct Options {
     /// For whatever is random.
     pub seed: u64,
 }
+
+/// Bytes of a frame that the device adds and takes off: the Ethernet checksum.
+pub const WIRE_CHECKSUM: usize = 4;
 
 /// The internet mix: seven frames of 64 bytes, four of 594, one of 1518, checksums included.
 pub const INTERNET_MIX: [usize; 12] = [60, 590, 60, 60, 590, 60, 1514, 60, 590, 60, 590, 60];
@@ -95,8 +103,11 @@ pub fn run(options: &Options, mut progress: impl FnMut(&Trial)) -> Result<Vec<Tr
     for round in 0..options.rounds.max(1) {
         for &sessions in &options.sessions {
             for &procedure in &options.procedures {
-                for workers in procedure.workers(options) {
-                    let rig = procedure.rig(options, workers, sessions);
+                let each = procedure.workers(options).into_iter();
+                let each =
+                    each.flat_map(|workers| options.families.iter().map(move |f| (workers, *f)));
+                for (workers, family) in each {
+                    let rig = procedure.rig(options, family, workers, sessions);
                     let before = machine::gigahertz();
                     let outcome = rig.run()?;
                     let of_run = record::of(options, procedure, round, &rig, &outcome, before);

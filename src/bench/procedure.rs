@@ -4,6 +4,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::bench::Options;
+use crate::bench::family::Family;
 use crate::bench::phase::{Direction, Extra, Length, Phase};
 use crate::bench::rig::Rig;
 use crate::bench::script::SCANNERS;
@@ -65,9 +66,11 @@ impl Procedure {
     }
 
     /// The run with so many sessions over all workers.
-    pub fn rig(self, options: &Options, workers: u8, sessions: u32) -> Rig {
+    pub fn rig(self, options: &Options, family: Family, workers: u8, sessions: u32) -> Rig {
         let flows = (sessions / u32::from(workers.max(1))).max(FLOWS_PER_HOST);
+        let lengths = options.lengths.iter();
         let mut rig = Rig {
+            family,
             workers,
             sessions: flows,
             capacity: flows,
@@ -79,7 +82,7 @@ impl Procedure {
             unreplied_seconds: 120,
             phases: Vec::new(),
             pattern: options.pattern,
-            lengths: options.lengths.clone(),
+            lengths: lengths.map(|l| (*l).max(family.smallest())).collect(),
             seed: options.seed,
         };
         let frames = Length::Frames(options.packets);
@@ -222,8 +225,9 @@ mod tests {
     use crate::bench::order::Pattern;
     use crate::bench::record::Trial;
 
-    fn trials(procedure: Procedure, workers: u8) -> Vec<Trial> {
-        let options = Options {
+    fn options(procedure: Procedure, family: Family, workers: u8) -> Options {
+        Options {
+            families: vec![family],
             procedures: vec![procedure],
             sessions: vec![63 * 32],
             workers: vec![workers],
@@ -233,7 +237,11 @@ mod tests {
             packets: 40_000,
             rounds: 1,
             seed: 3,
-        };
+        }
+    }
+
+    fn trials(procedure: Procedure, family: Family, workers: u8) -> Vec<Trial> {
+        let options = options(procedure, family, workers);
         let trials = crate::bench::run(&options, |_| {}).unwrap();
         for trial in &trials {
             assert!(trial.is_faultless(), "{trial:?}");
@@ -247,12 +255,14 @@ mod tests {
         trials.iter().find(|t| t.phase == name).unwrap()
     }
 
+    const FAMILIES: [Family; 2] = [Family::Ipv4, Family::Ipv6];
+
     #[test]
     fn established_sessions_come_back_right_with_any_number_of_workers() {
-        for workers in [1, 2] {
-            let validated = trials(Procedure::Validate, workers);
+        for (family, workers) in FAMILIES.into_iter().flat_map(|f| [(f, 1), (f, 2)]) {
+            let validated = trials(Procedure::Validate, family, workers);
             assert_eq!(phase(&validated, "validate in").packets, 63 * 32);
-            let through = trials(Procedure::Throughput, workers);
+            let through = trials(Procedure::Throughput, family, workers);
             let both = phase(&through, "both");
             assert_eq!(both.packets, 40_000 * u64::from(workers));
             assert!(both.established_per_second > 0.0 && both.generator_cycles_per_packet > 0.0);
@@ -261,32 +271,51 @@ mod tests {
 
     #[test]
     fn new_sessions_open_among_established_ones() {
-        let trials = trials(Procedure::Mix, 1);
-        let share = |name| {
-            let trial = phase(&trials, name);
-            trial.sessions_per_second / trial.packets_per_second
-        };
-        assert!((share("20 % new") - 0.2).abs() < 0.01);
-        assert!((share("1 % new") - 0.01).abs() < 0.001);
+        for family in FAMILIES {
+            let trials = trials(Procedure::Mix, family, 1);
+            let share = |name| {
+                let trial = phase(&trials, name);
+                trial.sessions_per_second / trial.packets_per_second
+            };
+            assert!((share("20 % new") - 0.2).abs() < 0.01);
+            assert!((share("1 % new") - 0.01).abs() < 0.001);
+        }
     }
 
     #[test]
     fn what_does_not_fit_is_refused_and_what_fits_is_kept() {
-        let capacity = trials(Procedure::Capacity, 1);
-        let beyond = phase(&capacity, "beyond");
-        assert_eq!(beyond.packets, 63 * 32 / 10);
-        assert_eq!(beyond.drops_of_run["table_full"], beyond.packets);
+        for family in FAMILIES {
+            let capacity = trials(Procedure::Capacity, family, 1);
+            let beyond = phase(&capacity, "beyond");
+            assert_eq!(beyond.packets, 63 * 32 / 10);
+            assert_eq!(beyond.drops_of_run["table_full"], beyond.packets);
 
-        let exhaust = trials(Procedure::Exhaust, 1);
-        assert_eq!(phase(&exhaust, "all refused").sessions_per_second, 0.0);
-        assert_eq!(exhaust[0].drops_of_run["no_block"], 60_000);
+            let exhaust = trials(Procedure::Exhaust, family, 1);
+            assert_eq!(phase(&exhaust, "all refused").sessions_per_second, 0.0);
+            assert_eq!(exhaust[0].drops_of_run["no_block"], 60_000);
+        }
     }
 
     #[test]
     fn floods_and_fragments_cost_no_established_packet() {
-        let flood = trials(Procedure::Flood, 1);
-        assert!(phase(&flood, "udp from outside").drops_of_run["no_mapping"] > 0);
-        let fragments = trials(Procedure::Fragments, 1);
-        assert_eq!(phase(&fragments, "10 % pieces").drops_of_run.len(), 0);
+        for family in FAMILIES {
+            let flood = trials(Procedure::Flood, family, 1);
+            assert!(phase(&flood, "udp from outside").drops_of_run["no_mapping"] > 0);
+            let fragments = trials(Procedure::Fragments, family, 1);
+            assert_eq!(phase(&fragments, "10 % pieces").drops_of_run.len(), 0);
+        }
+    }
+
+    #[test]
+    fn frames_have_the_size_their_family_allows() {
+        let options = Options {
+            lengths: vec![60],
+            frame: "64".to_owned(),
+            ..options(Procedure::Establish, Family::Ipv6, 1)
+        };
+        let rig = |family| Procedure::Establish.rig(&options, family, 1, 63);
+        assert_eq!(rig(Family::Ipv4).frame(&options), "64");
+        assert_eq!(rig(Family::Ipv6).lengths, [70]);
+        assert_eq!(rig(Family::Ipv6).frame(&options), "74");
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
+use crate::bench::family::Family;
 use crate::bench::order::Pattern;
 use crate::bench::phase::{Measured, Phase};
 use crate::bench::procedure::Procedure;
@@ -19,6 +20,9 @@ pub struct Trial {
     pub procedure: Procedure,
     /// The phase.
     pub phase: String,
+    /// What the packets are.
+    #[serde(default)]
+    pub family: Family,
     /// Workers.
     pub workers: u8,
     /// Sessions established before, or attempted, over all workers.
@@ -173,9 +177,10 @@ pub fn of(
         let drops = outcome.drops.iter();
         trials.push(Trial {
             procedure,
+            family: rig.family,
             workers: rig.workers,
             sessions: u64::from(rig.sessions) * u64::from(rig.workers),
-            frame: options.frame.clone(),
+            frame: rig.frame(options),
             pattern: rig.pattern,
             round,
             bytes_per_session: outcome.memory_bytes as f64 / room,
@@ -234,6 +239,7 @@ fn measured(phase: &Phase, workers: &[&Measured], cycles_per_nano: f64) -> Trial
     Trial {
         procedure: Procedure::Throughput,
         phase: phase.name.to_owned(),
+        family: Family::default(),
         workers: 0,
         sessions: 0,
         frame: String::new(),

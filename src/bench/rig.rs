@@ -8,13 +8,14 @@ use crossbeam_channel::Sender;
 use crossbeam_utils::CachePadded;
 
 use crate::base::{DropReason, InterfaceId, WorkerId};
-use crate::bench::BenchError;
 use crate::bench::buffer::SlotBuffer;
+use crate::bench::family::{Family, long};
 use crate::bench::order::Pattern;
 use crate::bench::phase::{Measured, Phase};
 use crate::bench::script::{Course, SCANNERS, Script};
 use crate::bench::station::{self, Buffers, Station};
 use crate::bench::traffic::Population;
+use crate::bench::{BenchError, Options, WIRE_CHECKSUM};
 use crate::config::compile::{compile_text, recompile_text};
 use crate::dataplane::affinity;
 use crate::dataplane::buffer::Message;
@@ -31,6 +32,8 @@ use crate::wire::MacAddr;
 /// One run: what is set up and what happens. Numbers of flows are per worker.
 #[derive(Clone, Debug)]
 pub struct Rig {
+    /// What the packets are.
+    pub family: Family,
     /// Workers.
     pub workers: u8,
     /// Sessions that are established before anything is measured, or attempted.
@@ -77,7 +80,7 @@ type Rings = (
     Vec<Option<rtrb::Producer<Message<SlotBuffer>>>>,
 );
 
-/// The first address of the pool: 203.0.113.1.
+/// The first address of the pool: 203.0.113.1, or the IPv6 address with this number.
 const FIRST_EXTERNAL: u32 = 0xcb00_7101;
 
 /// How often the companion of a run looks up.
@@ -111,7 +114,10 @@ impl Rig {
             let id = WorkerId(worker);
             let seed = self.seed + u64::from(worker);
             let shard = Shard::new(id, self.size(), seed, [seed, !seed])?;
-            memory_bytes += shard.nat.memory_bytes();
+            memory_bytes += match self.family {
+                Family::Ipv4 => shard.nat.memory_bytes(),
+                Family::Ipv6 => shard.nat_v6.memory_bytes(),
+            };
             let station = Station::new(self.script(&policy, id), course.clone(), barrier.clone())?;
             let (rings_in, rings_out) = rings.remove(0);
             let (sender, receiver) = crossbeam_channel::bounded(4);
@@ -165,6 +171,14 @@ impl Rig {
         })
     }
 
+    /// What its frame sizes are called: as asked for, but for frames that cannot be so small.
+    pub fn frame(&self, options: &Options) -> String {
+        match (&self.lengths[..], &options.lengths[..]) {
+            ([length], [asked]) if length > asked => (length + WIRE_CHECKSUM).to_string(),
+            _ => options.frame.clone(),
+        }
+    }
+
     fn size(&self) -> ShardSize {
         let nat = Capacity {
             sessions: self.capacity,
@@ -174,12 +188,17 @@ impl Rig {
             shared: 0,
             workers: self.workers,
         };
+        let other = Capacity {
+            sessions: 64,
+            ..nat
+        };
+        let (nat, nat_v6) = match self.family {
+            Family::Ipv4 => (nat, other),
+            Family::Ipv6 => (other, nat),
+        };
         ShardSize {
             nat,
-            nat_v6: Capacity {
-                sessions: 64,
-                ..nat
-            },
+            nat_v6,
             neighbours: 64,
             waiting: 64,
             fragments: self.fragments,
@@ -193,13 +212,18 @@ impl Rig {
 
     /// The script of a worker: its hosts are those a card that steers by source address would deliver to it.
     fn script(&self, policy: &Policy, worker: WorkerId) -> Script {
-        let belongs = |host| policy.workers == 1 || steering::of_address(policy, host) == worker;
+        let owner = |host| match self.family {
+            Family::Ipv4 => steering::of_address(policy, host),
+            Family::Ipv6 => steering::of_address(policy, long(host)),
+        };
+        let belongs = |host| policy.workers == 1 || owner(host) == worker;
         let mac = |id| {
             let interface = policy.interfaces.get(InterfaceId(id));
             interface.map_or(MacAddr::ZERO, |i| i.mac)
         };
         Script {
             phases: self.phases.clone(),
+            family: self.family,
             population: Population::new(self.flows, SCANNERS, belongs),
             flows: self.flows,
             established: self.established,
@@ -213,7 +237,9 @@ impl Rig {
 
     /// A carrier's policy: port blocks, random ports, one pool for all.
     fn configuration(&self) -> String {
-        let last = std::net::Ipv4Addr::from(FIRST_EXTERNAL + self.addresses - 1);
+        // An interface's network 255.255.255.252, its hosts 1 and 2; and the hosts' network.
+        let (inside, outside, hosts) = (0x0aff_ff00, 0xc000_0200, 0x0a00_0000);
+        let address = |number| self.family.address(number);
         format!(
             r#"
 schema = 1
@@ -232,24 +258,24 @@ device = "null:"
 [[interface]]
 name = "inside"
 port = "p0"
-address = ["10.255.255.1/30"]
+address = ["{inside}/{link}"]
 [[interface]]
 name = "outside"
 port = "p1"
-address = ["192.0.2.1/30"]
+address = ["{outside}/{link}"]
 [[route]]
-prefix = "0.0.0.0/0"
-via = "192.0.2.2"
+prefix = "{everywhere}/{all}"
+via = "{beyond}"
 [[route]]
-prefix = "10.0.0.0/8"
-via = "10.255.255.2"
+prefix = "{hosts}/{of_hosts}"
+via = "{router}"
 [[neighbour]]
 interface = "outside"
-address = "192.0.2.2"
+address = "{beyond}"
 mac = "02:00:00:00:00:02"
 [[neighbour]]
 interface = "inside"
-address = "10.255.255.2"
+address = "{router}"
 mac = "02:00:00:00:00:01"
 [[pool]]
 name = "carrier"
@@ -265,7 +291,17 @@ via = "pool:carrier"
             workers = self.workers,
             sessions = self.capacity * u32::from(self.workers),
             unreplied = self.unreplied_seconds,
-            first = std::net::Ipv4Addr::from(FIRST_EXTERNAL),
+            inside = address(inside + 1),
+            router = address(inside + 2),
+            outside = address(outside + 1),
+            beyond = address(outside + 2),
+            link = self.family.prefix_length(30),
+            everywhere = address(0),
+            all = self.family.prefix_length(0),
+            hosts = address(hosts),
+            of_hosts = self.family.prefix_length(8),
+            first = address(FIRST_EXTERNAL),
+            last = address(FIRST_EXTERNAL + self.addresses - 1),
             filtering = self.filtering,
         )
     }
@@ -340,9 +376,9 @@ impl Companion<'_> {
         for worker in &self.jobs {
             let (samples, clock) = (samples.clone(), self.clock);
             let job: Job = Box::new(move |context| {
-                let sessions = context.nat.sessions.len() as u64;
+                let sessions = context.nat.sessions.len() + context.nat_v6.sessions.len();
                 let mut samples = samples.lock().unwrap_or_else(PoisonError::into_inner);
-                samples.push((clock.nanos(), context.worker, sessions));
+                samples.push((clock.nanos(), context.worker, sessions as u64));
                 Progress::Done
             });
             // A worker that still has jobs to do is asked again later.

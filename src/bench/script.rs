@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::base::Random;
+use crate::bench::family::Family;
 use crate::bench::order::Pattern;
 use crate::bench::phase::{Extra, Phase};
-use crate::bench::traffic::{Kind, Population, Purpose, Template};
+use crate::bench::template::{Kind, Template};
+use crate::bench::traffic::{Population, Purpose};
 use crate::flow::key::Tuple;
 use crate::wire::MacAddr;
 
@@ -18,6 +20,8 @@ pub const SCANNERS: u32 = 1024;
 pub struct Script {
     /// One after the other.
     pub phases: Vec<Phase>,
+    /// What the packets are.
+    pub family: Family,
     /// Who sends; the last [`SCANNERS`] hosts have no flows.
     pub population: Population,
     /// Flows there are.
@@ -113,7 +117,7 @@ impl Templates {
     pub fn new(script: &Script) -> Templates {
         let of = |kind, purpose, length, from_inside: usize| {
             let to = script.macs[1 - from_inside];
-            Template::new(kind, purpose, length, to, STATION)
+            Template::new(script.family, kind, purpose, length, to, STATION)
         };
         let datagrams = |side| {
             let lengths = script.lengths.iter();

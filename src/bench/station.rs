@@ -14,7 +14,7 @@ use crate::bench::ledger::Ledger;
 use crate::bench::order::{Ahead, Order, Pattern};
 use crate::bench::phase::{Extra, Length, MOST_SLICES, Measured, Phase, SLICE};
 use crate::bench::script::{Course, Script, Templates};
-use crate::bench::traffic::{Purpose, is_generated};
+use crate::bench::traffic::{Purpose, Seen};
 use crate::dataplane::buffer::{BURST, Buffer, Burst};
 use crate::dataplane::clock::Clock;
 use crate::dataplane::worker::{BufferPool, Numbered, PortQueues, RxQueue, TxQueue};
@@ -159,7 +159,7 @@ impl Station {
         Ok(Station {
             templates: Templates::new(&script),
             free: (0..BUFFERS).map(|_| SlotBuffer::default()).collect(),
-            ledger: Ledger::new(script.population.clone(), script.flows)?,
+            ledger: Ledger::new(script.family, script.population.clone(), script.flows)?,
             order: Ahead::new(Order::new(script.pattern, script.established, script.seed)),
             turn: Ahead::new(Order::new(Pattern::Random, script.established, script.seed)),
             random: Random::from_seed(script.seed),
@@ -406,17 +406,17 @@ impl Station {
         let thorough = self.phase().is_some_and(|p| p.thorough);
         for buffer in burst.drain(..) {
             let frame = buffer.bytes();
-            match frame.first_chunk().map(|head| (head, Purpose::of(head))) {
-                Some((head, Some(purpose))) if is_generated(head) => {
-                    let current = &mut self.current;
-                    current.tallies[purpose as usize].returned += 1;
-                    if purpose != Purpose::Scan {
+            let current = &mut self.current;
+            match Seen::read(self.script.family, frame) {
+                Some(seen) => {
+                    current.tallies[seen.purpose as usize].returned += 1;
+                    if seen.purpose != Purpose::Scan {
                         self.ledger
-                            .examine(head, frame, purpose, to_inside, thorough, current);
+                            .examine(&seen, frame, to_inside, thorough, current);
                     }
                 }
                 // The gateway announces itself at start, and sends errors.
-                _ => self.current.others += 1,
+                None => current.others += 1,
             }
             self.free.push(buffer);
         }

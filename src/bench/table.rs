@@ -3,13 +3,14 @@
 use crate::bench::record::Trial;
 
 /// What makes trials repetitions of one another.
-pub type Subject = (String, String, u8, u64, String, String);
+pub type Subject = (String, String, String, u8, u64, String, String);
 
 /// The subject of a trial.
 pub fn subject(trial: &Trial) -> Subject {
     (
         trial.procedure.name(),
         trial.phase.clone(),
+        trial.family.name(),
         trial.workers,
         trial.sessions,
         trial.frame.clone(),
@@ -38,9 +39,10 @@ pub fn median(trials: &[&Trial], of: impl Fn(&Trial) -> f64) -> f64 {
     (at(figures.len() / 2) + at(figures.len().saturating_sub(1) / 2)) / 2.0
 }
 
-const HEADINGS: [&str; 17] = [
+const HEADINGS: [&str; 18] = [
     "procedure",
     "phase",
+    "family",
     "workers",
     "sessions",
     "frame",
@@ -78,6 +80,7 @@ pub fn row(trials: &[&Trial]) -> String {
     line(&[
         first.procedure.name(),
         first.phase.clone(),
+        first.family.name(),
         first.workers.to_string(),
         first.sessions.to_string(),
         first.frame.clone(),
@@ -114,8 +117,8 @@ fn misses(trials: &[&Trial]) -> String {
 }
 
 /// Columns of fixed width, so that lines can be printed as they come.
-fn line(cells: &[String; 17]) -> String {
-    const WIDTHS: [usize; 17] = [10, 16, 7, 9, 5, 7, 6, 5, 9, 12, 7, 11, 8, 8, 9, 9, 0];
+fn line(cells: &[String; 18]) -> String {
+    const WIDTHS: [usize; 18] = [10, 16, 6, 7, 9, 5, 7, 6, 5, 9, 12, 7, 11, 8, 8, 9, 9, 0];
     let mut line = String::new();
     for (at, (cell, width)) in cells.iter().zip(WIDTHS).enumerate() {
         let cell = match at {

@@ -1,10 +1,10 @@
-//! Generated traffic. Flows are computed, not stored: the generator touches almost no memory of its own per flow. Every
-//! header is a prebuilt template in which a dozen bytes and two checksums change.
+//! Generated traffic: flows, and what is read of a frame that comes back. Flows are computed, not stored: the generator
+//! touches almost no memory of its own per flow. Addresses are numbers ([`Family`]).
 
+use crate::bench::family::{Family, number};
 use crate::flow::key::Tuple;
-use crate::wire::checksum;
 use crate::wire::{
-    ETHERTYPE_IPV4, MacAddr, TCP, UDP, read_u16, read_u32, tcp, write_u16, write_u32,
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, FRAGMENT, TCP, UDP, checksum, ipv6, read_u16, read_u32,
 };
 
 /// The first inside host: 10.0.0.0 and up.
@@ -21,21 +21,24 @@ const REMOTE_PORT: u16 = 4321;
 /// Flows a host has: the scale of the public NAT benchmarks (64,512, 1,032,192, … flows).
 pub const FLOWS_PER_HOST: u32 = 63;
 
-/// Where the transport header starts.
-const L4: usize = 34;
-/// Where a frame carries its flow number, then its sequence number.
-const FLOW_AT: usize = 42;
-const SEQUENCE_AT: usize = 46;
-/// The smallest frame, and how much of every frame comes from a template.
-pub const SMALLEST: usize = 60;
-/// As much of a frame as has to be looked at when it comes back; the shortest ones have no more than four bytes more.
-pub type Head = [u8; 50];
+/// Where the IP header starts.
+pub(super) const L3: usize = 14;
+/// Where the transport header of a packet starts.
+pub(super) const L4_IPV4: usize = L3 + 20;
+/// See [`L4_IPV4`].
+pub(super) const L4_IPV6: usize = L3 + ipv6::HEADER;
+/// Where that of a piece of an IPv6 datagram starts: behind the fragment header.
+pub(super) const L4_PIECE: usize = L4_IPV6 + 8;
+/// Where a frame carries its flow number, then its sequence number, from its transport header.
+pub(super) const FLOW_AT: usize = 8;
+/// See [`FLOW_AT`].
+pub(super) const SEQUENCE_AT: usize = 12;
+/// As much of a packet as has to be looked at when it comes back, from the transport header.
+const LOOKED_AT: usize = 16;
 /// The largest frame.
 pub const LARGEST: usize = 1514;
-/// Payload of each piece of a fragmented datagram.
-const PIECE: u16 = 24;
 /// TTL of generated packets.
-const TTL: u8 = 64;
+pub(super) const TTL: u8 = 64;
 
 /// Flows of inside hosts. The flow with number `n` belongs to the host with number `n / 63`.
 #[derive(Clone, Debug)]
@@ -75,18 +78,18 @@ impl Population {
 
     /// Whether a frame that left the outside port goes where its flow goes.
     #[inline]
-    pub fn leads_out(&self, flow: u32, frame: &Head) -> bool {
-        read_u32(frame, 30) == remote(flow)
-            && (!has_ports(frame) || read_u16(frame, L4 + 2) == REMOTE_PORT)
+    pub fn leads_out(&self, frame: &Seen) -> bool {
+        frame.destination == remote(frame.flow)
+            && (!frame.has_ports || frame.destination_port == REMOTE_PORT)
     }
 
     /// Whether a frame that left the inside port goes to its flow's host, from where the flow went.
     #[inline]
-    pub fn leads_in(&self, flow: u32, frame: &Head) -> bool {
-        let tuple = self.tuple(flow);
-        read_u32(frame, 26) == tuple.destination
-            && read_u32(frame, 30) == tuple.source
-            && (!has_ports(frame) || read_u16(frame, L4 + 2) == tuple.source_port)
+    pub fn leads_in(&self, frame: &Seen) -> bool {
+        let tuple = self.tuple(frame.flow);
+        frame.source == tuple.destination
+            && frame.destination == tuple.source
+            && (!frame.has_ports || frame.destination_port == tuple.source_port)
     }
 
     /// The address of a host.
@@ -102,20 +105,7 @@ fn remote(flow: u32) -> u32 {
     FIRST_REMOTE + (flow.wrapping_mul(0x9e37_79b1) >> (32 - REMOTE_BITS))
 }
 
-/// What kind of packet a template is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// A UDP datagram with flow and sequence number.
-    Datagram,
-    /// A TCP SYN.
-    Syn,
-    /// The first piece of a UDP datagram.
-    FirstPiece,
-    /// The second piece.
-    SecondPiece,
-}
-
-/// What a frame is for. It travels in the type-of-service byte, which no translator changes.
+/// What a frame is for. It travels in the type-of-service byte (IPv6: traffic class), which no translator changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Purpose {
@@ -142,10 +132,15 @@ impl Purpose {
     /// Bits above the two that routers may set (ECN).
     const SHIFT: u32 = 2;
 
-    /// The purpose of a frame with an IPv4 header.
+    /// The type-of-service byte that tells it.
+    pub(super) fn service(self) -> u8 {
+        (self as u8) << Purpose::SHIFT
+    }
+
+    /// What a type-of-service byte tells.
     #[inline]
-    pub fn of(frame: &Head) -> Option<Purpose> {
-        Some(match frame[15] >> Purpose::SHIFT {
+    fn told(service: u8) -> Option<Purpose> {
+        Some(match service >> Purpose::SHIFT {
             0 => Purpose::Established,
             1 => Purpose::Opening,
             2 => Purpose::Fragment,
@@ -155,267 +150,126 @@ impl Purpose {
     }
 }
 
-/// A frame to be filled in.
-#[derive(Clone, Debug)]
-pub struct Template {
-    head: [u8; SMALLEST],
-    length: usize,
-    kind: Kind,
-    /// One's complement sums of all that stays the same.
-    ip_sum: u64,
-    l4_sum: u64,
+/// A frame of ours, as far as it is looked at when it comes back.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    /// What it is for.
+    pub purpose: Purpose,
+    /// The flow number it carries.
+    pub flow: u32,
+    /// The sequence number it carries.
+    pub sequence: u32,
+    /// Number of its source address.
+    source: u32,
+    /// Number of its destination address.
+    destination: u32,
+    /// Whether both addresses have numbers.
+    pub is_numbered: bool,
+    /// Whether there are ports: not in a later fragment.
+    pub has_ports: bool,
+    source_port: u16,
+    destination_port: u16,
 }
 
-impl Template {
-    /// A frame of `length` bytes (without the checksum the wire adds) from one station to another.
-    pub fn new(
-        kind: Kind,
-        purpose: Purpose,
-        length: usize,
-        to: MacAddr,
-        from: MacAddr,
-    ) -> Template {
-        let length = match kind {
-            Kind::Datagram => length.clamp(SMALLEST, LARGEST),
-            _ => SMALLEST,
-        };
-        let (protocol, ip_length, fragment) = match kind {
-            Kind::Datagram => (UDP, (length - 14) as u16, 0x4000),
-            Kind::Syn => (TCP, 40, 0x4000),
-            Kind::FirstPiece => (UDP, 20 + PIECE, 0x2000),
-            Kind::SecondPiece => (UDP, 20 + PIECE, PIECE / 8),
-        };
-        let mut head = [0; SMALLEST];
-        head[..6].copy_from_slice(&to.0);
-        head[6..12].copy_from_slice(&from.0);
-        write_u16(&mut head, 12, ETHERTYPE_IPV4);
-        head[14] = 0x45;
-        head[15] = (purpose as u8) << Purpose::SHIFT;
-        write_u16(&mut head, 16, ip_length);
-        write_u16(&mut head, 20, fragment);
-        head[22] = TTL;
-        head[23] = protocol;
-        let segment = match kind {
-            Kind::FirstPiece | Kind::SecondPiece => 2 * PIECE,
-            _ => ip_length - 20,
-        };
-        match kind {
-            Kind::Datagram | Kind::FirstPiece => write_u16(&mut head, L4 + 4, segment),
-            Kind::Syn => {
-                write_u16(&mut head, L4 + 12, 0x5000 | u16::from(tcp::SYN));
-                write_u16(&mut head, L4 + 14, 0xffff);
-            }
-            Kind::SecondPiece => {}
-        }
-        Template {
-            ip_sum: u64::from(checksum::sum(&head[14..L4])),
-            l4_sum: u64::from(
-                checksum::sum(&head[L4..]) + u32::from(protocol) + u32::from(segment),
-            ),
-            head,
-            length,
-            kind,
+impl Seen {
+    /// Looks at a frame; `None` if it is none of ours: not UDP or TCP over this family.
+    #[inline(always)]
+    pub fn read(family: Family, frame: &[u8]) -> Option<Seen> {
+        match family {
+            Family::Ipv4 => Seen::read_v4(frame),
+            Family::Ipv6 => Seen::read_v6(frame),
         }
     }
 
-    /// Bytes of the frame.
-    pub fn length(&self) -> usize {
-        self.length
+    #[inline(always)]
+    fn read_v4(frame: &[u8]) -> Option<Seen> {
+        let head = frame.first_chunk::<{ L4_IPV4 + LOOKED_AT }>()?;
+        if read_u16(head, 12) != ETHERTYPE_IPV4 || !matches!(head[23], UDP | TCP) {
+            return None;
+        }
+        Some(Seen {
+            purpose: Purpose::told(head[15])?,
+            source: read_u32(head, 26),
+            destination: read_u32(head, 30),
+            is_numbered: true,
+            has_ports: read_u16(head, 20) & 0x1fff == 0,
+            ..Seen::behind(head, L4_IPV4)
+        })
     }
 
-    /// Writes the headers of a datagram; what lies behind them must be zero.
+    #[inline(always)]
+    fn read_v6(frame: &[u8]) -> Option<Seen> {
+        let head = frame.first_chunk::<{ L4_IPV6 + LOOKED_AT }>()?;
+        if read_u16(head, 12) != ETHERTYPE_IPV6 {
+            return None;
+        }
+        let behind = match head[20] {
+            UDP | TCP => Seen::behind(head, L4_IPV6),
+            FRAGMENT => Seen {
+                has_ports: read_u16(head, L4_IPV6 + 2) & 0xfff8 == 0,
+                ..Seen::behind(frame, L4_PIECE)
+            },
+            _ => return None,
+        };
+        let source = number(ipv6::source(head, L3));
+        let destination = number(ipv6::destination(head, L3));
+        Some(Seen {
+            purpose: Purpose::told(ipv6::traffic_class(head, L3))?,
+            is_numbered: source.is_some() && destination.is_some(),
+            source: source.unwrap_or_default(),
+            destination: destination.unwrap_or_default(),
+            ..behind
+        })
+    }
+
+    /// What lies from the transport header on.
+    #[inline(always)]
+    fn behind(bytes: &[u8], l4: usize) -> Seen {
+        Seen {
+            purpose: Purpose::Established,
+            flow: read_u32(bytes, l4 + FLOW_AT),
+            sequence: read_u32(bytes, l4 + SEQUENCE_AT),
+            source: 0,
+            destination: 0,
+            is_numbered: false,
+            has_ports: true,
+            source_port: read_u16(bytes, l4),
+            destination_port: read_u16(bytes, l4 + 2),
+        }
+    }
+
+    /// Where a frame that has ports comes from: number of its address, port.
     #[inline]
-    pub fn write(&self, frame: &mut [u8], tuple: &Tuple<u32>, flow: u32, sequence: u32) {
-        let Some(head) = frame.first_chunk_mut::<SMALLEST>() else {
-            return;
-        };
-        self.address(head, tuple, 0);
-        write_u16(head, L4, tuple.source_port);
-        write_u16(head, L4 + 2, tuple.destination_port);
-        write_u32(head, FLOW_AT, flow);
-        write_u32(head, SEQUENCE_AT, sequence);
-        let sum = self.l4_sum + sum_of(tuple) + u64::from(flow) + u64::from(sequence);
-        write_u16(head, L4 + 6, checksum::for_udp(finish(sum)));
-    }
-
-    /// Writes a frame of any kind; `id` is the identification of fragments.
-    pub fn write_kind(
-        &self,
-        frame: &mut [u8],
-        tuple: &Tuple<u32>,
-        flow: u32,
-        sequence: u32,
-        id: u16,
-    ) {
-        if self.kind == Kind::Datagram {
-            return self.write(frame, tuple, flow, sequence);
-        }
-        let Some(head) = frame.first_chunk_mut::<SMALLEST>() else {
-            return;
-        };
-        let numbers = u64::from(flow) + u64::from(sequence);
-        let sum = self.l4_sum + sum_of(tuple);
-        self.address(head, tuple, if self.kind == Kind::Syn { 0 } else { id });
-        if self.kind != Kind::SecondPiece {
-            write_u16(head, L4, tuple.source_port);
-            write_u16(head, L4 + 2, tuple.destination_port);
-        }
-        match self.kind {
-            Kind::Syn => {
-                write_u32(head, L4 + 4, flow);
-                write_u16(head, L4 + 16, finish(sum + u64::from(flow)));
-                return;
-            }
-            Kind::FirstPiece => {
-                // The second piece carries the same numbers once more.
-                write_u16(head, L4 + 6, checksum::for_udp(finish(sum + 2 * numbers)));
-            }
-            Kind::SecondPiece | Kind::Datagram => {}
-        }
-        write_u32(head, FLOW_AT, flow);
-        write_u32(head, SEQUENCE_AT, sequence);
-    }
-
-    /// The template with addresses, identification and the header's checksum.
-    #[inline]
-    fn address(&self, head: &mut [u8; SMALLEST], tuple: &Tuple<u32>, id: u16) {
-        *head = self.head;
-        write_u16(head, 18, id);
-        write_u32(head, 26, tuple.source);
-        write_u32(head, 30, tuple.destination);
-        let sum = self.ip_sum + u64::from(tuple.source) + u64::from(tuple.destination);
-        write_u16(head, 24, finish(sum + u64::from(id)));
+    pub fn source(&self) -> (u32, u16) {
+        (self.source, self.source_port)
     }
 }
 
-/// The sum of addresses and ports. Words of 32 bits may be added like those of 16 (RFC 1071 section 2B), as long as
-/// nothing is lost at the top.
-#[inline]
-fn sum_of(tuple: &Tuple<u32>) -> u64 {
-    u64::from(tuple.source)
-        + u64::from(tuple.destination)
-        + u64::from(tuple.source_port)
-        + u64::from(tuple.destination_port)
-}
-
-/// The checksum of a sum.
-#[inline]
-fn finish(sum: u64) -> u16 {
-    let half = (sum >> 32) + (sum & 0xffff_ffff);
-    let quarter = (half >> 16) + (half & 0xffff);
-    checksum::finish(quarter as u32)
-}
-
-/// Whether a frame is one of ours: UDP or TCP over IPv4.
-#[inline]
-pub fn is_generated(frame: &Head) -> bool {
-    read_u16(frame, 12) == ETHERTYPE_IPV4 && matches!(frame[23], UDP | TCP)
-}
-
-/// The flow number a datagram or a piece of one carries.
-#[inline]
-pub fn flow_of(frame: &Head) -> u32 {
-    read_u32(frame, FLOW_AT)
-}
-
-/// The sequence number a datagram or a piece of one carries.
-#[inline]
-pub fn sequence_of(frame: &Head) -> u32 {
-    read_u32(frame, SEQUENCE_AT)
-}
-
-/// Whether a frame carries ports.
-#[inline]
-pub fn has_ports(frame: &Head) -> bool {
-    read_u16(frame, 20) & 0x1fff == 0
-}
-
-/// Where a frame that carries ports comes from: address, port.
-#[inline]
-pub fn source_of(frame: &Head) -> (u32, u16) {
-    (read_u32(frame, 26), read_u16(frame, L4))
-}
-
-/// Whether everything a router must do to a whole UDP frame was done: TTL one less, both checksums right.
-pub fn is_sound(frame: &[u8]) -> bool {
-    let ip_length = usize::from(read_u16(frame, 16));
-    let Some(segment) = frame.get(L4..14 + ip_length) else {
+/// Whether everything a router must do to a whole UDP frame was done: TTL one less, every checksum right.
+pub fn is_sound(family: Family, frame: &[u8]) -> bool {
+    let (l4, end, ttl, header) = match family {
+        Family::Ipv4 => {
+            let end = L3 + usize::from(read_u16(frame, L3 + 2));
+            let header = frame.get(L3..L4_IPV4).is_some_and(checksum::verify);
+            (L4_IPV4, end, frame.get(22), header)
+        }
+        Family::Ipv6 => {
+            let end = L4_IPV6 + usize::from(ipv6::payload_length(frame, L3));
+            (L4_IPV6, end, frame.get(21), true)
+        }
+    };
+    let Some(segment) = frame.get(l4..end) else {
         return false;
     };
-    let pseudo = checksum::pseudo_v4(
-        read_u32(frame, 26),
-        read_u32(frame, 30),
-        UDP,
-        segment.len() as u16,
-    );
-    frame[22] == TTL - 1
-        && checksum::verify(&frame[14..L4])
-        && checksum::finish(pseudo + checksum::sum(segment)) == 0
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::wire::parse::parse;
-
-    const TO: MacAddr = MacAddr([2; 6]);
-    const FROM: MacAddr = MacAddr([4; 6]);
-
-    fn head(frame: &[u8]) -> &Head {
-        frame.first_chunk().unwrap()
-    }
-
-    fn frame(kind: Kind, length: usize, tuple: &Tuple<u32>) -> Vec<u8> {
-        let template = Template::new(kind, Purpose::Fragment, length, TO, FROM);
-        let mut frame = vec![0; template.length()];
-        template.write_kind(&mut frame, tuple, 0x0102_fffe, 0xfffe_ffff, 9);
-        assert_eq!(Purpose::of(head(&frame)), Some(Purpose::Fragment));
-        frame
-    }
-
-    #[test]
-    fn datagrams_are_valid_and_distinct() {
-        let population = Population::new(10_000, 0, |_| true);
-        let mut tuples = std::collections::HashSet::new();
-        for flow in 0..10_000 {
-            let tuple = population.tuple(flow);
-            assert!(tuples.insert((tuple.source, tuple.source_port)));
-            let mut frame = frame(Kind::Datagram, 60 + (flow as usize % 1455), &tuple);
-            assert_eq!(source_of(head(&frame)), (tuple.source, tuple.source_port));
-            assert_eq!(flow_of(head(&frame)), 0x0102_fffe);
-            let parsed = parse(&frame).unwrap();
-            assert_eq!(parsed.source_port, tuple.source_port);
-            assert!(!is_sound(&frame), "nobody has decremented the TTL");
-            crate::wire::ipv4::decrement_ttl(&mut frame, 14);
-            assert!(is_sound(&frame));
-            frame[45] ^= 1;
-            assert!(!is_sound(&frame));
-        }
-    }
-
-    #[test]
-    fn the_other_kinds_are_valid() {
-        let tuple = Population::new(1, 0, |_| true).tuple(0);
-        let syn = frame(Kind::Syn, 60, &tuple);
-        let parsed = parse(&syn).unwrap();
-        assert_eq!((parsed.protocol, parsed.tcp_flags), (TCP, tcp::SYN));
-        let segment = &syn[L4..L4 + 20];
-        let mut zeroed = segment.to_vec();
-        zeroed[16..18].fill(0);
-        let sum = checksum::transport_v4(tuple.source, tuple.destination, TCP, &zeroed);
-        assert_eq!(read_u16(segment, 16), sum);
-
-        // Both pieces together are a valid datagram.
-        let (mut first, mut second) = (vec![0; SMALLEST], vec![0; SMALLEST]);
-        let piece = |kind| Template::new(kind, Purpose::Fragment, 60, TO, FROM);
-        piece(Kind::FirstPiece).write_kind(&mut first, &tuple, 7, 8, 9);
-        piece(Kind::SecondPiece).write_kind(&mut second, &tuple, 7, 8, 9);
-        assert!(parse(&first).unwrap().fragment.more);
-        assert_eq!(parse(&second).unwrap().fragment.offset, PIECE);
-        let end = L4 + usize::from(PIECE);
-        let mut whole = [&first[L4..end], &second[L4..end]].concat();
-        whole[6..8].fill(0);
-        let sum = checksum::transport_v4(tuple.source, tuple.destination, UDP, &whole);
-        assert_eq!(read_u16(&first, L4 + 6), sum);
-    }
+    let length = segment.len() as u16;
+    let pseudo = match family {
+        Family::Ipv4 => checksum::pseudo_v4(read_u32(frame, 26), read_u32(frame, 30), UDP, length),
+        Family::Ipv6 => checksum::pseudo_v6(
+            ipv6::source(frame, L3),
+            ipv6::destination(frame, L3),
+            UDP,
+            u32::from(length),
+        ),
+    };
+    header && ttl == Some(&(TTL - 1)) && checksum::finish(pseudo + checksum::sum(segment)) == 0
 }

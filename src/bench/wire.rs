@@ -10,12 +10,13 @@ use arrayvec::ArrayVec;
 use serde::{Deserialize, Serialize};
 
 use crate::base::Random;
+use crate::bench::family::Family;
 use crate::bench::ledger::Ledger;
 use crate::bench::order::{Order, Pattern};
 use crate::bench::phase::{Direction, Measured};
 use crate::bench::record::{Circumstances, Percentiles};
 use crate::bench::script::{Script, Templates};
-use crate::bench::traffic::{Population, Purpose, is_generated, sequence_of};
+use crate::bench::traffic::{Population, Purpose, Seen};
 use crate::bench::{BenchError, machine};
 use crate::dataplane::affinity;
 use crate::dataplane::buffer::BURST;
@@ -37,6 +38,8 @@ pub struct Options {
     pub macs: [MacAddr; 2],
     /// Whether it translates, and how is examined; otherwise frames are only counted.
     pub translates: bool,
+    /// What the packets are.
+    pub family: Family,
     /// Flows.
     pub sessions: u32,
     /// Frame sizes, in turn, without the checksum the wire adds.
@@ -62,6 +65,8 @@ pub struct Options {
 pub struct WireTrial {
     /// `establish`, `validate out`, `validate in`, `out`, `in`, `both`.
     pub phase: String,
+    /// What the packets were.
+    pub family: Family,
     /// Flows.
     pub sessions: u64,
     /// Frame sizes: a number of bytes with the wire's checksum, or `imix`.
@@ -258,6 +263,7 @@ impl<'a> Wire<'a> {
     ) -> Result<Wire<'a>, BenchError> {
         let script = Script {
             phases: Vec::new(),
+            family: options.family,
             population: Population::new(options.sessions, 0, |_| true),
             flows: options.sessions,
             established: options.sessions,
@@ -267,7 +273,7 @@ impl<'a> Wire<'a> {
             pool: (0, 1),
             seed: options.seed,
         };
-        let mut ledger = Ledger::new(script.population.clone(), script.flows)?;
+        let mut ledger = Ledger::new(script.family, script.population.clone(), script.flows)?;
         if !options.translates {
             ledger.learn_untranslated();
         }
@@ -418,7 +424,8 @@ impl<'a> Wire<'a> {
         let pending = &mut self.pending[side];
         let purpose = pending
             .first()
-            .and_then(|mbuf| Purpose::of(mbuf.bytes().first_chunk()?));
+            .and_then(|mbuf| Seen::read(self.script.family, mbuf.bytes()))
+            .map(|seen| seen.purpose);
         if let (Some(port), Some(purpose)) = (self.ports.get_mut(side), purpose) {
             let sent = port.tx.queue.transmit(pending);
             self.measured.tallies[purpose as usize].sent += sent as u64;
@@ -436,22 +443,20 @@ impl<'a> Wire<'a> {
             let now = crate::arch::cycles();
             for mbuf in &burst {
                 let frame = mbuf.bytes();
-                let head = frame.first_chunk().filter(|head| is_generated(head));
-                let Some((head, purpose)) = head.and_then(|h| Some((h, Purpose::of(h)?))) else {
+                let Some(seen) = Seen::read(self.script.family, frame) else {
                     self.measured.others += 1;
                     continue;
                 };
-                self.measured.tallies[purpose as usize].returned += 1;
-                let sequence = sequence_of(head);
-                if sequence.is_multiple_of(TIMED) {
-                    let sent = self.stamps[(sequence / TIMED) as usize % UNDER_WAY];
+                self.measured.tallies[seen.purpose as usize].returned += 1;
+                if seen.sequence.is_multiple_of(TIMED) {
+                    let sent = self.stamps[(seen.sequence / TIMED) as usize % UNDER_WAY];
                     let residence = &mut self.measured.residence;
                     residence.saturating_record(now.saturating_sub(sent));
                 }
                 if self.options.translates {
                     let measured = &mut self.measured;
                     self.ledger
-                        .examine(head, frame, purpose, side == 0, thorough, measured);
+                        .examine(&seen, frame, side == 0, thorough, measured);
                 }
             }
             Mbuf::free_bulk(&mut burst);
@@ -484,6 +489,7 @@ fn trial(
     let returned: u64 = measured.tallies.iter().map(|t| t.returned).sum();
     WireTrial {
         phase: name.to_owned(),
+        family: options.family,
         sessions: u64::from(options.sessions),
         frame: options.frame.clone(),
         pattern: options.pattern,

@@ -1,17 +1,17 @@
 //! `natgate bench`: what to measure, from words; results, as words.
 
 use super::output::Output;
+use crate::bench::family::Family;
 use crate::bench::order::Pattern;
 use crate::bench::procedure::Procedure;
-use crate::bench::{BenchError, INTERNET_MIX, Options, compare, record::Trial, table};
+use crate::bench::{
+    BenchError, INTERNET_MIX, Options, WIRE_CHECKSUM, compare, record::Trial, table,
+};
 use crate::control::api::{Failure, FailureKind};
 #[cfg(feature = "dpdk")]
 use crate::{bench::wire, dataplane::device::Device, wire::MacAddr};
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
-
-/// Bytes of a frame that the device adds and takes off: the Ethernet checksum.
-const CHECKSUM: usize = 4;
 
 /// `natgate bench`.
 #[derive(Args, Debug)]
@@ -59,6 +59,9 @@ pub struct WireArgs {
     /// It does not translate: only count what comes back.
     #[arg(long)]
     pub untranslated: bool,
+    /// What the packets are.
+    #[arg(long, value_enum, default_value_t = Family::Ipv4)]
+    pub family: Family,
     /// Flows.
     #[arg(long, default_value_t = 64_512, value_parser = clap::value_parser!(u32).range(1..=100_000_000))]
     pub sessions: u32,
@@ -100,13 +103,16 @@ pub struct CoreArgs {
     /// Session counts, over all workers.
     #[arg(long, value_delimiter = ',', default_values_t = [1_000, 64_512, 1_032_192], value_parser = clap::value_parser!(u32).range(63..=100_000_000))]
     pub sessions: Vec<u32>,
+    /// What the packets are: `ipv4`, `ipv6`, or both in turn.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Family::Ipv4])]
+    pub family: Vec<Family>,
     /// Worker counts; `scale` goes from 1 to the largest, or to the number of cores.
     #[arg(long, value_delimiter = ',', default_values_t = [1], value_parser = clap::value_parser!(u8).range(1..=64))]
     pub workers: Vec<u8>,
     /// Packets of each phase, per worker.
     #[arg(long, default_value_t = 4_000_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
     pub packets: u64,
-    /// Frame size with the checksum, 64 to 1518, or `imix`: 64, 594 and 1518 bytes, 7 : 4 : 1.
+    /// Frame size with the checksum, 64 to 1518, or `imix`: 64, 594 and 1518 bytes, 7 : 4 : 1; IPv6: no less than 74.
     #[arg(long, default_value = "64", value_parser = frame)]
     pub frame: Frame,
     /// The order in which established flows send.
@@ -136,7 +142,7 @@ pub struct Frame {
 fn frame(text: &str) -> Result<Frame, String> {
     let lengths = match (text, text.parse::<usize>()) {
         ("imix", _) => INTERNET_MIX.to_vec(),
-        (_, Ok(bytes @ 64..=1518)) => vec![bytes - CHECKSUM],
+        (_, Ok(bytes @ 64..=1518)) => vec![bytes - WIRE_CHECKSUM],
         _ => return Err("64 to 1518, or imix".to_owned()),
     };
     Ok(Frame {
@@ -172,6 +178,7 @@ fn core(args: &CoreArgs) -> Result<(), BenchError> {
             false => args.procedures.clone(),
         },
         sessions: args.sessions.clone(),
+        families: args.family.clone(),
         workers: args.workers.clone(),
         lengths: args.frame.lengths.clone(),
         frame: args.frame.name.clone(),
@@ -212,6 +219,7 @@ fn wire(args: &WireArgs) -> Result<(), BenchError> {
         ports: [args.inside.clone(), args.outside.clone()],
         macs: [args.inside_mac, args.outside_mac],
         translates: !args.untranslated,
+        family: args.family,
         sessions: args.sessions,
         lengths: args.frame.lengths.clone(),
         frame: args.frame.name.clone(),
@@ -252,10 +260,11 @@ fn faultless(trials: &[Trial]) -> Result<(), BenchError> {
         .filter(|trial| !trial.is_faultless())
         .map(|t| {
             format!(
-                "{}, {} with {} sessions: {} packets lost, {} wrong (drops of the run: {:?})",
+                "{}, {} with {} sessions of {}: {} packets lost, {} wrong (drops of the run: {:?})",
                 t.procedure.name(),
                 t.phase,
                 t.sessions,
+                t.family.name(),
                 t.lost,
                 t.wrong,
                 t.drops_of_run
