@@ -67,8 +67,8 @@ mod tests {
     }
 
     /// A server that answers every connection with `answer`, if there is one.
-    async fn server(answer: Option<&'static str>) -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    async fn server(on: &str, answer: Option<&'static str>) -> SocketAddr {
+        let listener = TcpListener::bind(on).await.unwrap();
         let at = listener.local_addr().unwrap();
         tokio::spawn(async move {
             let mut open = Vec::new();
@@ -91,21 +91,24 @@ mod tests {
             .build()
             .unwrap();
         runtime.block_on(async {
-            let http = check(CheckKind::Http {
-                path: "/healthz".to_owned(),
-            });
-            let tcp = check(CheckKind::Tcp);
-            let good = server(Some("HTTP/1.1 204 No Content\r\n\r\n")).await;
-            let moved = server(Some("HTTP/1.1 302 Found\r\ncontent-length: 0\r\n\r\n")).await;
-            let bad = server(Some("HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n")).await;
-            let mute = server(None).await;
-            assert!(passes(good, &http).await && passes(moved, &http).await);
-            assert!(!passes(bad, &http).await && !passes(mute, &http).await);
-            assert!(passes(bad, &tcp).await && passes(mute, &tcp).await);
-            let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let at = closed.local_addr().unwrap();
-            drop(closed);
-            assert!(!passes(at, &tcp).await && !passes(at, &http).await);
+            for on in ["127.0.0.1:0", "[::1]:0"] {
+                let http = check(CheckKind::Http {
+                    path: "/healthz".to_owned(),
+                });
+                let tcp = check(CheckKind::Tcp);
+                let good = server(on, Some("HTTP/1.1 204 No Content\r\n\r\n")).await;
+                let moved =
+                    server(on, Some("HTTP/1.1 302 Found\r\ncontent-length: 0\r\n\r\n")).await;
+                let bad = server(on, Some("HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n")).await;
+                let mute = server(on, None).await;
+                assert!(passes(good, &http).await && passes(moved, &http).await);
+                assert!(!passes(bad, &http).await && !passes(mute, &http).await);
+                assert!(passes(bad, &tcp).await && passes(mute, &tcp).await);
+                let closed = TcpListener::bind(on).await.unwrap();
+                let at = closed.local_addr().unwrap();
+                drop(closed);
+                assert!(!passes(at, &tcp).await && !passes(at, &http).await);
+            }
         });
     }
 }

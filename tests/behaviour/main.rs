@@ -31,6 +31,7 @@ mod refusals;
 mod reload;
 mod sanity;
 mod services;
+mod services_v6;
 mod tcp;
 
 use common::*;

@@ -25,14 +25,14 @@ const PREFIX: &str = "[[static-nat]]\nexternal = \"2001:db8:77::/48\"\ninternal 
 
 /// A packet that left, its checksum verified.
 #[derive(Debug, PartialEq, Eq)]
-struct Six {
-    port: PortId,
-    source: (Ipv6Addr, u16),
-    destination: (Ipv6Addr, u16),
-    frame: Vec<u8>,
+pub struct Six {
+    pub port: PortId,
+    pub source: (Ipv6Addr, u16),
+    pub destination: (Ipv6Addr, u16),
+    pub frame: Vec<u8>,
 }
 
-fn six((port, frame): &(PortId, Vec<u8>)) -> Six {
+pub fn six((port, frame): &(PortId, Vec<u8>)) -> Six {
     let packet = parse(frame).unwrap();
     let l3 = usize::from(packet.l3);
     let (source, destination) = (ipv6::source(frame, l3), ipv6::destination(frame, l3));
@@ -49,17 +49,17 @@ fn six((port, frame): &(PortId, Vec<u8>)) -> Six {
     }
 }
 
-fn one6(rack: &mut Rack, at: u8, port: PortId, frame: &[u8]) -> Six {
+pub fn one6(rack: &mut Rack, at: u8, port: PortId, frame: &[u8]) -> Six {
     let sent = send(rack, at, port, frame);
     assert_eq!(sent.len(), 1, "drops: {}", drops(rack));
     six(&sent[0])
 }
 
-fn at(text: &str, port: u16) -> (Ipv6Addr, u16) {
+pub fn at(text: &str, port: u16) -> (Ipv6Addr, u16) {
     (text.parse().unwrap(), port)
 }
 
-fn echo6(port: PortId, from: &str, to: &str, id: u16, reply: bool) -> Vec<u8> {
+pub fn echo6(port: PortId, from: &str, to: &str, id: u16, reply: bool) -> Vec<u8> {
     let builder = to_gateway(port, from, to);
     let builder = match reply {
         true => builder.icmpv6_echo_reply(id, 1),
@@ -71,7 +71,7 @@ fn echo6(port: PortId, from: &str, to: &str, id: u16, reply: bool) -> Vec<u8> {
 }
 
 /// A leaked string, because frames are made of such.
-fn text(address: Ipv6Addr) -> &'static str {
+pub fn text(address: Ipv6Addr) -> &'static str {
     Box::leak(address.to_string().into_boxed_str())
 }
 

@@ -228,11 +228,14 @@ impl<'a> Compiler<'a> {
             pool_by_external,
         } = self.pools();
         let numbers = self.numbers();
+        let backends = self.count_backends();
         let mut v4 = self.translation(&numbers, masquerade_v4, &externals);
-        v4.services = self.services(routes);
+        v4.services = self.services(&backends, routes);
+        let mut v6 = self.translation(&numbers, masquerade_v6, &externals);
+        v6.services = self.services(&backends, routes);
         NatPolicy {
             v4,
-            v6: self.translation(&numbers, masquerade_v6, &externals),
+            v6,
             pools,
             externals,
             pool_by_external,

@@ -1,6 +1,6 @@
 //! Interfaces, routes, neighbours, and the addresses that are answered for.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use super::{Compiler, PortFacts, error_at};
 use crate::base::{InterfaceId, PortId, RealmId};
@@ -120,14 +120,12 @@ impl Compiler<'_> {
             let addresses = service.addresses(&self.config.interfaces).into_iter();
             ranges.extend(addresses.map(|address| (address, address)));
         }
-        let own = |a: &Ipv4Addr| {
-            self.config
-                .interfaces
-                .iter()
-                .any(|i| i.v4.iter().any(|n| n.addr() == *a))
+        let own = |a: &IpAddr| {
+            let mut addresses = self.config.interfaces.iter().flat_map(|i| i.addresses());
+            addresses.any(|own| own == *a)
         };
         let sources = self.service_sources().into_iter().filter(|(a, _)| !own(a));
-        ranges.extend(sources.map(|(a, _)| (IpAddr::V4(a), IpAddr::V4(a))));
+        ranges.extend(sources.map(|(a, _)| (a, a)));
         // Addresses on no local subnet are routed to us; nobody asks for them.
         Proxy::build(interfaces, &ranges).0
     }

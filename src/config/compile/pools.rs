@@ -185,12 +185,7 @@ impl Compiler<'_> {
         let of_services = self.service_sources().into_iter();
         let of_services = of_services.map(|(address, origin)| {
             let name = format!("service:{address}");
-            (
-                IpAddr::V4(address),
-                name,
-                Helpers::default(),
-                origin.to_owned(),
-            )
+            (address, name, Helpers::default(), origin.to_owned())
         });
         let wanted: Vec<_> = of_interfaces.chain(of_services).collect();
         for (address, name, helpers, origin) in wanted {

@@ -121,13 +121,6 @@ fn host(path: &str, address: IpAddr, findings: &mut Findings) -> Option<IpAddr> 
         findings.error(path, format!("{address} cannot be a host's address"));
         return None;
     }
-    if address.is_ipv6() {
-        findings.error(
-            path,
-            "services for IPv6 are not supported by this version of natgate",
-        );
-        return None;
-    }
     Some(address)
 }
 
@@ -319,6 +312,12 @@ fn backend(
     }
     let own = raw.source.as_deref();
     let own = own.map(|text| source(&at("source"), text, findings));
+    if let ServiceSource::Address(seen) = own.unwrap_or(of_service)
+        && seen.is_ipv4() != address.is_ipv4()
+    {
+        let message = format!("{seen} is of another address family than {address}");
+        findings.error(&at("source"), message);
+    }
     if raw.forward_only {
         if own.is_some() {
             findings.error(

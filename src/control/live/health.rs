@@ -6,7 +6,7 @@
 //! policy is published anew; living sessions keep their backend.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -24,6 +24,7 @@ use crate::control::api::{Failure, FailureKind};
 use crate::control::probe;
 use crate::dataplane::worker::JobContext;
 use crate::gateway::neighbour::State;
+use crate::gateway::routes::Routes;
 use crate::nat::policy::Policy;
 
 /// How often neighbours are asked about and checks that are due are begun.
@@ -91,16 +92,17 @@ impl Health {
     pub fn apply(&self, config: &Validated, policy: &mut Policy) {
         let servers = servers(config);
         let routes = &policy.routes;
-        let well = |name: &str, address: u32, port: Option<u16>| {
-            let address = Ipv4Addr::from(address);
-            let server = servers.get(&(name, IpAddr::V4(address), port));
+        let well = |name: &str, address: IpAddr, port: Option<u16>| {
+            let server = servers.get(&(name, address, port));
             let target = server.and_then(|(service, backend)| Target::of(service, backend));
             let record = target.and_then(|target| self.records.get(&target));
-            let hops = hops(routes, u32::from(address));
+            let hops = hops(routes, address);
             let heard = hops.is_empty() || hops.iter().any(|hop| !self.silent.contains(hop));
             heard && record.is_none_or(|record| !record.failing)
         };
-        policy.nat.v4.services.judge(well);
+        let (v4, v6) = (&mut policy.nat.v4.services, &mut policy.nat.v6.services);
+        v4.judge(|name, address, port| well(name, IpAddr::V4(address.into()), port));
+        v6.judge(|name, address, port| well(name, IpAddr::V6(address.into()), port));
     }
 }
 
@@ -118,18 +120,27 @@ fn servers(config: &Validated) -> Servers<'_> {
 }
 
 /// The next hops towards an address, in any realm.
-fn hops(routes: &crate::gateway::routes::Routes, address: u32) -> Vec<Hop> {
+fn hops(routes: &Routes, address: IpAddr) -> Vec<Hop> {
     let realms = (0..=u8::MAX).map(RealmId).take(routes.realms());
-    let hops = realms.filter_map(|realm| routes.route_v4(realm, address, 0));
-    hops.map(|hop| (hop.interface, IpAddr::V4(hop.next_hop.into())))
-        .collect()
+    let hop = |realm| match address {
+        IpAddr::V4(address) => {
+            let hop = routes.route_v4(realm, address.into(), 0)?;
+            Some((hop.interface, IpAddr::V4(hop.next_hop.into())))
+        }
+        IpAddr::V6(address) => {
+            let hop = routes.route_v6(realm, address.into(), 0)?;
+            Some((hop.interface, IpAddr::V6(hop.next_hop.into())))
+        }
+    };
+    realms.filter_map(hop).collect()
 }
 
 impl Live {
     /// Asks the workers about the next hops of all backends; says which went silent and which are back.
     fn look_at_neighbours(&self) -> Vec<String> {
         let policy = self.published.load();
-        let services = policy.nat.v4.services.iter();
+        let loaded = lock(&self.running).loaded.clone();
+        let services = loaded.validated.services.iter();
         let addresses = services.flat_map(|s| &s.backends).map(|b| b.address);
         let wanted: BTreeSet<Hop> = addresses.flat_map(|a| hops(&policy.routes, a)).collect();
         if wanted.is_empty() {

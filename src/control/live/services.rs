@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::ask::WorkerHandle;
+use super::ask::{Stalled, WorkerHandle};
 use super::counts::snapshots;
 use super::{Live, lock};
 use crate::base::RuleId;
@@ -11,8 +11,9 @@ use crate::control::api::ServiceBackend;
 use crate::dataplane::accounts::RuleCount;
 use crate::dataplane::worker::JobContext;
 use crate::flow::session::State;
+use crate::nat::family::Family;
 use crate::nat::policy::Policy;
-use crate::nat::services::{Backend, Balance, KIND, ServiceSource};
+use crate::nat::services::{Balance, KIND, ServiceSource, Services};
 use std::net::IpAddr;
 use std::ops::Range;
 
@@ -41,14 +42,9 @@ pub fn backends(
 ) -> Vec<(ServiceBackend, RuleId)> {
     let known = policy.rules.iter().filter(|info| info.kind == KIND);
     let known: HashMap<&str, RuleId> = known.map(|info| (info.name.as_str(), info.id)).collect();
-    let compiled: HashMap<RuleId, &Backend<u32>> = policy
-        .nat
-        .v4
-        .services
-        .iter()
-        .flat_map(|service| &service.backends)
-        .map(|backend| (backend.id, backend))
-        .collect();
+    let nat = &policy.nat;
+    let mut healthy: HashMap<RuleId, bool> = healthy_of(&nat.v4.services).collect();
+    healthy.extend(healthy_of(&nat.v6.services));
     let mut lines = Vec::new();
     for service in &config.services {
         let head = head(service, config);
@@ -59,9 +55,9 @@ pub fn backends(
             let name = format!("{} {server}", service.label.name);
             let id = known.get(name.as_str()).copied().unwrap_or(RuleId::NONE);
             let count = counts.get(id.index()).copied().unwrap_or_default();
-            let state = match compiled.get(&id) {
+            let state = match healthy.get(&id) {
                 _ if server.weight == 0 => "drained",
-                Some(backend) if backend.healthy => "active",
+                Some(true) => "active",
                 _ => "down",
             };
             let line = ServiceBackend {
@@ -78,6 +74,11 @@ pub fn backends(
         }
     }
     lines
+}
+
+fn healthy_of<A: Family>(services: &Services<A>) -> impl Iterator<Item = (RuleId, bool)> {
+    let backends = services.iter().flat_map(|service| &service.backends);
+    backends.map(|backend| (backend.id, backend.healthy))
 }
 
 fn head(service: &validated::Service, config: &Validated) -> ServiceBackend {
@@ -110,36 +111,46 @@ fn source(source: ServiceSource<IpAddr>, direct: bool) -> String {
 fn sessions(workers: &[WorkerHandle]) -> (HashMap<RuleId, u64>, Vec<u8>) {
     let (mut sessions, mut stalled) = (HashMap::new(), Vec::new());
     for worker in workers {
-        let visitor = || {
-            |context: &mut JobContext<'_>, slots: Range<u32>, rows: &mut Vec<RuleId>| {
-                let live = |slot: &u32| {
-                    let session = context.nat.sessions.get(*slot);
-                    session.filter(|session| session.state != State::Free)
-                };
-                let counted = slots.filter_map(|slot| live(&slot)).filter_map(|session| {
-                    let (rule, _) = context.accounts.rules(session.rule);
-                    let info = context.policy.rule(rule)?;
-                    (info.kind == KIND).then_some(rule)
-                });
-                rows.extend(counted);
-                0
-            }
-        };
-        let walked = worker.walk(
-            |context| context.nat.sessions.high_water(),
-            visitor,
-            |part| {
-                for rule in part.rows {
-                    *sessions.entry(rule).or_default() += 1;
-                }
-                true
-            },
-        );
+        let walked = count::<u32>(worker, &mut sessions);
+        let walked = walked.and_then(|()| count::<u128>(worker, &mut sessions));
         if walked.is_err() {
             stalled.push(worker.worker);
         }
     }
     (sessions, stalled)
+}
+
+/// Counts one worker's sessions of one family.
+fn count<A: Family>(
+    worker: &WorkerHandle,
+    sessions: &mut HashMap<RuleId, u64>,
+) -> Result<(), Stalled> {
+    let visitor = || {
+        |context: &mut JobContext<'_>, slots: Range<u32>, rows: &mut Vec<RuleId>| {
+            let nat = A::nat(context.nat, context.nat_v6);
+            let live = |slot: &u32| {
+                let session = nat.sessions.get(*slot);
+                session.filter(|session| session.state != State::Free)
+            };
+            let counted = slots.filter_map(|slot| live(&slot)).filter_map(|session| {
+                let (rule, _) = context.accounts.rules(session.rule);
+                let info = context.policy.rule(rule)?;
+                (info.kind == KIND).then_some(rule)
+            });
+            rows.extend(counted);
+            0
+        }
+    };
+    worker.walk(
+        |context| A::nat(context.nat, context.nat_v6).sessions.high_water(),
+        visitor,
+        |part| {
+            for rule in part.rows {
+                *sessions.entry(rule).or_default() += 1;
+            }
+            true
+        },
+    )
 }
 
 #[cfg(test)]
