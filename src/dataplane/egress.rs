@@ -151,7 +151,7 @@ impl<B: Buffer> Shard<B> {
                 buffer: &mut incoming.buffer,
                 packet: &mut packet,
             };
-            if let Err(reason) = A::help(self, helped) {
+            if let Err(reason) = self.help(helped) {
                 return self.discard(incoming.buffer, reason, sink);
             }
         }

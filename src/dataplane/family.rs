@@ -3,16 +3,14 @@
 use crate::base::time::Now;
 use crate::base::{DropReason, InterfaceId};
 use crate::dataplane::buffer::{Buffer, Incoming, Sink};
-use crate::dataplane::help::Helped;
 use crate::dataplane::shard::Shard;
 use crate::flow::key::Tuple;
-use crate::flow::session::Session;
 use crate::nat::family::Family;
-use crate::nat::helpers;
 use crate::nat::icmp::Complaint;
 use crate::nat::policy::Policy;
+use crate::wire::checksum::{self, Delta};
 use crate::wire::parse::Parsed;
-use crate::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ipv6};
+use crate::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ipv4, ipv6};
 
 /// An address family, as packets have it.
 pub(super) trait Ip: Family {
@@ -45,14 +43,10 @@ pub(super) trait Ip: Family {
         sink: &mut impl Sink<B>,
     );
 
-    /// Does what a session's helper does with a packet. There are helpers for IPv4 alone.
-    ///
-    /// # Errors
-    /// The reason to drop the packet.
-    fn help<B: Buffer>(shard: &mut Shard<B>, helped: Helped<'_, Self, B>)
-    -> Result<(), DropReason>;
-    /// Marks a session that gets help.
-    fn mark_helped(policy: &Policy, session: &mut Session<Self>);
+    /// Writes the length of an IP packet, which was `old` and is `new` from the IP header on.
+    fn set_ip_length(frame: &mut [u8], l3: usize, old: u16, new: u16);
+    /// The checksum over a transport segment and its pseudo header: 0 if its checksum field is right.
+    fn transport_checksum(source: Self, destination: Self, protocol: u8, segment: &[u8]) -> u16;
 
     /// The tuple of a parsed packet.
     #[inline]
@@ -105,12 +99,13 @@ impl Ip for u32 {
         shard.local_v4(policy, now, incoming, packet, sink);
     }
 
-    fn help<B: Buffer>(shard: &mut Shard<B>, helped: Helped<'_, u32, B>) -> Result<(), DropReason> {
-        shard.help(helped)
+    fn set_ip_length(frame: &mut [u8], l3: usize, old: u16, new: u16) {
+        ipv4::set_total_length(frame, l3, new);
+        ipv4::apply_checksum(frame, l3, Delta::u16(old, new));
     }
 
-    fn mark_helped(policy: &Policy, session: &mut Session<u32>) {
-        helpers::mark(policy, session);
+    fn transport_checksum(source: u32, destination: u32, protocol: u8, segment: &[u8]) -> u16 {
+        checksum::transport_v4(source, destination, protocol, segment)
     }
 }
 
@@ -154,9 +149,11 @@ impl Ip for u128 {
         shard.local_v6(policy, now, incoming, packet, sink);
     }
 
-    fn help<B: Buffer>(_: &mut Shard<B>, _: Helped<'_, u128, B>) -> Result<(), DropReason> {
-        Ok(())
+    fn set_ip_length(frame: &mut [u8], l3: usize, _: u16, new: u16) {
+        ipv6::set_payload_length(frame, l3, new - ipv6::HEADER as u16);
     }
 
-    fn mark_helped(_: &Policy, _: &mut Session<u128>) {}
+    fn transport_checksum(source: u128, destination: u128, protocol: u8, segment: &[u8]) -> u16 {
+        checksum::transport_v6(source, destination, protocol, segment)
+    }
 }

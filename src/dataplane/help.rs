@@ -5,6 +5,7 @@ use arrayvec::ArrayVec;
 use crate::base::DropReason;
 use crate::base::time::Now;
 use crate::dataplane::buffer::Buffer;
+use crate::dataplane::family::Ip;
 use crate::dataplane::shard::Shard;
 use crate::flow::session::{Direction, Session, SessionIndex};
 use crate::nat::helpers::Helper;
@@ -12,9 +13,9 @@ use crate::nat::helpers::control::{Control, TEXT};
 use crate::nat::helpers::ftp::{self, Named, Scan, Speaker};
 use crate::nat::open::{Ends, expect};
 use crate::nat::policy::Policy;
-use crate::wire::checksum::{self, Delta};
+use crate::nat::state::Nat;
 use crate::wire::parse::{Parsed, Transport};
-use crate::wire::{TCP, UDP, ipv4, tcp};
+use crate::wire::{TCP, UDP, tcp};
 
 /// A packet of a session with a helper, before its translation.
 pub(super) struct Helped<'a, A, B> {
@@ -33,16 +34,16 @@ impl<B: Buffer> Shard<B> {
     /// # Errors
     /// The reason to drop the packet: it would pass unhelped.
     #[cold]
-    pub(super) fn help(&mut self, helped: Helped<'_, u32, B>) -> Result<(), DropReason> {
+    pub(super) fn help<A: Ip>(&mut self, helped: Helped<'_, A, B>) -> Result<(), DropReason> {
         let from_inside = helped.session.from_inside(helped.direction);
         if helped.packet.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN {
             // A new connection on the old one's ports.
-            self.nat.controls.forget(helped.index);
+            self.nat_of::<A>().controls.forget(helped.index);
         }
         match (Helper::of(helped.session), helped.packet.transport) {
             (Some(Helper::Ftp), Transport::Tcp) if from_inside => self.ftp(helped),
             (Some(Helper::Ftp), Transport::Tcp) => {
-                if let Some(control) = self.nat.controls.get(helped.index) {
+                if let Some(control) = self.nat_of::<A>().controls.get(helped.index) {
                     let (l4, end) = (usize::from(helped.packet.l4), helped.packet.end());
                     if let Some(frame) = helped.buffer.bytes_mut().get_mut(..end) {
                         control.shift.move_acknowledgment(frame, l4);
@@ -60,15 +61,21 @@ impl<B: Buffer> Shard<B> {
         }
     }
 
-    fn expect(
+    /// The state of a family's flows.
+    fn nat_of<A: Ip>(&mut self) -> &mut Nat<A> {
+        A::nat_mut(&mut self.nat, &mut self.nat_v6)
+    }
+
+    fn expect<A: Ip>(
         &mut self,
-        helped: &Helped<'_, u32, B>,
+        helped: &Helped<'_, A, B>,
         protocol: u8,
         port: u16,
     ) -> Result<u16, DropReason> {
         let random = &mut self.random;
+        let nat = A::nat_mut(&mut self.nat, &mut self.nat_v6);
         let outside = expect(
-            &mut self.nat,
+            nat,
             helped.policy,
             helped.session,
             protocol,
@@ -77,13 +84,13 @@ impl<B: Buffer> Shard<B> {
             random,
         );
         if outside.is_err() {
-            self.nat.counts.expectations_refused += 1;
+            nat.counts.expectations_refused += 1;
         }
         outside
     }
 
     /// A segment of an FTP control connection that the inside sends.
-    fn ftp(&mut self, mut helped: Helped<'_, u32, B>) -> Result<(), DropReason> {
+    fn ftp<A: Ip>(&mut self, mut helped: Helped<'_, A, B>) -> Result<(), DropReason> {
         let (l4, end) = (usize::from(helped.packet.l4), helped.packet.end());
         let bytes = helped.buffer.bytes();
         let start = l4 + tcp::header_length(bytes, l4);
@@ -98,36 +105,36 @@ impl<B: Buffer> Shard<B> {
             Scan::Partial => return Err(DropReason::HelperUnfit),
             Scan::Named(named) => self.ftp_named(&mut helped, start, &named)?,
         }
-        if let Some(control) = self.nat.controls.get(helped.index) {
+        if let Some(control) = self.nat_of::<A>().controls.get(helped.index) {
             control.shift.move_sequence(helped.buffer.bytes_mut(), l4);
         }
         Ok(())
     }
 
     /// A line that names an endpoint of the inside host, in a payload that starts at `start`.
-    fn ftp_named(
+    fn ftp_named<A: Ip>(
         &mut self,
-        helped: &mut Helped<'_, u32, B>,
+        helped: &mut Helped<'_, A, B>,
         start: usize,
         named: &Named,
     ) -> Result<(), DropReason> {
         let bytes = helped.buffer.bytes();
         let (l4, end) = (usize::from(helped.packet.l4), helped.packet.end());
-        let (source, destination) = (helped.packet.source, helped.packet.destination);
+        let (source, destination) = A::ends(bytes, helped.packet);
         let segment = bytes.get(l4..end).unwrap_or_default();
-        if checksum::transport_v4(source, destination, TCP, segment) != 0 {
+        if A::transport_checksum(source, destination, TCP, segment) != 0 {
             // The receiver would have to trust a checksum made here.
             return Err(DropReason::L4Checksum);
         }
         let ends = Ends::of(helped.session);
         // A third host's address is none of ours (RFC 2577 section 3: bounce attacks).
-        let own = |address| address == ends.inside || address == ends.outside;
+        let own = |address| [ends.inside.to_ip(), ends.outside.to_ip()].contains(&address);
         if named.address.is_some_and(|address| !own(address)) {
             return Ok(());
         }
         let range = start + named.range.start..start + named.range.end;
         let position = tcp::sequence(bytes, l4).wrapping_add(named.range.start as u32);
-        let control = self.nat.controls.get(helped.index);
+        let control = self.nat_of::<A>().controls.get(helped.index);
         let behind = |c: &&Control| position.wrapping_sub(c.shift.position) as i32 <= 0;
         let again = match control.filter(behind) {
             Some(control) if control.shift.position == position => Some(control.text.clone()),
@@ -141,9 +148,10 @@ impl<B: Buffer> Shard<B> {
                 let Ok(port) = self.expect(helped, TCP, named.port) else {
                     return Ok(());
                 };
-                let text = ftp::write(named.form, ends.outside, port);
+                let text = ftp::write(named.form, ends.outside.to_ip(), port);
+                let text = text.ok_or(DropReason::HelperUnfit)?;
                 let more = (text.len() as u32).wrapping_sub(range.len() as u32);
-                let controls = &mut self.nat.controls;
+                let controls = &mut self.nat_of::<A>().controls;
                 if !controls.changed(helped.index, position, more, text.clone()) {
                     return Err(DropReason::HelperUnfit);
                 }
@@ -155,8 +163,8 @@ impl<B: Buffer> Shard<B> {
 }
 
 /// Puts `text` in the place of `range` in the payload, and repairs lengths and checksums.
-fn splice<B: Buffer>(
-    helped: &mut Helped<'_, u32, B>,
+fn splice<A: Ip, B: Buffer>(
+    helped: &mut Helped<'_, A, B>,
     range: core::ops::Range<usize>,
     text: &ArrayVec<u8, TEXT>,
 ) -> Result<(), DropReason> {
@@ -176,12 +184,11 @@ fn splice<B: Buffer>(
         *to = *from;
     }
     let (old, new) = (helped.packet.ip_length, (new_end - l3) as u16);
-    ipv4::set_total_length(bytes, l3, new);
-    ipv4::apply_checksum(bytes, l3, Delta::u16(old, new));
+    A::set_ip_length(bytes, l3, old, new);
     tcp::set_checksum(bytes, l4, 0);
-    let (source, destination) = (helped.packet.source, helped.packet.destination);
+    let (source, destination) = A::ends(bytes, helped.packet);
     let segment = bytes.get(l4..new_end).unwrap_or_default();
-    let field = checksum::transport_v4(source, destination, TCP, segment);
+    let field = A::transport_checksum(source, destination, TCP, segment);
     tcp::set_checksum(bytes, l4, field);
     helped.packet.ip_length = new;
     if !buffer.set_len(new_end) {

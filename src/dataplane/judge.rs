@@ -8,6 +8,7 @@ use crate::dataplane::shard::Shard;
 use crate::flow::session::{Direction, Session, SessionIndex};
 use crate::nat::filter::conditions::IcmpKind;
 use crate::nat::filter::{Action, Verdict, flows};
+use crate::nat::helpers;
 use crate::nat::open::NewFlow;
 use crate::nat::policy::Policy;
 use crate::nat::window::Numbers;
@@ -32,7 +33,7 @@ impl<B: Buffer> Shard<B> {
                 let windows = &mut nat.windows;
                 windows.begin(index, from_inside, flow.tcp_flags, numbers);
             }
-            A::mark_helped(policy, session);
+            helpers::mark(policy, session);
             session.rule = self.accounts.open(session.rule, verdict.rule);
             flows::bar_answers(policy, session, flow.icmp);
         }

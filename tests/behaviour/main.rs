@@ -18,6 +18,7 @@ mod filter;
 mod filter_v6;
 mod hairpin;
 mod helpers;
+mod helpers_v6;
 mod limits;
 mod links;
 mod live;

@@ -1,5 +1,7 @@
 //! Application helpers, each by itself and in a connection.
 
+use std::net::IpAddr;
+
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use natgate::base::{PortId, Random, WorkerId};
 use natgate::nat::helpers::ftp::{Scan, Speaker, scan, write};
@@ -9,7 +11,7 @@ use crate::common::*;
 use crate::engine::{Target, fuzz, signature};
 
 /// Pieces of what clients and servers say.
-const WORDS: [&str; 20] = [
+const WORDS: [&str; 22] = [
     "PORT ",
     "EPRT ",
     "227 ",
@@ -22,6 +24,8 @@ const WORDS: [&str; 20] = [
     "256,0,0,2,1,1",
     "|1|10.0.0.2|40000|",
     "!1!10.0.0.2!65535!",
+    "|2|fd00:1::2|40000|",
+    "!2!::ffff:10.0.0.2!1!",
     "(|||40000|)",
     "(10,0,0,2,200,7)",
     ",",
@@ -69,6 +73,7 @@ fn conversations() -> Vec<Vec<u8>> {
     [
         "USER ftp\r\n\0PORT 10,0,0,2,156,80\r\n\0LIST\r\n\0PORT 10,0,0,2,156,81\r\n\0QUIT\r\n",
         "EPRT |1|10.0.0.2|40000|\r\n\0RETR file\r\n",
+        "EPRT |2|fd00:1::2|40000|\r\n",
         "PORT 10,0,\0PORT 010,000,000,002,156,080\r\n\0LIST\r\n",
         "227 Entering Passive Mode (10,0,0,2,156,80).\r\n",
         "229 Entering Extended Passive Mode (|||40000|)\r\n",
@@ -87,7 +92,11 @@ fn lines(payload: &[u8]) -> Vec<u64> {
             continue;
         };
         assert!(named.port != 0 && named.range.end <= payload.len());
-        let text = write(named.form, 0xcb00_7101, 61_000);
+        let other = match named.address {
+            Some(IpAddr::V6(_)) => IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]),
+            _ => IpAddr::from([203, 0, 113, 1]),
+        };
+        let text = write(named.form, other, 61_000).unwrap();
         let mut changed = payload.to_vec();
         changed.splice(named.range.clone(), text.iter().copied());
         if changed.len() > payload.len() && payload.len() > 480 {
@@ -100,7 +109,7 @@ fn lines(payload: &[u8]) -> Vec<u64> {
             (again.range.start, again.form, again.port),
             (named.range.start, named.form, 61_000)
         );
-        assert_eq!(again.address, named.address.map(|_| 0xcb00_7101));
+        assert_eq!(again.address, named.address.map(|_| other));
         outcomes.push(signature((speaker == Speaker::Client, named.form)));
     }
     outcomes

@@ -3,7 +3,7 @@
 //! | line | says | who listens |
 //! |---|---|---|
 //! | `PORT h1,h2,h3,h4,p1,p2` | address and port | the client |
-//! | `EPRT \|1\|10.0.0.2\|40000\|` | address and port | the client |
+//! | `EPRT \|1\|10.0.0.2\|40000\|`, `EPRT \|2\|fd00::2\|40000\|` | address and port | the client |
 //! | `227 … (h1,h2,h3,h4,p1,p2)` | address and port | the server |
 //! | `229 … (\|\|\|40000\|)` | port, the address is that of the control connection | the server |
 //!
@@ -11,6 +11,7 @@
 //! parts cannot be changed one by one.
 
 use core::ops::Range;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use arrayvec::ArrayVec;
 
@@ -35,7 +36,7 @@ pub struct Named {
     /// How it is written.
     pub form: Form,
     /// The address, if it is named.
-    pub address: Option<u32>,
+    pub address: Option<IpAddr>,
     /// The port, not 0.
     pub port: u16,
 }
@@ -90,25 +91,27 @@ pub fn scan(payload: &[u8], speaker: Speaker) -> Scan {
     Scan::Nothing
 }
 
-/// Writes an endpoint as `form` does.
-pub fn write(form: Form, address: u32, port: u16) -> ArrayVec<u8, TEXT> {
+/// Writes an endpoint as `form` does; six numbers cannot be an IPv6 address.
+pub fn write(form: Form, address: IpAddr, port: u16) -> Option<ArrayVec<u8, TEXT>> {
     use std::io::Write;
-    let [a, b, c, d] = address.to_be_bytes();
-    let [high, low] = port.to_be_bytes();
     let mut text = ArrayVec::new();
-    // At most 24 bytes, so that there always is room.
-    let _ = match form {
-        Form::Six => write!(text, "{a},{b},{c},{d},{high},{low}"),
-        Form::Extended(by) => {
-            let by = char::from(by);
-            write!(text, "{by}1{by}{a}.{b}.{c}.{d}{by}{port}{by}")
+    // At most 50 bytes, so that there always is room.
+    let written = match (form, address) {
+        (Form::Six, IpAddr::V6(_)) => return None,
+        (Form::Six, IpAddr::V4(address)) => {
+            let ([a, b, c, d], [high, low]) = (address.octets(), port.to_be_bytes());
+            write!(text, "{a},{b},{c},{d},{high},{low}")
         }
-        Form::PortAlone(by) => {
+        (Form::Extended(by), address) => {
+            let (by, family) = (char::from(by), if address.is_ipv4() { 1 } else { 2 });
+            write!(text, "{by}{family}{by}{address}{by}{port}{by}")
+        }
+        (Form::PortAlone(by), _) => {
             let by = char::from(by);
             write!(text, "{by}{by}{by}{port}{by}")
         }
     };
-    text
+    written.ok().map(|()| text)
 }
 
 #[derive(Clone, Copy)]
@@ -185,7 +188,7 @@ fn six_at(text: &[u8]) -> Option<Named> {
     (port != 0).then_some(Named {
         range: 0..at,
         form: Form::Six,
-        address: Some(u32::from_be_bytes([a, b, c, d])),
+        address: Some(Ipv4Addr::new(a, b, c, d).into()),
         port,
     })
 }
@@ -199,20 +202,16 @@ fn extended(text: &[u8], with_address: bool) -> Option<Named> {
     let mut address = None;
     let delimiter = |at: usize| (text.get(at) == Some(&by)).then_some(at + 1);
     if with_address {
-        (text.get(at) == Some(&b'1')).then_some(())?;
+        let family = *text.get(at)?;
         at = delimiter(at + 1)?;
-        let mut bytes = [0u8; 4];
-        for (i, byte) in bytes.iter_mut().enumerate() {
-            if i > 0 {
-                (text.get(at) == Some(&b'.')).then_some(())?;
-                at += 1;
-            }
-            let (value, length) = number(text.get(at..)?)?;
-            *byte = u8::try_from(value).ok()?;
-            at += length;
-        }
-        address = Some(u32::from_be_bytes(bytes));
-        at = delimiter(at)?;
+        let rest = text.get(at..)?;
+        let (named, length) = match family {
+            b'1' => dotted(rest)?,
+            b'2' => with_colons(rest, by)?,
+            _ => return None,
+        };
+        address = Some(named);
+        at = delimiter(at + length)?;
     } else {
         at = delimiter(delimiter(at)?)?;
     }
@@ -231,11 +230,36 @@ fn extended(text: &[u8], with_address: bool) -> Option<Named> {
     })
 }
 
+/// An IPv4 address at the beginning of `text`, and its length.
+fn dotted(text: &[u8]) -> Option<(IpAddr, usize)> {
+    let (mut bytes, mut at) = ([0u8; 4], 0);
+    for (i, byte) in bytes.iter_mut().enumerate() {
+        if i > 0 {
+            (text.get(at) == Some(&b'.')).then_some(())?;
+            at += 1;
+        }
+        let (value, length) = number(text.get(at..)?)?;
+        *byte = u8::try_from(value).ok()?;
+        at += length;
+    }
+    Some((Ipv4Addr::from(bytes).into(), at))
+}
+
+/// An IPv6 address (RFC 4291 section 2.2) up to the delimiter, which must be nothing that any address may contain.
+fn with_colons(text: &[u8], by: u8) -> Option<(IpAddr, usize)> {
+    if by.is_ascii_hexdigit() || by == b':' || by == b'.' {
+        return None;
+    }
+    let length = text.iter().position(|byte| *byte == by)?;
+    let address = core::str::from_utf8(text.get(..length)?).ok()?;
+    Some((address.parse::<Ipv6Addr>().ok()?.into(), length))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn named(payload: &str, speaker: Speaker) -> (String, Form, Option<u32>, u16) {
+    fn named(payload: &str, speaker: Speaker) -> (String, Form, Option<IpAddr>, u16) {
         match scan(payload.as_bytes(), speaker) {
             Scan::Named(n) => (
                 payload[n.range.clone()].to_owned(),
@@ -247,7 +271,7 @@ mod tests {
         }
     }
 
-    const HOST: Option<u32> = Some(0x0a00_0002);
+    const HOST: Option<IpAddr> = Some(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)));
 
     #[test]
     fn every_form_is_read() {
@@ -273,6 +297,10 @@ mod tests {
             let form = Form::Extended(by.as_bytes()[0]);
             let text = "|1|10.0.0.2|40000|".replace('|', by);
             assert_eq!(named(&line, Client), (text, form, HOST, 40000));
+            let line = "EPRT |2|fd00:1::a|40000|\r\n".replace('|', by);
+            let text = "|2|fd00:1::a|40000|".replace('|', by);
+            let host = "fd00:1::a".parse().ok();
+            assert_eq!(named(&line, Client), (text, form, host, 40000));
         }
         let line = "229 Entering Extended Passive Mode (|||40000|)\r\n";
         assert_eq!(
@@ -284,8 +312,19 @@ mod tests {
     #[test]
     fn what_is_written_is_read_again() {
         for form in [Form::Six, Form::Extended(b'|'), Form::PortAlone(b'!')] {
-            for (address, port) in [(0, 1), (u32::MAX, u16::MAX), (0xcb00_7101, 1024)] {
-                let text = write(form, address, port);
+            for (address, port) in [
+                ("0.0.0.0", 1),
+                ("255.255.255.255", u16::MAX),
+                ("203.0.113.1", 1024),
+                ("::", 1),
+                ("2001:db8:ffff:ffff:ffff:ffff:ffff:fffe", u16::MAX),
+                ("::ffff:203.0.113.1", 1024),
+            ] {
+                let address: IpAddr = address.parse().unwrap();
+                let Some(text) = write(form, address, port) else {
+                    assert_eq!((form, address.is_ipv6()), (Form::Six, true));
+                    continue;
+                };
                 let (head, tail, speaker): (&[u8], &[u8], _) = match form {
                     Form::Six => (b"PORT ", b"\r\n", Speaker::Client),
                     Form::Extended(_) => (b"EPRT ", b"\r\n", Speaker::Client),
@@ -318,7 +357,13 @@ mod tests {
             ("PORT 10,0,0,2,1,2,3\r\n", Client),
             ("PORT 10,0,0,2,156,64 \r\n", Client),
             ("XPORT 10,0,0,2,156,64\r\n", Client),
-            ("EPRT |2|fd00::1|40000|\r\n", Client),
+            ("EPRT |2|10.0.0.2|40000|\r\n", Client),
+            ("EPRT |1|fd00::1|40000|\r\n", Client),
+            ("EPRT |3|fd00::1|40000|\r\n", Client),
+            ("EPRT |2|fd00::1%eth0|40000|\r\n", Client),
+            ("EPRT |2|fd00::1\r\n", Client),
+            ("EPRT b2bfd00::1b40000b\r\n", Client),
+            ("EPRT .2.::.40000.\r\n", Client),
             ("EPRT |1|10.0.0.2|0|\r\n", Client),
             ("EPRT |1|10.0.0.2|65536|\r\n", Client),
             ("EPRT |1|10.0.0.2|40000\r\n", Client),

@@ -24,6 +24,7 @@ pub mod shift;
 
 use crate::flow::session::{Direction, FLAG_HELPED, Session};
 use crate::nat::behaviour::Behaviour;
+use crate::nat::family::Family;
 use crate::nat::policy::Policy;
 use crate::nat::ports::PortSpace;
 use crate::wire::{TCP, UDP};
@@ -59,7 +60,7 @@ impl Helper {
     }
 
     /// The helper for a session's protocol and server port.
-    pub fn of(session: &Session<u32>) -> Option<Helper> {
+    pub fn of<A>(session: &Session<A>) -> Option<Helper> {
         let service = (session.protocol, session.after.destination_port);
         Helper::ALL.into_iter().find(|h| h.service() == service)
     }
@@ -92,7 +93,7 @@ impl Default for Helpers {
 }
 
 /// Marks a new session that gets help: its protocol has a helper, which is on for its outside address.
-pub fn mark(policy: &Policy, session: &mut Session<u32>) {
+pub fn mark<A: Family>(policy: &Policy, session: &mut Session<A>) {
     let Some(helper) = Helper::of(session).filter(|_| !session.is_untranslated()) else {
         return;
     };

@@ -10,22 +10,23 @@ use crate::flow::session::{
 };
 use crate::nat::family::Family;
 use crate::nat::policy::Policy;
+use crate::nat::rules::StaticRule;
 use crate::nat::state::{EndCause, Nat, blank_session};
 
 /// The three addresses of a translated flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ends {
+pub struct Ends<A> {
     /// The inside host.
-    pub inside: u32,
+    pub inside: A,
     /// What it looks like from outside.
-    pub outside: u32,
+    pub outside: A,
     /// The other host, as the inside sees it.
-    pub remote: u32,
+    pub remote: A,
 }
 
-impl Ends {
+impl<A: Family> Ends<A> {
     /// Those of a session.
-    pub fn of(session: &Session<u32>) -> Ends {
+    pub fn of(session: &Session<A>) -> Ends<A> {
         if session.from_inside(Direction::Forward) {
             Ends {
                 inside: session.before.source,
@@ -49,20 +50,19 @@ impl Ends {
 /// # Errors
 /// What refuses a new flow of the host refuses an expected one; [`DropReason::NoAddress`] where the outside address gives out
 /// no ports.
-pub fn expect(
-    nat: &mut Nat<u32>,
+pub fn expect<A: Family>(
+    nat: &mut Nat<A>,
     policy: &Policy,
-    control: &Session<u32>,
+    control: &Session<A>,
     protocol: u8,
     port: u16,
     now: Now,
     random: &mut Random,
 ) -> Result<u16, DropReason> {
     let ends = Ends::of(control);
-    let one_to_one = |rule: &crate::nat::rules::StaticRule<u32>| {
-        rule.to_internal(ends.outside) == Some(ends.inside)
-    };
-    if policy.nat.v4.statics.iter().any(one_to_one) {
+    let one_to_one = |rule: &StaticRule<A>| rule.to_internal(ends.outside) == Some(ends.inside);
+    let statics = &A::translation(&policy.nat).statics;
+    if statics.iter().any(one_to_one) {
         return Ok(port);
     }
     let external = policy.nat.external_of(ends.outside);
