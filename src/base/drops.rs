@@ -79,7 +79,7 @@ drop_reasons! {
     QuotaHalfOpen "quota_half_open" "The subscriber has system.half_open_per_host TCP connections that are not established yet.";
     TableFull "table_full" "The session table is full; raise system.sessions.";
     SubscriberLimit "subscriber_limit" "The table of subscribers is full.";
-    MappingConflict "mapping_conflict" "The translated flow would be indistinguishable from a living one.";
+    MappingConflict "mapping_conflict" "The answers to the flow would be indistinguishable from those of a living one, or from itself, and its source port cannot be another.";
     TcpNoSession "tcp_no_session" "A TCP segment in mid-connection that belongs to no known session.";
     TcpSynCrossed "tcp_syn_crossed" "An unsolicited SYN from outside waited for its answer, and the inside host called the same remote meanwhile (RFC 5382 REQ-4).";
     HelperUnfit "helper_unfit" "A segment of an FTP control connection whose text cannot be changed: part of a line, an old one once more, or too many connections at a time; its sender repeats it.";

@@ -10,17 +10,20 @@
 //! | to a service, or to an address that has nothing but services | hash of the source address |
 //! | to what was a service before a reload | the same; if that worker knows no such flow, as if it never was |
 //! | from a backend | hash of the destination address; if that worker knows no such flow, as if it were no backend |
+//! | to a backend by its own address | as if it were no backend; if that worker knows no such flow, hash of the source address, as if it were called by the service's |
 //! | to an external port that some worker holds | that worker; if it knows no such flow and the sender is a subscriber, the subscriber's worker (first half of a hairpin) |
 //! | from a subscriber | hash of the source address |
 //! | to a subscriber | hash of the destination address |
 //! | without ports, from or to a subscriber | hash of the remote address, since the reply shows nothing else |
-//! | neither or both | hash of both, the same for both directions |
+//! | from neither to neither, or from one to another | hash of both, the same for both directions; if that worker knows no such flow and it gets an outside port, hash of the source address |
 //! | a fragment whose ports are not known yet | hash of the datagram's identity |
 
 use crate::base::{RealmId, WorkerId};
+use crate::flow::key::Tuple;
 use crate::nat::destination::{PolicyDestination, by_policy};
 use crate::nat::family::Family;
 use crate::nat::fragments::DatagramKey;
+use crate::nat::open::{flow_hash, is_leased};
 use crate::nat::policy::Policy;
 use crate::nat::ports::PortSpace;
 use crate::nat::rules::Facts;
@@ -49,9 +52,14 @@ pub fn owner<A: Family>(policy: &Policy, steer: &Steer<A>) -> Option<WorkerId> {
     let protocol = steer.facts.protocol;
     // What only looks as if it belonged to a service may have been asked for there already.
     let perhaps = !steer.not_a_reply;
-    let (destination, realm) = match by_policy(policy, &steer.facts, steer.looped) {
+    let (destination, port, realm) = match by_policy(policy, &steer.facts, steer.looped) {
         PolicyDestination::Hairpin => return Some(of_address(policy, tuple.source)),
-        PolicyDestination::Translate { address, realm, .. } => (address, realm),
+        PolicyDestination::Translate {
+            address,
+            port,
+            realm,
+            ..
+        } => (address, port, realm),
         PolicyDestination::Service(_) => return Some(of_address(policy, tuple.source)),
         PolicyDestination::Keep if perhaps && services.were_called(tuple, protocol) => {
             return Some(of_address(policy, tuple.source));
@@ -62,20 +70,47 @@ pub fn owner<A: Family>(policy: &Policy, steer: &Steer<A>) -> Option<WorkerId> {
         PolicyDestination::Keep if perhaps && services.answers(tuple, protocol) => {
             return Some(of_address(policy, tuple.destination));
         }
-        PolicyDestination::Keep => (tuple.destination, steer.realm),
+        PolicyDestination::Keep => (tuple.destination, tuple.destination_port, steer.realm),
     };
+    let portless = PortSpace::from_protocol(protocol).is_none();
+    if !perhaps && !portless && services.leads_to_backend(tuple, protocol) {
+        return Some(of_address(policy, tuple.source));
+    }
     let to_subscriber = A::route(&policy.routes, realm, destination, 0)
         .is_some_and(|hop| policy.was_inside(hop.interface, destination));
     let (subscriber, remote) = match (from_subscriber, to_subscriber) {
         (true, false) => (tuple.source, destination),
         (false, true) => (destination, tuple.source),
+        // An endpoint has its ports on one worker, whomever it calls.
+        _ if !perhaps && leases(policy, steer, destination, port, realm) => {
+            (tuple.source, destination)
+        }
         _ => return Some(of_pair(policy, tuple.source, destination)),
     };
-    let portless = PortSpace::from_protocol(steer.facts.protocol).is_none();
     Some(of_address(
         policy,
         if portless { remote } else { subscriber },
     ))
+}
+
+/// Whether a new flow gets an outside port, its destination translated.
+fn leases<A: Family>(
+    policy: &Policy,
+    steer: &Steer<A>,
+    destination: A,
+    destination_port: u16,
+    realm: RealmId,
+) -> bool {
+    let translated = Facts {
+        tuple: Tuple {
+            destination,
+            destination_port,
+            ..steer.facts.tuple
+        },
+        ..steer.facts
+    };
+    let hash = flow_hash(&steer.facts.tuple);
+    !steer.looped && is_leased(policy, &translated, realm, hash)
 }
 
 fn to_external<A: Family>(

@@ -93,6 +93,8 @@ pub struct NatCounts {
     pub tcp_disbelieved: u64,
     /// Flows since start that a helper wanted to expect, and that were refused as new flows of the host are.
     pub expectations_refused: u64,
+    /// Flows since start that got another source port, because their answers would have been those of a living flow.
+    pub told_apart: u64,
 }
 
 impl NatCounts {
@@ -108,6 +110,7 @@ impl NatCounts {
         self.mappings_created += other.mappings_created;
         self.tcp_disbelieved += other.tcp_disbelieved;
         self.expectations_refused += other.expectations_refused;
+        self.told_apart += other.told_apart;
     }
 }
 

@@ -462,6 +462,11 @@ fn sessions(out: &mut Families, scrape: &Scrape) {
         "Flows that a helper wanted to expect, and that were refused as new flows of the host are.",
         plain(gauges.expectations_refused as f64),
     );
+    out.counter(
+        "told_apart_total",
+        "Flows that got another source port, because their answers would have been those of a living flow.",
+        plain(gauges.told_apart as f64),
+    );
     out.gauge(
         "subscribers",
         "Inside hosts known.",

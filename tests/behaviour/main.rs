@@ -11,6 +11,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod apart;
 mod clamp;
 mod deterministic;
 mod drain;

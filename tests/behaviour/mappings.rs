@@ -39,10 +39,16 @@ fn usage(rack: &Rack, space: PortSpace) -> Usage {
     external.usage(space)
 }
 
-/// A rule for the sources 0.0.0.0/0 is a rule for everybody, and says no more than that about where subscribers are.
+/// A rule for the sources 0.0.0.0/0 is a rule for everybody, and says no more than that about where subscribers are; and
+/// remotes may be among the sources of any rule.
 #[test]
-fn a_rule_for_every_source_keeps_an_endpoint_on_one_worker() {
-    for source in ["", "src = \"0.0.0.0/0\"\n"] {
+fn a_rule_whose_sources_are_remotes_too_keeps_an_endpoint_on_one_worker() {
+    for source in [
+        "",
+        "src = \"0.0.0.0/0\"\n",
+        "src = \"0.0.0.0/1\"\n",
+        "src = [\"10.0.0.0/8\", \"203.0.113.0/24\", \"198.51.100.0/24\"]\n",
+    ] {
         let rules = format!("[[source-nat]]\n{source}out = \"wan0\"\nvia = \"interface\"\n");
         everywhere(|workers, at| {
             let mut rack = lab(workers, &rules);

@@ -160,6 +160,7 @@ pub fn counters(counters: &Counters) -> String {
             "expectations_refused".to_owned(),
             gauges.expectations_refused,
         ),
+        ("told_apart".to_owned(), gauges.told_apart),
         ("subscribers".to_owned(), gauges.subscribers),
         ("ipv6_sessions".to_owned(), gauges.ipv6_sessions),
         ("hairpin_packets".to_owned(), gauges.hairpin_packets),

@@ -204,6 +204,9 @@ pub struct Gauges {
     /// Flows that a helper wanted to expect, and that were refused as new flows of the host are.
     #[serde(default)]
     pub expectations_refused: u64,
+    /// Flows that got another source port, because their answers would have been those of a living flow.
+    #[serde(default)]
+    pub told_apart: u64,
     /// Live subscribers.
     pub subscribers: u64,
     /// Those at one of their limits: some flow of theirs was refused in the last half minute.

@@ -214,6 +214,7 @@ fn gauges(snapshots: &[Snapshot]) -> Gauges {
         mappings_created: sum(|s| s.nat.mappings_created),
         tcp_disbelieved: sum(|s| s.nat.tcp_disbelieved),
         expectations_refused: sum(|s| s.nat.expectations_refused),
+        told_apart: sum(|s| s.nat.told_apart),
         subscribers: sum(|s| s.subscribers),
         subscribers_at_limit: sum(|s| s.at_limit),
         limits_reached: sum(|s| s.limits_reached),

@@ -2,7 +2,7 @@
 
 use crate::base::time::Now;
 use crate::base::{DropReason, Random, RealmId};
-use crate::flow::session::{FLAG_INBOUND, Session, SessionIndex};
+use crate::flow::session::{FLAG_INBOUND, MappingKind, Session, SessionIndex};
 use crate::nat::behaviour::{Behaviour, Remote};
 use crate::nat::family::Family;
 use crate::nat::limits::HostLimits;
@@ -125,7 +125,7 @@ pub(super) fn allocate<A: Family>(
 fn with_port<A: Family>(
     nat: &mut Nat<A>,
     policy: &Policy,
-    mut session: Session<A>,
+    session: Session<A>,
     from: &Allocation<'_>,
     space: PortSpace,
     now: Now,
@@ -146,15 +146,27 @@ fn with_port<A: Family>(
     let known = nat
         .mappings
         .find_inside(&nat.sessions, inside, (depends, remote), eligible);
+    let kind = from.pool.behaviours(space).kind();
     let Some(first) = known else {
-        return with_new_port(nat, policy, session, from, inside, now, random);
+        return with_new_port(nat, policy, session, (from, kind), now, random);
     };
     let mapping = nat.session(first).and_then(Mapping::of);
     let outside = mapping.ok_or(DropReason::Internal)?.outside;
-    (session.after.source, session.after.source_port) = (outside.address, outside.port);
-    let index = enter(nat, session)?;
-    join(nat, policy, first, index);
-    Ok(index)
+    let mut joining = session;
+    (joining.after.source, joining.after.source_port) = (outside.address, outside.port);
+    match enter(nat, joining) {
+        Ok(index) => {
+            join(nat, policy, first, index);
+            Ok(index)
+        }
+        // The endpoint meets this remote already, by another name: a port that is this flow's alone tells them apart.
+        Err(DropReason::MappingConflict) => {
+            let apart = with_new_port(nat, policy, session, (from, kind.closed()), now, random);
+            nat.counts.told_apart += u64::from(apart.is_ok());
+            apart
+        }
+        Err(reason) => Err(reason),
+    }
 }
 
 /// The remote endpoint of a flow from inside, its destination translated.
@@ -170,22 +182,21 @@ fn with_new_port<A: Family>(
     nat: &mut Nat<A>,
     policy: &Policy,
     mut session: Session<A>,
-    from: &Allocation<'_>,
-    inside: InsideEndpoint<A>,
+    (from, kind): (&Allocation<'_>, MappingKind),
     now: Now,
     random: &mut Random,
 ) -> Result<SessionIndex, DropReason> {
     let externals = &policy.nat.externals;
     let subscriber = SubscriberIndex(session.subscriber);
-    let kind = from.pool.behaviours(inside.space).kind();
+    let space = PortSpace::from_protocol(session.protocol).ok_or(DropReason::Internal)?;
     let share = Share::new(kind.sharing(), wide(remote_end(&session)));
     let request = Request {
         pool: from.pool,
         ports: from.ports,
         select: from.select,
         subscriber,
-        inside_port: inside.port,
-        space: inside.space,
+        inside_port: session.before.source_port,
+        space,
         share,
         now: now.tick,
     };
@@ -211,7 +222,7 @@ fn with_new_port<A: Family>(
             let returned = Returned {
                 subscriber,
                 external: lease.external,
-                space: inside.space,
+                space,
                 port: lease.port,
                 share,
                 hold: 0,

@@ -11,6 +11,7 @@
 //! The order is that of PREROUTING, FORWARD and POSTROUTING, so rules mean what they mean on Linux. A refusal changes
 //! nothing: no living flow is evicted, moved or overwritten (RFC 6888 REQ-11d).
 
+mod apart;
 mod destination;
 mod enter;
 mod expected;
@@ -35,11 +36,13 @@ use crate::nat::state::{EndCause, Nat, blank_session};
 use crate::nat::tcp;
 use crate::nat::trace::Trace;
 use crate::wire::parse::Transport;
+use apart::enter_apart;
 use destination::{Destination, destination};
-use enter::{Allocation, allocate, enter, inbound};
+use enter::{Allocation, allocate, inbound};
 use source::{Source, source};
 
 pub use expected::{Ends, expect};
+pub use source::is_leased;
 
 /// A packet that no session claimed.
 #[derive(Clone, Copy, Debug)]
@@ -147,13 +150,13 @@ pub fn open<A: Family>(
             if session.rule == RuleId::NONE {
                 session.rule = rule.unwrap_or(RuleId::NONE);
             }
-            enter(nat, session).map(Opened::Session)
+            enter_apart(nat, policy, flow, (session, egress), now, random).map(Opened::Session)
         }
         Source::Static { address, rule } => {
             session.after.source = address;
             session.flags |= FLAG_STATIC;
             session.rule = destination.counted(rule);
-            enter(nat, session).map(Opened::Session)
+            enter_apart(nat, policy, flow, (session, egress), now, random).map(Opened::Session)
         }
         Source::Allocate {
             pool,

@@ -3,12 +3,12 @@
 use super::destination::Destination;
 use super::service;
 use super::{NewFlow, flow_hash};
-use crate::base::{DropReason, InterfaceId, PoolId, RuleId};
+use crate::base::{DropReason, InterfaceId, PoolId, RealmId, RuleId};
 use crate::flow::key::Tuple;
 use crate::nat::family::Family;
 use crate::nat::policy::Policy;
 use crate::nat::ports::{PortRanges, Select};
-use crate::nat::rules::{Exemption, Facts, StaticRule, Via};
+use crate::nat::rules::{Exemption, Facts, SourceRule, StaticRule, Via};
 use crate::nat::trace::SourceStep;
 
 /// How the source comes out.
@@ -76,45 +76,35 @@ pub(super) fn source<A: Family>(
         tuple: *after,
         ..flow.facts
     };
-    let own = |r: &&StaticRule<A>| r.outbound && r.realm == flow.realm;
-    for rule in rules.statics.iter().filter(own) {
-        let leaves_there = rule.interface.is_none_or(|i| i == egress);
-        if leaves_there && rule.holds_internal(after.source) {
+    match by_rules(policy, &facts, (flow.realm, egress), destination.hairpin) {
+        ByRules::Static(rule) => {
+            let address = rule.to_external(after.source);
             return Ok(Source::Static {
-                address: rule
-                    .to_external(after.source)
-                    .ok_or(DropReason::NoAddress)?,
+                address: address.ok_or(DropReason::NoAddress)?,
                 rule: rule.id,
             });
         }
-    }
-    let exempt = exemption(policy, &facts).filter(|_| !destination.hairpin);
-    if exempt.is_some() {
-        return Ok(Source::Keep(exempt));
-    }
-    for rule in &rules.source {
-        if !rule.conditions.match_flow(&facts, Some(egress)) {
-            continue;
+        ByRules::Keep(rule) => return Ok(Source::Keep(Some(rule))),
+        ByRules::Lease(rule) => {
+            let (pool, masquerade) = match rule.via {
+                Via::Pool(pool) => (pool, false),
+                Via::Interface | Via::Nothing => (
+                    masquerade_pool(policy, flow, egress, after.destination)?,
+                    true,
+                ),
+            };
+            // Without a protocol of its own a port range does not bind query ids (E6).
+            let binding = facts.protocol != A::ICMP || rule.binds_ids;
+            let ports = rule.ports.clone().filter(|_| binding);
+            return Ok(Source::Allocate {
+                pool,
+                rule: rule.id,
+                ports,
+                select: rule.select,
+                masquerade,
+            });
         }
-        let (pool, masquerade) = match rule.via {
-            Via::Nothing if destination.hairpin => continue,
-            Via::Nothing => return Ok(Source::Keep(Some(rule.id))),
-            Via::Pool(pool) => (pool, false),
-            Via::Interface => (
-                masquerade_pool(policy, flow, egress, after.destination)?,
-                true,
-            ),
-        };
-        // Without a protocol of its own a port range does not bind query ids (E6).
-        let binding = facts.protocol != A::ICMP || rule.binds_ids;
-        let ports = rule.ports.clone().filter(|_| binding);
-        return Ok(Source::Allocate {
-            pool,
-            rule: rule.id,
-            ports,
-            select: rule.select,
-            masquerade,
-        });
+        ByRules::Nothing => {}
     }
     if destination.hairpin {
         // No rule: the gateway still has to stand between the two, or the answer would bypass it.
@@ -132,6 +122,54 @@ pub(super) fn source<A: Family>(
         });
     }
     Ok(Source::Keep(None))
+}
+
+/// What the rules have to say of a flow's source.
+enum ByRules<'a, A> {
+    Nothing,
+    Static(&'a StaticRule<A>),
+    Keep(RuleId),
+    /// It gets an outside port.
+    Lease(&'a SourceRule<A>),
+}
+
+/// `facts` have the translated destination already; `egress` is where it leaves.
+fn by_rules<'a, A: Family>(
+    policy: &'a Policy,
+    facts: &Facts<A>,
+    (realm, egress): (RealmId, InterfaceId),
+    hairpin: bool,
+) -> ByRules<'a, A> {
+    let rules = A::translation(&policy.nat);
+    let own = |r: &&StaticRule<A>| {
+        let leaves_there = r.interface.is_none_or(|i| i == egress);
+        r.outbound && r.realm == realm && leaves_there && r.holds_internal(facts.tuple.source)
+    };
+    if let Some(rule) = rules.statics.iter().find(own) {
+        return ByRules::Static(rule);
+    }
+    if let Some(rule) = exemption(policy, facts).filter(|_| !hairpin) {
+        return ByRules::Keep(rule);
+    }
+    let leaves = |r: &SourceRule<A>| matches!(r.via, Via::Nothing);
+    let says = |r: &&SourceRule<A>| {
+        r.conditions.match_flow(facts, Some(egress)) && !(hairpin && leaves(r))
+    };
+    match rules.source.iter().find(says) {
+        Some(rule) if leaves(rule) => ByRules::Keep(rule.id),
+        Some(rule) => ByRules::Lease(rule),
+        None => ByRules::Nothing,
+    }
+}
+
+/// Whether a flow that nothing else is known of gets an outside port when it is opened. `realm` is where its destination
+/// lies.
+pub fn is_leased<A: Family>(policy: &Policy, facts: &Facts<A>, realm: RealmId, hash: u32) -> bool {
+    let to = facts.tuple.destination;
+    A::route(&policy.routes, realm, to, hash).is_some_and(|hop| {
+        let there = (policy.realm_of(facts.ingress), hop.interface);
+        matches!(by_rules(policy, facts, there, false), ByRules::Lease(_))
+    })
 }
 
 /// What counts the longest prefix that matches, if it says "leave alone".

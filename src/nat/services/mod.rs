@@ -439,6 +439,11 @@ impl<A: Address + Into<u128>> Services<A> {
         !self.answering.is_empty() && keys.any(|key| self.answering.contains(&key))
     }
 
+    /// Whether a packet goes to where answers come from.
+    pub fn leads_to_backend(&self, tuple: &Tuple<A>, protocol: u8) -> bool {
+        self.answers(&tuple.reversed(), protocol)
+    }
+
     /// Whether an echo request to `address` is answered by the gateway.
     pub fn pings(&self, address: A) -> bool {
         self.by_address.get(&address).is_some_and(|at| at.ping)
