@@ -68,8 +68,7 @@ index! {
 }
 
 impl Generation {
-    /// What a session notes of it.
-    #[inline(always)]
+    /// What sessions note of it.
     pub fn stamp(self) -> Stamp {
         Stamp(self.0 as u16)
     }

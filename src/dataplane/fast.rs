@@ -313,7 +313,7 @@ impl<B: Buffer> Shard<B> {
             return Express::Unusual(buffer);
         };
         let settled = Nat::is_settled(session, slot.tcp_flags, now.tick);
-        let ordinary = session.generation == policy.generation.stamp()
+        let ordinary = session.generation == policy.epoch
             && egress != Egress::LOOP
             && neighbour.is_ready()
             && slot.ip_length <= neighbour.mtu
@@ -418,7 +418,7 @@ impl<B: Buffer> Shard<B> {
         let Some(session) = nat.sessions.get(index.0) else {
             return self.discard(incoming.buffer, DropReason::Internal, sink);
         };
-        if session.generation != policy.generation.stamp()
+        if session.generation != policy.epoch
             || policy
                 .timeouts
                 .expired(session.state, session.seen(), now.tick)

@@ -96,7 +96,7 @@ impl<A: Family> Nat<A> {
                 .expired(session.state, session.seen(), now.tick);
             let cause = if expired {
                 EndCause::Expired
-            } else if session.generation != policy.generation.stamp() && !valid(session) {
+            } else if session.generation != policy.epoch && !valid(session) {
                 EndCause::ConfigChanged
             } else {
                 continue;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use hashbrown::{HashMap, HashSet};
 
 use crate::base::{
-    Generation, InterfaceId, PoolId, PortId, RealmId, RuleId, Tick, VlanId, WorkerId,
+    Generation, InterfaceId, PoolId, PortId, RealmId, RuleId, Stamp, Tick, VlanId, WorkerId,
 };
 use crate::flow::session::State;
 use crate::gateway::interface::{Interface, Interfaces};
@@ -31,6 +31,9 @@ use crate::wire::MacAddr;
 pub struct Policy {
     /// Its number.
     pub generation: Generation,
+    /// That of the last policy, this one or an earlier, that gave living sessions a reason to be looked at again
+    /// ([`stands_alike`](crate::nat::revalidate::stands_alike)); sessions are stamped with it.
+    pub epoch: Stamp,
     /// Workers that share the traffic; fixed for the life of the process.
     pub workers: u8,
     /// Which worker a subscriber lives on.

@@ -44,6 +44,25 @@ pub fn still_valid<A: Family>(policy: &Policy, session: &Session<A>) -> bool {
     }
 }
 
+/// Whether sessions stand under `after` as they stood under `before`, so that none has to be looked at again: everything
+/// that [`still_valid`], the way out and the filter's word on answers depend on is the same. Rules, limits, pools' ways of
+/// giving out ports and the like decide new flows only. Answers "no" where comparing would cost more than it saves.
+pub fn stands_alike(before: &Policy, after: &Policy) -> bool {
+    !before.filter.judges_answers()
+        && !after.filter.judges_answers()
+        && before.interfaces == after.interfaces
+        && before.routes.entries() == after.routes.entries()
+        && translation_alike::<u32>(before, after)
+        && translation_alike::<u128>(before, after)
+}
+
+fn translation_alike<A: Family>(before: &Policy, after: &Policy) -> bool {
+    let (before, after) = (A::translation(&before.nat), A::translation(&after.nat));
+    before.by_address == after.by_address
+        && before.quarantined == after.quarantined
+        && before.services.keep_sessions_as(&after.services)
+}
+
 /// Ends a session whose policy is gone, or stamps it as valid under the new one. Returns whether it lives.
 pub fn revalidate<A: Family>(
     nat: &mut Nat<A>,
@@ -59,7 +78,7 @@ pub fn revalidate<A: Family>(
         return false;
     }
     if let Some(session) = nat.sessions.get_mut(index.0) {
-        session.generation = policy.generation.stamp();
+        session.generation = policy.epoch;
         for egress in &mut session.egress {
             if *egress != Egress::LOOP {
                 *egress = Egress::UNKNOWN;

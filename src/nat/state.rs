@@ -2,7 +2,7 @@
 
 use crate::arch::OutOfMemory;
 use crate::base::time::Now;
-use crate::base::{Generation, RealmId, Tick, WorkerId};
+use crate::base::{RealmId, Stamp, Tick, WorkerId};
 use crate::flow::hash::{Hash, Hasher};
 use crate::flow::key::{Address, FlowKey};
 use crate::flow::session::{
@@ -524,13 +524,13 @@ fn preference(workers: u8) -> Preference {
 }
 
 /// The session of a flow that is forwarded as it is; callers fill in what differs.
-pub fn blank_session<A: Address>(realm: RealmId, generation: Generation, now: Now) -> Session<A> {
+pub fn blank_session<A: Address>(realm: RealmId, epoch: Stamp, now: Now) -> Session<A> {
     Session {
         last_seen: now.tick.0,
         link: MappingLink::default(),
         subscriber: NONE,
         egress: [crate::flow::session::Egress::UNKNOWN; 2],
-        generation: generation.stamp(),
+        generation: epoch,
         rule: crate::base::RuleId::NONE,
         realm,
         far_realm: realm,

@@ -1,6 +1,7 @@
 //! A reload changes what is new, and of what lives only what it must (E11–E15 of the iptables comparison).
 
 use natgate::base::{DropReason, PortId};
+use natgate::config::compile::{compile_text, recompile_text};
 
 use crate::common::*;
 use crate::*;
@@ -280,4 +281,60 @@ fn the_last_rule_may_go_and_its_sessions_stay() {
     works(&mut rack, 0, CLIENT, public);
     let plain = one(&mut rack, 0, LAN, &call(("10.0.0.3", 40000)));
     assert_eq!(plain.source, (ip("10.0.0.3"), 40000));
+}
+
+/// Only a change of what living sessions depend on has each of them looked at again when its next packet comes; changes
+/// of what decides new flows do not, which keeps throughput up while the configuration changes often.
+#[test]
+fn sessions_are_looked_at_again_only_for_a_reason() {
+    let base = lab_text(1, &pool(""), "");
+    let before = compile_text("test", &base).unwrap();
+    let looks_again = |text: String| {
+        let after = recompile_text("test", &text, &before).unwrap();
+        assert_eq!(after.generation.0, before.generation.0 + 1);
+        after.epoch != before.epoch
+    };
+    let drop_smtp = "[[filter.rule]]\nproto = \"tcp\"\ndport = \"25\"\naction = \"drop\"\n";
+    let for_new_flows_only = [
+        base.clone(),
+        lab_text(1, &pool("pairing = \"spread\""), "sessions_per_host = 9"),
+        lab_text(1, &pool(""), "[timeouts]\nudp = \"10m\""),
+        lab_text(1, &format!("{}{drop_smtp}", pool("")), ""),
+        lab_text(
+            1,
+            &pool("").replace("out = ", "proto = \"udp\"\nout = "),
+            "",
+        ),
+    ];
+    for text in for_new_flows_only {
+        assert!(!looks_again(text.clone()), "{text}");
+    }
+    let route = "[[route]]\nprefix = \"198.18.0.0/15\"\nvia = \"203.0.113.10\"\n";
+    let for_all = [
+        format!("{base}{route}"),
+        base.replace("203.0.113.20", "203.0.113.21"),
+        base.replace("name = \"wan0\"\n", "name = \"wan0\"\nmtu = 1400\n"),
+        format!("{base}[filter]\nestablished = \"filter\"\n{drop_smtp}"),
+    ];
+    for text in for_all {
+        assert!(looks_again(text.clone()), "{text}");
+    }
+}
+
+/// A policy that leaves the sessions of the one before alone still moves those of an earlier one that it did not.
+#[test]
+fn a_reason_stands_until_every_session_was_looked_at() {
+    everywhere(|workers, at| {
+        let text = two_uplinks(workers, VIA_WAN0, "\"192.0.2.1/24\"");
+        let mut rack = rack(&text);
+        let datagram = udp(LAN, CLIENT, FAR, b"far");
+        assert_eq!(one(&mut rack, at, LAN, &datagram).port, WAN);
+        let moved = two_uplinks(workers, VIA_WAN1, "\"192.0.2.1/24\"");
+        reload(&mut rack, &moved);
+        let epoch = rack.policy.epoch;
+        reload(&mut rack, &format!("{moved}[timeouts]\nudp = \"10m\"\n"));
+        assert_eq!(rack.policy.epoch, epoch);
+        let again = one(&mut rack, at, LAN, &datagram);
+        assert_eq!((again.port, again.source.0), (WAN1, ip("192.0.2.1")));
+    });
 }

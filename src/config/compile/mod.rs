@@ -29,6 +29,7 @@ use crate::gateway::routes::Routes;
 use crate::nat::family::Family;
 use crate::nat::policy::{NatPolicy, Policy, RuleInfo, TimeoutSettings, Timeouts};
 use crate::nat::ports::Exhaustion;
+use crate::nat::revalidate::stands_alike;
 use crate::nat::rss::SourceSteering;
 use crate::wire::{ICMP, MacAddr};
 use network::{stable_interface_ids, stable_realm_ids};
@@ -68,8 +69,10 @@ pub fn compile(
         });
     }
     let timeouts = Timeouts::new(&timeouts(&config.timeouts));
-    Ok(Policy {
-        generation: Generation(previous.map_or(1, |p| p.generation.0 + 1)),
+    let generation = Generation(previous.map_or(1, |p| p.generation.0 + 1));
+    let mut policy = Policy {
+        generation,
+        epoch: generation.stamp(),
         workers: config.system.workers,
         steering: previous.map_or_else(
             || SourceSteering::new(&mut Random::from_seed(seed)),
@@ -102,7 +105,13 @@ pub fn compile(
             compiler.rules.sort_unstable_by_key(|rule| rule.id);
             compiler.rules
         },
-    })
+    };
+    if let Some(before) = previous
+        && stands_alike(before, &policy)
+    {
+        policy.epoch = before.epoch;
+    }
+    Ok(policy)
 }
 
 /// Reads and compiles a configuration text with devices at their best: every port up, MAC addresses as configured or made

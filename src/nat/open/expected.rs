@@ -80,7 +80,7 @@ pub fn expect<A: Family>(
         known.last_seen = now.tick.0;
         return Ok(known.after.source_port);
     }
-    let mut session = blank_session(control.realm, policy.generation, now);
+    let mut session = blank_session(control.realm, policy.epoch, now);
     session.before = before;
     session.after = before;
     session.protocol = protocol;

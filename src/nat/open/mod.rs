@@ -103,7 +103,7 @@ pub fn open<A: Family>(
         return Err(DropReason::PolicyFilter);
     }
     service::remember(nat, &destination, now);
-    let mut session = blank_session(flow.realm, policy.generation, now);
+    let mut session = blank_session(flow.realm, policy.epoch, now);
     session.far_realm = match destination.realm == flow.realm {
         // A route may lead into another realm; a hairpin is answered where its public address is.
         true => policy.realm_of(egress),

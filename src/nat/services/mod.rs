@@ -388,6 +388,13 @@ impl<A: Address + Into<u128>> Services<A> {
         self.ended_direct = gone;
     }
 
+    /// Whether sessions end and find their backends as they do with `other`.
+    pub fn keep_sessions_as(&self, other: &Services<A>) -> bool {
+        self.direct == other.direct
+            && self.ended == other.ended
+            && self.ended_direct == other.ended_direct
+    }
+
     /// Leaves backends out that are not `well`, by the service's name, and the backend's address and port.
     pub fn judge(&mut self, well: impl Fn(&str, A, Option<u16>) -> bool) {
         for service in &mut self.services {
