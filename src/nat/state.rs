@@ -470,16 +470,25 @@ impl Nat<u32> {
         hash: Hash,
         key: u128,
     ) -> Option<(FlowEntry, &Session<u32>)> {
-        let fits = |value: u32| {
-            let entry = FlowEntry(value);
-            let session = self.sessions.get(entry.session().0)?;
-            (session.key_block(entry.direction()) == key).then_some((entry, session))
-        };
-        if let Some(found) = fits(candidate) {
-            return Some(found);
-        }
-        let value = self.table.find(hash, |value| fits(value).is_some())?;
-        fits(value)
+        let guessed = self.fits(candidate, key);
+        guessed.or_else(|| self.find_unguessed(hash, key))
+    }
+
+    /// The session that a flow-table value names, if `key` is its own.
+    #[inline(always)]
+    fn fits(&self, value: u32, key: u128) -> Option<(FlowEntry, &Session<u32>)> {
+        let entry = FlowEntry(value);
+        let session = self.sessions.get(entry.session().0)?;
+        (session.key_block(entry.direction()) == key).then_some((entry, session))
+    }
+
+    /// [`Nat::find_block`] where the guess was wrong.
+    #[inline(never)]
+    fn find_unguessed(&self, hash: Hash, key: u128) -> Option<(FlowEntry, &Session<u32>)> {
+        let value = self
+            .table
+            .find(hash, |value| self.fits(value, key).is_some())?;
+        self.fits(value, key)
     }
 
     /// Fetches what new flows with these keys need first: the mappings of their sources, the sources' subscribers, and

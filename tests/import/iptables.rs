@@ -582,7 +582,10 @@ fn at_1_14_owners_are_rejected_with_advice() {
     assert!(!told.contains("iptables itself dropped"), "{told}");
     for removed in ["--cmd-owner ping", "--pid-owner 7", "--sid-owner 7"] {
         let done = post(&format!("-m owner {removed} -j MASQUERADE"));
-        has(&done, &["reject E-OWNER", "iptables itself dropped this one"]);
+        has(
+            &done,
+            &["reject E-OWNER", "iptables itself dropped this one"],
+        );
     }
 }
 
