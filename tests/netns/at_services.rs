@@ -9,10 +9,10 @@ use crate::ns::Ns;
 use crate::probe::Answer;
 use crate::servers::{self, Server};
 
-const VIP: &str = "198.18.0.2";
+pub const VIP: &str = "198.18.0.2";
 
 /// The network of virtual addresses is routed to the gateway.
-fn route_services(lab: &Lab) {
+pub fn route_services(lab: &Lab) {
     lab.outside.ip("route add 198.18.0.0/24 via 203.0.113.1");
 }
 
@@ -156,8 +156,9 @@ fn at_3_14_15_exclusions_by_longest_prefix_with_force() {
 }
 
 /// nginx at an address in a namespace, which answers every request with its name.
-fn web(lab: &Lab, ns: &Ns, at: &str) -> Server {
-    let dir = lab.dir.path().join(format!("web-{at}"));
+pub fn web(lab: &Lab, ns: &Ns, at: &str) -> Server {
+    let dir = format!("web-{}", at.replace(['[', ']'], ""));
+    let dir = lab.dir.path().join(dir);
     std::fs::create_dir_all(&dir).unwrap();
     let dir = dir.display();
     let config = format!(
@@ -201,7 +202,7 @@ fn shop(keys: &str, backends: &[&str]) -> Setup {
 }
 
 /// The line of `show services` about a backend.
-fn line(lab: &Lab, backend: &str) -> serde_json::Value {
+pub fn line(lab: &Lab, backend: &str) -> serde_json::Value {
     let document = lab.natgate().show("services");
     let lines = document["services"].as_array().unwrap().clone();
     let found = lines.into_iter().find(|line| line["backend"] == backend);
@@ -250,7 +251,7 @@ fn at_3_6_9_13_curl_meets_every_nginx_and_changes_are_live() {
 }
 
 #[test]
-fn at_3_7_8_a_download_survives_the_removal_of_its_backend() {
+fn at_3_9_a_download_survives_the_removal_of_its_backend() {
     let setup = shop("", &["to = \"203.0.113.9\""]);
     on_workers(2, &setup, |lab| {
         // The service's server is outside here, its clients inside: services have no sides.
@@ -290,7 +291,7 @@ fn affinity_brings_a_client_back() {
     });
 }
 
-fn until(what: &str, limit: Duration, holds: impl Fn() -> bool) {
+pub fn until(what: &str, limit: Duration, holds: impl Fn() -> bool) {
     let deadline = Instant::now() + limit;
     while !holds() {
         assert!(Instant::now() < deadline, "{what}");

@@ -48,6 +48,8 @@ mod at_nat66;
 mod at_ports;
 mod at_realms;
 mod at_reload;
+mod at_service_flows;
 mod at_services;
+mod at_services_v6;
 mod at_snat;
 mod programs;

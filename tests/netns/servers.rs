@@ -1,6 +1,6 @@
 //! Programs that serve in the lab: a process ends with its value.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -112,8 +112,12 @@ pub fn vsftpd(lab: &Lab, ns: &Ns, address: &str) -> Server {
         "mkdir -p {dir}/ftp/up {dir}/empty && chmod 755 {dir} {dir}/ftp && chown ftp {dir}/ftp/up \
          && head -c 1000000 /dev/urandom > {dir}/ftp/file && chmod 644 {dir}/ftp/file"
     ));
+    let listen = match address.parse::<IpAddr>().unwrap() {
+        IpAddr::V4(address) => format!("listen=YES\nlisten_address={address}"),
+        IpAddr::V6(address) => format!("listen=NO\nlisten_ipv6=YES\nlisten_address6={address}"),
+    };
     let config = format!(
-        "listen=YES\nlisten_address={address}\nbackground=NO\nanonymous_enable=YES\nlocal_enable=NO\n\
+        "{listen}\nbackground=NO\nanonymous_enable=YES\nlocal_enable=NO\n\
          anon_root={dir}/ftp\nwrite_enable=YES\nanon_upload_enable=YES\nanon_umask=022\n\
          connect_from_port_20=YES\nsecure_chroot_dir={dir}/empty\nseccomp_sandbox=NO\n\
          xferlog_enable=YES\nxferlog_file={dir}/vsftpd.log\n"
@@ -121,20 +125,22 @@ pub fn vsftpd(lab: &Lab, ns: &Ns, address: &str) -> Server {
     let file = lab.dir.path().join(format!("vsftpd.{address}.conf"));
     std::fs::write(&file, config).unwrap();
     let line = format!("vsftpd {}", file.display());
-    Server::start(ns, &line).wait_for_tcp(ns, &format!("{address}:21"))
+    let at = SocketAddr::new(address.parse().unwrap(), 21);
+    Server::start(ns, &line).wait_for_tcp(ns, &at.to_string())
 }
 
-/// tftpd-hpa in `out` at 203.0.113.9:69: serves `DIR/tftp`.
-pub fn tftpd(lab: &Lab) -> Server {
+/// tftpd-hpa in `out` at port 69 of an address: serves `DIR/tftp`.
+pub fn tftpd(lab: &Lab, address: &str) -> Server {
     let dir = lab.dir.path().display();
     lab.outside.sh(&format!(
         "mkdir -p {dir}/tftp && chmod 755 {dir} {dir}/tftp && head -c 100000 /dev/urandom > {dir}/tftp/file \
          && chmod 644 {dir}/tftp/file"
     ));
-    let line = format!("in.tftpd --foreground --address 203.0.113.9:69 --secure {dir}/tftp");
+    let at = SocketAddr::new(address.parse().unwrap(), 69).to_string();
+    let line = format!("in.tftpd --foreground --address {at} --secure {dir}/tftp");
     let server = Server::start(&lab.outside, &line);
     let deadline = Instant::now() + Duration::from_secs(10);
-    while !lab.outside.sh("ss -Hlun").contains("203.0.113.9:69") {
+    while !lab.outside.sh("ss -Hlun").contains(&at) {
         assert!(Instant::now() < deadline, "tftpd does not listen");
         std::thread::sleep(Duration::from_millis(20));
     }
