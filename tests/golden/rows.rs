@@ -80,6 +80,7 @@ pub fn all() -> impl Iterator<Item = &'static Source> {
     ALL.iter()
         .chain(crate::rows_icmp::ALL)
         .chain(crate::rows_helpers::ALL)
+        .chain(v6::ALL)
 }
 
 const ALL: &[Source] = &[
@@ -167,31 +168,6 @@ const ALL: &[Source] = &[
         name: "filter-judges-answers",
         rules: STATELESS,
         input: stateless,
-    },
-    Source {
-        name: "ipv6-masquerade",
-        rules: MASQUERADE,
-        input: v6::masquerade,
-    },
-    Source {
-        name: "ipv6-port-forward",
-        rules: v6::FORWARD,
-        input: v6::forward,
-    },
-    Source {
-        name: "ipv6-errors",
-        rules: MASQUERADE,
-        input: v6::errors,
-    },
-    Source {
-        name: "ipv6-fragments",
-        rules: MASQUERADE,
-        input: v6::pieces,
-    },
-    Source {
-        name: "ipv6-prefix",
-        rules: v6::PREFIX,
-        input: v6::prefix,
     },
     Source {
         name: "broken-packets",
