@@ -68,6 +68,26 @@ fn a_rule_whose_sources_are_remotes_too_keeps_an_endpoint_on_one_worker() {
     }
 }
 
+/// Hosts and their remotes behind one interface: nothing says who is a subscriber until the rule applies.
+#[test]
+fn an_endpoint_that_comes_and_leaves_by_one_interface_has_one_mapping() {
+    everywhere(|workers, at| {
+        let mut rack = lab(workers, MASQUERADE);
+        let other = datagram(WAN, ("203.0.113.10", 4000), ("198.51.100.7", 5000));
+        one(&mut rack, at, WAN, &other);
+        let host = ("203.0.113.11", 4000);
+        let mut seen_at = |to| {
+            let out = one(&mut rack, at, WAN, &datagram(WAN, host, (to, 5000)));
+            assert_eq!((out.port, out.source.0), (WAN, ip("203.0.113.1")));
+            out.source
+        };
+        let first = seen_at("198.51.100.7");
+        for to in ["203.0.113.9", "8.8.8.8", "192.0.2.77", "198.51.100.8"] {
+            assert_eq!(seen_at(to), first, "to {to}");
+        }
+    });
+}
+
 #[test]
 fn mappings_and_filters_depend_on_what_the_pool_says() {
     for (m, mapping) in WORDS.iter().enumerate() {
