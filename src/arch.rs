@@ -5,7 +5,7 @@
 //!
 //! | item | x86-64 | elsewhere |
 //! |---|---|---|
-//! | [`prefetch_read`], [`prefetch_index`] | `PREFETCHT0` | nothing |
+//! | [`prefetch_read`], [`prefetch_index`], [`prefetch_lines`] | `PREFETCHT0` | nothing |
 //! | [`match_tags`] | SSE2, part of the base instruction set | [`match_tags_portable`] |
 //! | [`Aes`] | AESENC when the running processor has it | never there; `flow::hash` multiplies instead |
 //! | [`cycles`] | RDTSC | 0 |
@@ -30,6 +30,18 @@ pub fn prefetch_read<T>(value: &T) {
 pub fn prefetch_index<T>(slice: &[T], index: usize) {
     prefetch_line(slice.as_ptr().wrapping_add(index));
 }
+
+/// Prefetches `lines` lines from where element `index` starts. As harmless as [`prefetch_index`].
+#[inline(always)]
+pub fn prefetch_lines<T>(slice: &[T], index: usize, lines: usize) {
+    let first = slice.as_ptr().wrapping_add(index).cast::<u8>();
+    for line in 0..lines {
+        prefetch_line(first.wrapping_add(line * CACHE_LINE));
+    }
+}
+
+/// Bytes of a cache line.
+pub const CACHE_LINE: usize = 64;
 
 #[inline(always)]
 fn prefetch_line<T>(address: *const T) {
@@ -138,12 +150,12 @@ impl Aes {
         state as u64 ^ (state >> 64) as u64
     }
 
-    /// [`Aes::digest`] of single blocks, many in one call: each goes with the place for its digest.
+    /// [`Aes::digest`] of many in one call: the blocks of each go with the place for its digest.
     #[inline]
-    pub fn digest_each<'a>(
+    pub fn digest_each<'a, const N: usize>(
         self,
         keys: &RoundKeys,
-        digests: impl Iterator<Item = (&'a u128, &'a mut u64)>,
+        digests: impl Iterator<Item = (&'a [u128; N], &'a mut u64)>,
     ) {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a value of this type exists only after `detect` found the `aes` feature.
@@ -192,9 +204,15 @@ fn aes_rounds(keys: &RoundKeys, state: u128) -> u128 {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "aes")]
-fn aes_digest_each<'a>(keys: &RoundKeys, digests: impl Iterator<Item = (&'a u128, &'a mut u64)>) {
-    for (block, digest) in digests {
-        let state = aes_rounds(keys, keys[0] ^ block);
+fn aes_digest_each<'a, const N: usize>(
+    keys: &RoundKeys,
+    digests: impl Iterator<Item = (&'a [u128; N], &'a mut u64)>,
+) {
+    for (blocks, digest) in digests {
+        let mut state = keys[0];
+        for block in blocks {
+            state = aes_rounds(keys, state ^ block);
+        }
         *digest = state as u64 ^ (state >> 64) as u64;
     }
 }

@@ -18,6 +18,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use common::*;
+use etherparse::PacketBuilder;
 use natgate::base::time::Now;
 use natgate::base::{PortId, WorkerId};
 use natgate::dataplane::buffer::{BURST, Buffer, Burst, Message, Sink};
@@ -248,21 +249,84 @@ fn the_count_counts() {
     assert_eq!(allocations(|| ()), 0);
 }
 
+/// The same flows over IPv6.
+fn outbound_v6(range: std::ops::Range<u16>) -> Vec<Vec<u8>> {
+    let flow = |i: u16| {
+        let host = format!("fd00:1::{}", 2 + i % 8);
+        v6(LAN, (&host, 20_000 + i), ("2001:db8::9", 80), i % 3 == 0)
+    };
+    range.map(flow).collect()
+}
+
+/// Their answers.
+fn inbound_v6(range: std::ops::Range<u16>) -> Vec<Vec<u8>> {
+    let flow = |i: u16| {
+        let to = ("2001:db8::1", 20_000 + i);
+        v6(WAN, ("2001:db8::9", 80), to, i % 3 == 0)
+    };
+    range.map(flow).collect()
+}
+
+/// A SYN, from outside answering one, or a datagram.
+fn v6(port: PortId, from: (&str, u16), to: (&str, u16), is_tcp: bool) -> Vec<u8> {
+    let address = |text: &str| text.parse::<std::net::Ipv6Addr>().unwrap().octets();
+    let builder = PacketBuilder::ethernet2(HOST_MAC, [2, 0, 0, 0, 1, port.0 as u8]).ipv6(
+        address(from.0),
+        address(to.0),
+        64,
+    );
+    let mut frame = Vec::new();
+    if is_tcp {
+        let syn = builder.tcp(from.1, to.1, 1000, 1024).syn();
+        let segment = if port == WAN { syn.ack(7) } else { syn };
+        segment.write(&mut frame, b"").unwrap();
+    } else {
+        let datagram = builder.udp(from.1, to.1);
+        datagram.write(&mut frame, b"payload").unwrap();
+    }
+    frame
+}
+
 #[test]
 fn established_traffic_does_not_allocate() {
+    established(&outbound(0..64), &inbound(0..64), |shard| {
+        shard.nat.sessions.len()
+    });
+}
+
+#[test]
+fn established_ipv6_traffic_does_not_allocate() {
+    established(&outbound_v6(0..64), &inbound_v6(0..64), |shard| {
+        shard.nat_v6.sessions.len()
+    });
+}
+
+#[test]
+fn traffic_of_both_families_does_not_allocate() {
+    let mixed = |v4: Vec<Vec<u8>>, v6: Vec<Vec<u8>>| -> Vec<Vec<u8>> {
+        v4.into_iter().zip(v6).flat_map(|(a, b)| [a, b]).collect()
+    };
+    let out = mixed(outbound(0..32), outbound_v6(0..32));
+    let back = mixed(inbound(0..32), inbound_v6(0..32));
+    established(&out, &back, |shard| {
+        shard.nat.sessions.len() + shard.nat_v6.sessions.len()
+    });
+}
+
+/// Sends 64 flows' packets again and again.
+fn established(out: &[Vec<u8>], back: &[Vec<u8>], sessions: impl Fn(&Shard<Slot>) -> usize) {
     let mut bench = Bench::new(MASQUERADE);
-    let (out, back) = (outbound(0..64), inbound(0..64));
-    bench.receive(LAN, &out);
-    bench.receive(WAN, &back);
+    bench.receive(LAN, out);
+    bench.receive(WAN, back);
     assert_eq!((bench.sink.sent, bench.sink.discarded), ([64, 64], 0));
-    assert_eq!(bench.shard.nat.sessions.len(), 64);
+    assert_eq!(sessions(&bench.shard), 64);
     let calls = allocations(|| {
         for i in 0..1000 {
             if i % 100 == 99 {
                 bench.pass(50);
             }
-            bench.receive(LAN, &out);
-            bench.receive(WAN, &back);
+            bench.receive(LAN, out);
+            bench.receive(WAN, back);
         }
     });
     assert_eq!(

@@ -3,6 +3,7 @@
 use crate::base::time::Now;
 use crate::base::{DropReason, InterfaceId};
 use crate::dataplane::buffer::{Buffer, Incoming, Sink};
+use crate::dataplane::fast::Batch;
 use crate::dataplane::shard::Shard;
 use crate::flow::key::Tuple;
 use crate::nat::family::Family;
@@ -10,12 +11,18 @@ use crate::nat::icmp::Complaint;
 use crate::nat::policy::Policy;
 use crate::wire::checksum::{self, Delta};
 use crate::wire::parse::Parsed;
-use crate::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, ipv4, ipv6};
+use crate::wire::plain::Ends;
+use crate::wire::{ipv4, ipv6};
 
 /// An address family, as packets have it.
 pub(super) trait Ip: Family {
     /// Its EtherType.
-    const ETHERTYPE: u16;
+    const ETHERTYPE: u16 = <Self::Pair as Ends>::ETHERTYPE;
+
+    /// Whether the policy has flows of it.
+    fn is_stateful(policy: &Policy) -> bool;
+    /// What the stages of a batch of this family leave for each other.
+    fn batch<'a>(v4: &'a mut Batch<u32>, v6: &'a mut Batch<u128>) -> &'a mut Batch<Self>;
 
     /// Source and destination of a packet.
     fn ends(frame: &[u8], packet: &Parsed) -> (Self, Self);
@@ -62,7 +69,15 @@ pub(super) trait Ip: Family {
 }
 
 impl Ip for u32 {
-    const ETHERTYPE: u16 = ETHERTYPE_IPV4;
+    #[inline(always)]
+    fn is_stateful(policy: &Policy) -> bool {
+        policy.stateful
+    }
+
+    #[inline(always)]
+    fn batch<'a>(v4: &'a mut Batch<u32>, _: &'a mut Batch<u128>) -> &'a mut Batch<u32> {
+        v4
+    }
 
     #[inline]
     fn ends(_: &[u8], packet: &Parsed) -> (u32, u32) {
@@ -110,7 +125,15 @@ impl Ip for u32 {
 }
 
 impl Ip for u128 {
-    const ETHERTYPE: u16 = ETHERTYPE_IPV6;
+    #[inline(always)]
+    fn is_stateful(policy: &Policy) -> bool {
+        policy.stateful_v6
+    }
+
+    #[inline(always)]
+    fn batch<'a>(_: &'a mut Batch<u32>, v6: &'a mut Batch<u128>) -> &'a mut Batch<u128> {
+        v6
+    }
 
     #[inline]
     fn ends(frame: &[u8], packet: &Parsed) -> (u128, u128) {

@@ -10,6 +10,9 @@
 //!
 //! While one block is read, the one before it is in stage 2, the next older one in stage 3, the oldest in stage 4.
 //!
+//! A batch is of one family: that of its first packet. Those of the other, if there are any, are a batch of their own
+//! afterwards; nothing ties a packet of one to a packet of the other.
+//!
 //! A packet stays on this way while everything about it is ordinary: a [plain](crate::wire::plain) packet of a flow that
 //! lives, is up to date and knows its next hop, small enough, with hops left. Whatever is not leaves it, in the first
 //! stage or the last, for [`Shard::by_hand`], which treats every kind of packet, these too, one by one.
@@ -25,7 +28,7 @@ use crate::dataplane::egress::{arrival, clamp_mss, frame, is_syn};
 use crate::dataplane::family::Ip;
 use crate::dataplane::shard::Shard;
 use crate::flow::hash::Hash;
-use crate::flow::key::{FlowKey, key_block};
+use crate::flow::key::{FlowKey, of_port_word, port_word};
 use crate::flow::session::{Egress, FlowEntry, NONE, SessionIndex};
 use crate::gateway::interface::Interface;
 use crate::gateway::neighbour::NeighbourId;
@@ -37,7 +40,7 @@ use crate::nat::window::Numbers;
 use crate::wire::parse::{Network, Parsed, Transport, parse};
 use crate::wire::plain::Plain;
 use crate::wire::tcp::SYN;
-use crate::wire::{ETHERTYPE_IPV4, TCP, mac_word};
+use crate::wire::{ETHERTYPE_IPV6, ETHERTYPE_VLAN, TCP, mac_word, read_u16};
 
 /// What the first stage found out about a packet, besides its key.
 #[derive(Clone, Copy, Default)]
@@ -58,11 +61,13 @@ enum Express<B> {
     Unusual(B),
     /// No session has it. Unchanged.
     New(B),
+    /// It is of the other family. Unchanged.
+    Other(B),
 }
 
 /// The stages' results, by position in the batch. Kept with the shard, so that a batch need not clear them.
-pub(super) struct Batch {
-    keys: [u128; BURST],
+pub(super) struct Batch<A: Ip> {
+    keys: [A::Block; BURST],
     hashes: [Hash; BURST],
     /// Flow-table values that are probably right, or [`NONE`].
     candidates: [u32; BURST],
@@ -73,10 +78,10 @@ pub(super) struct Batch {
     later: [u8; BURST],
 }
 
-impl Batch {
-    pub(super) fn new() -> Batch {
+impl<A: Ip> Batch<A> {
+    pub(super) fn new() -> Batch<A> {
         Batch {
-            keys: [0; BURST],
+            keys: [A::Block::default(); BURST],
             hashes: [Hash(0); BURST],
             candidates: [NONE; BURST],
             displaced: ArrayVec::new(),
@@ -104,24 +109,21 @@ fn lanes(block: Option<usize>, count: usize) -> Range<usize> {
     start..(start + BLOCK).min(count)
 }
 
-/// Bytes of the IP header of a plain packet.
-const PLAIN_HEADER: usize = 20;
-
 /// Frames ahead of the one being read whose first line is fetched.
 const AHEAD: usize = 8;
 
 /// Reads a frame that arrived on `port`; writes key and slot if it is a plain packet for the gateway, else says no.
 #[inline(always)]
-fn read<B: Buffer>(
+fn read<A: Ip, B: Buffer>(
     policy: &Policy,
     port: PortId,
     untagged: Option<&Interface>,
     buffer: &B,
-    key: &mut u128,
+    key: &mut A::Block,
     slot: &mut Slot,
 ) -> Option<()> {
     let bytes = buffer.bytes();
-    let plain = Plain::read(bytes)?;
+    let plain = Plain::<A::Pair>::read(bytes)?;
     let interface = match plain.vlan {
         None => untagged?,
         tagged => policy.receiving(port, tagged)?,
@@ -131,11 +133,9 @@ fn read<B: Buffer>(
     if !ours || buffer.checksum_bad() || !buffer.is_whole() {
         return None;
     }
-    *key = key_block(
+    *key = A::block(
         plain.addresses,
-        plain.ports,
-        plain.protocol,
-        interface.realm,
+        port_word(plain.ports, plain.protocol, interface.realm),
     );
     *slot = Slot {
         ip_length: plain.ip_length,
@@ -147,6 +147,15 @@ fn read<B: Buffer>(
     Some(())
 }
 
+/// Whether a frame carries IPv6.
+#[inline]
+fn is_ipv6(frame: &[u8]) -> bool {
+    match read_u16(frame, 12) {
+        ETHERTYPE_VLAN => read_u16(frame, 16) == ETHERTYPE_IPV6,
+        ethertype => ethertype == ETHERTYPE_IPV6,
+    }
+}
+
 impl<B: Buffer> Shard<B> {
     pub(super) fn fast_path(
         &mut self,
@@ -156,24 +165,52 @@ impl<B: Buffer> Shard<B> {
         burst: &mut Burst<B>,
         sink: &mut impl Sink<B>,
     ) {
-        let count = burst.len();
         for ahead in burst.iter().take(AHEAD) {
             crate::arch::prefetch_index(ahead.bytes(), 0);
         }
-        let untagged = policy.receiving(port, None).filter(|_| policy.stateful);
-        let mut frames = std::mem::take(burst).into_iter();
+        let mut v6 = burst.first().is_some_and(|b| is_ipv6(b.bytes()));
+        while !burst.is_empty() {
+            let frames = std::mem::take(burst);
+            match v6 {
+                false => self.stages::<u32>(policy, now, port, frames, burst, sink),
+                true => self.stages::<u128>(policy, now, port, frames, burst, sink),
+            }
+            v6 = !v6;
+        }
+    }
+
+    /// Takes the frames of one family through the stages, and leaves the others.
+    #[inline(always)]
+    fn stages<A: Ip>(
+        &mut self,
+        policy: &Policy,
+        now: Now,
+        port: PortId,
+        frames: Burst<B>,
+        others: &mut Burst<B>,
+        sink: &mut impl Sink<B>,
+    ) {
+        let count = frames.len();
+        let untagged = policy
+            .receiving(port, None)
+            .filter(|_| A::is_stateful(policy));
+        let mut frames = frames.into_iter();
         let mut later = Burst::new();
         for step in 0..count.div_ceil(BLOCK) + STAGES {
             let block = |stage: usize| lanes(step.checked_sub(stage), count);
             let sent = count - frames.len();
             if let Some(unread) = frames.as_slice().get(block(0).start - sent..) {
-                self.read_headers(policy, port, untagged, unread, block(0));
+                self.read_headers::<A>(policy, port, untagged, unread, block(0));
             }
-            self.guess_away();
-            self.guess_home(block(1));
+            self.guess_away::<A>();
+            self.guess_home::<A>(block(1));
             for (lane, buffer) in block(STAGES).zip(&mut frames) {
-                let (buffer, how) = match self.express(policy, now, lane, buffer, sink) {
+                let (buffer, how) = match self.express::<A>(policy, now, lane, buffer, sink) {
                     Express::Done => continue,
+                    Express::Other(buffer) => {
+                        others.push(buffer);
+                        continue;
+                    }
                     Express::Unusual(buffer) if later.is_empty() => {
                         self.by_hand(policy, now, port, buffer, sink);
                         continue;
@@ -181,25 +218,27 @@ impl<B: Buffer> Shard<B> {
                     Express::Unusual(buffer) => (buffer, BY_HAND),
                     Express::New(buffer) => (buffer, 0),
                 };
-                self.batch.later[later.len()] = lane as u8 | how;
+                let batch = A::batch(&mut self.batch, &mut self.batch_v6);
+                batch.later[later.len()] = lane as u8 | how;
                 later.push(buffer);
             }
         }
         if !later.is_empty() {
-            self.new_flows(policy, now, port, &mut later, sink);
+            self.new_flows::<A>(policy, now, port, &mut later, sink);
         }
     }
 
     /// Second stage.
     #[inline(always)]
-    fn guess_home(&mut self, lanes: Range<usize>) {
-        let (table, batch) = (&self.nat.table, &mut *self.batch);
+    fn guess_home<A: Ip>(&mut self, lanes: Range<usize>) {
+        let nat = A::nat(&self.nat, &self.nat_v6);
+        let (table, batch) = (&nat.table, A::batch(&mut self.batch, &mut self.batch_v6));
         for lane in lanes {
             let lane = lane % BURST;
             let candidate = table.candidate(batch.hashes[lane]);
             batch.candidates[lane] = candidate.unwrap_or(NONE);
             match candidate {
-                Some(value) => self.nat.sessions.prefetch(FlowEntry(value).session().0),
+                Some(value) => nat.sessions.prefetch(FlowEntry(value).session().0),
                 None if table.prefetch_away(batch.hashes[lane]) => {
                     batch.displaced.push(lane as u8);
                 }
@@ -210,13 +249,14 @@ impl<B: Buffer> Shard<B> {
 
     /// Third stage: the entries that live away from their home bucket, a seventh in a full table.
     #[inline(always)]
-    fn guess_away(&mut self) {
-        let batch = &mut *self.batch;
+    fn guess_away<A: Ip>(&mut self) {
+        let nat = A::nat(&self.nat, &self.nat_v6);
+        let batch = A::batch(&mut self.batch, &mut self.batch_v6);
         for lane in batch.displaced.drain(..) {
             let lane = usize::from(lane) % BURST;
-            if let Some(value) = self.nat.table.candidate_away(batch.hashes[lane]) {
+            if let Some(value) = nat.table.candidate_away(batch.hashes[lane]) {
                 batch.candidates[lane] = value;
-                self.nat.sessions.prefetch(FlowEntry(value).session().0);
+                nat.sessions.prefetch(FlowEntry(value).session().0);
             }
         }
     }
@@ -224,7 +264,7 @@ impl<B: Buffer> Shard<B> {
     /// Plain packets that no session claimed, and the unusual ones between them, as a batch of their own: in order, so that
     /// the packets of a flow stay in theirs. The first of a flow opens it for the others.
     #[inline(never)]
-    fn new_flows(
+    fn new_flows<A: Ip>(
         &mut self,
         policy: &Policy,
         now: Now,
@@ -232,23 +272,26 @@ impl<B: Buffer> Shard<B> {
         later: &mut Burst<B>,
         sink: &mut impl Sink<B>,
     ) {
-        let lanes = self.batch.later[..later.len()].iter();
+        let nat = A::nat(&self.nat, &self.nat_v6);
+        let batch = A::batch(&mut self.batch, &mut self.batch_v6);
+        let lanes = batch.later[..later.len()].iter();
         let new = lanes.filter(|lane| *lane & BY_HAND == 0);
-        self.nat
-            .prefetch_new(new.map(|lane| self.batch.keys[usize::from(*lane) % BURST]));
+        nat.prefetch_new(new.map(|lane| batch.keys[usize::from(*lane) % BURST]));
         for (i, buffer) in later.drain(..).enumerate() {
-            let (lane, by_hand) = (self.batch.later[i], self.batch.later[i] & BY_HAND != 0);
+            let nat = A::nat(&self.nat, &self.nat_v6);
+            let batch = A::batch(&mut self.batch, &mut self.batch_v6);
+            let (lane, by_hand) = (batch.later[i], batch.later[i] & BY_HAND != 0);
             let lane = usize::from(lane) % BURST;
-            let (hash, key) = (self.batch.hashes[lane], self.batch.keys[lane]);
-            let known = by_hand || self.nat.find_block(NONE, hash, key).is_some();
+            let (hash, key) = (batch.hashes[lane], batch.keys[lane]);
+            let known = by_hand || nat.find_block(NONE, hash, key).is_some();
             let parsed = parse(buffer.bytes()).ok().filter(|_| !known);
             let Some(packet) = parsed else {
                 self.by_hand(policy, now, port, buffer, sink);
                 continue;
             };
-            let incoming = incoming(buffer, self.batch.slots[lane].ingress);
+            let incoming = incoming(buffer, batch.slots[lane].ingress);
             let realm = policy.realm_of(incoming.ingress);
-            let tuple = u32::tuple(incoming.buffer.bytes(), &packet);
+            let tuple = A::tuple(incoming.buffer.bytes(), &packet);
             let key = FlowKey::new(tuple, packet.protocol, realm);
             self.miss(policy, now, incoming, &packet, &key, sink);
         }
@@ -256,7 +299,7 @@ impl<B: Buffer> Shard<B> {
 
     /// First stage: the frames of `lanes`, with which `unread` begins.
     #[inline(always)]
-    fn read_headers(
+    fn read_headers<A: Ip>(
         &mut self,
         policy: &Policy,
         port: PortId,
@@ -264,7 +307,8 @@ impl<B: Buffer> Shard<B> {
         unread: &[B],
         lanes: Range<usize>,
     ) {
-        let batch = &mut *self.batch;
+        let nat = A::nat(&self.nat, &self.nat_v6);
+        let batch = A::batch(&mut self.batch, &mut self.batch_v6);
         let Some(keys) = batch.keys.get_mut(lanes.clone()) else {
             return;
         };
@@ -274,20 +318,20 @@ impl<B: Buffer> Shard<B> {
             if let Some(ahead) = unread.get(i + AHEAD) {
                 crate::arch::prefetch_index(ahead.bytes(), 0);
             }
-            if read(policy, port, untagged, buffer, key, slot).is_none() {
+            if read::<A, B>(policy, port, untagged, buffer, key, slot).is_none() {
                 slot.ttl = 0;
             }
         }
         let hashes = &mut batch.hashes[lanes];
-        self.nat.hasher.hash_blocks(keys, hashes);
+        A::hash_blocks(&nat.hasher, keys, hashes);
         for hash in hashes {
-            self.nat.table.prefetch(*hash);
+            nat.table.prefetch(*hash);
         }
     }
 
     /// Last stage.
     #[inline(always)]
-    fn express(
+    fn express<A: Ip>(
         &mut self,
         policy: &Policy,
         now: Now,
@@ -296,14 +340,17 @@ impl<B: Buffer> Shard<B> {
         sink: &mut impl Sink<B>,
     ) -> Express<B> {
         // The remainder changes nothing, and spares a bounds check for each array.
-        let (batch, lane) = (&*self.batch, lane % BURST);
+        let lane = lane % BURST;
+        let nat = A::nat(&self.nat, &self.nat_v6);
+        let batch = A::batch(&mut self.batch, &mut self.batch_v6);
         let (slot, key) = (batch.slots[lane], batch.keys[lane]);
         if slot.ttl <= 1 {
-            return Express::Unusual(buffer);
+            return match is_ipv6(buffer.bytes()) == (A::ETHERTYPE == ETHERTYPE_IPV6) {
+                true => Express::Unusual(buffer),
+                false => Express::Other(buffer),
+            };
         }
-        let found = self
-            .nat
-            .find_block(batch.candidates[lane], batch.hashes[lane], key);
+        let found = nat.find_block(batch.candidates[lane], batch.hashes[lane], key);
         let Some((entry, session)) = found else {
             return Express::New(buffer);
         };
@@ -326,7 +373,8 @@ impl<B: Buffer> Shard<B> {
             return Express::Unusual(buffer);
         }
         let (rule, port) = (session.rule, neighbour.port);
-        let is_tcp = (key >> 96) as u8 == TCP;
+        let (_, protocol, _) = of_port_word(A::source_of(key).1);
+        let is_tcp = protocol == TCP;
         rewrite::plain(buffer.bytes_mut(), slot.tagged, is_tcp, session, direction);
         let l3 = if slot.tagged { 18 } else { 14 };
         if !settled {
@@ -335,8 +383,8 @@ impl<B: Buffer> Shard<B> {
             } else {
                 Transport::Udp
             };
-            let numbers = || Numbers::read(buffer.bytes(), usize::from(l3) + PLAIN_HEADER);
-            self.nat.touch(
+            let numbers = || Numbers::read(buffer.bytes(), usize::from(l3) + A::HEADER);
+            A::nat_mut(&mut self.nat, &mut self.nat_v6).touch(
                 index,
                 direction,
                 transport,
@@ -345,7 +393,7 @@ impl<B: Buffer> Shard<B> {
                 numbers,
             );
         }
-        let framed = frame(&mut buffer, l3, slot.ip_length, neighbour, ETHERTYPE_IPV4);
+        let framed = frame(&mut buffer, l3, slot.ip_length, neighbour, A::ETHERTYPE);
         self.accounts.packet(rule, slot.ip_length);
         if framed {
             sink.transmit(port, buffer);

@@ -106,8 +106,9 @@ pub struct Shard<B> {
     pub(super) identification: Identification,
     pub(super) unsolicited: Unsolicited<B>,
     pub(super) loops: VecDeque<Incoming<B>>,
-    /// What the stages of a batch leave for each other.
-    pub(super) batch: Box<Batch>,
+    /// What the stages of a batch leave for each other, by family.
+    pub(super) batch: Box<Batch<u32>>,
+    pub(super) batch_v6: Box<Batch<u128>>,
 }
 
 impl<B: Buffer> Shard<B> {
@@ -147,6 +148,7 @@ impl<B: Buffer> Shard<B> {
             unsolicited: Unsolicited::new(),
             loops: VecDeque::with_capacity(LOOP_CAPACITY),
             batch: Box::new(Batch::new()),
+            batch_v6: Box::new(Batch::new()),
         })
     }
 

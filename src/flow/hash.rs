@@ -5,7 +5,7 @@
 //! has AESENC (about one cycle per key in a batch); elsewhere two folded 64×64-bit multiplications do. The choice is
 //! made once per [`Hasher`]; the two give different values, so hashes must not leave the process.
 
-use super::key::{Address, FlowKey, Tuple, key_block};
+use super::key::{Address, FlowKey};
 use crate::arch::{Aes, RoundKeys};
 
 /// A keyed hash value. The bucket table reads the bucket from the low half, the tag from the top 16 bits.
@@ -48,23 +48,15 @@ impl Hasher {
         A::hash_key(self, key)
     }
 
-    /// The hash of an IPv4 key.
+    /// The hash of a key's block.
     #[inline]
-    pub fn hash4(&self, key: &FlowKey<u32>) -> Hash {
-        let tuple = &key.tuple;
-        let block = key_block(
-            tuple.addresses(),
-            tuple.ports(),
-            key.protocol,
-            key.realm_id(),
-        );
-        self.digest([block])
+    pub(super) fn hash_block<const N: usize>(&self, block: [u128; N]) -> Hash {
+        self.digest(block)
     }
 
-    /// The hashes of the IPv4 keys in `blocks` ([`key_block`]), one for one: what [`Hasher::hash4`] says of each. A batch
-    /// costs one call, and the processor works on several keys at a time.
+    /// The hashes of blocks, one for one.
     #[inline]
-    pub fn hash_blocks(&self, blocks: &[u128], hashes: &mut [Hash]) {
+    pub(super) fn hash_blocks<const N: usize>(&self, blocks: &[[u128; N]], hashes: &mut [Hash]) {
         match self.aes {
             Some(aes) => {
                 let digests = blocks.iter().zip(hashes.iter_mut().map(|hash| &mut hash.0));
@@ -72,21 +64,10 @@ impl Hasher {
             }
             None => {
                 for (hash, block) in hashes.iter_mut().zip(blocks) {
-                    hash.0 = folded_digest(&self.keys, [*block]);
+                    hash.0 = folded_digest(&self.keys, *block);
                 }
             }
         }
-    }
-
-    /// The hash of an IPv6 key.
-    #[inline]
-    pub fn hash6(&self, key: &FlowKey<u128>) -> Hash {
-        let Tuple {
-            source,
-            destination,
-            ..
-        } = key.tuple;
-        self.digest([source, destination, block(key.port_word(), 0)])
     }
 
     /// The hash of any other key, given as words. Sequences of different length hash differently even if one
@@ -168,6 +149,7 @@ fn round_keys(secret: [u64; 2]) -> RoundKeys {
 mod tests {
     use super::*;
     use crate::base::RealmId;
+    use crate::flow::key::Tuple;
 
     const SECRET: [u64; 2] = [0x0123_4567_89ab_cdef, 0xfeed_face_cafe_beef];
 

@@ -12,21 +12,98 @@ use std::fmt::Debug;
 pub trait Address:
     Copy + Eq + Ord + std::hash::Hash + Debug + Default + Send + Sync + 'static
 {
+    /// Two addresses as the packet path moves them about.
+    type Pair: Copy + Debug + Default + PartialEq;
+    /// A flow key as the packet path hashes and compares it.
+    type Block: Copy + Eq + Debug + Default + Send;
+
+    /// Source and destination as a pair.
+    fn pair(source: Self, destination: Self) -> Self::Pair;
+    /// The pair of a packet that goes back where this one came from.
+    fn swapped(pair: Self::Pair) -> Self::Pair;
+    /// A key's block; `rest` is its ports, protocol and realm ([`port_word`]).
+    fn block(pair: Self::Pair, rest: u64) -> Self::Block;
+    /// The source address and the rest of a block.
+    fn source_of(block: Self::Block) -> (Self, u64);
+
     /// The keyed hash of a key of this family; callers say [`Hasher::hash`].
     fn hash_key(hasher: &Hasher, key: &FlowKey<Self>) -> Hash;
+    /// The hashes of keys' blocks, one for one: what [`Address::hash_key`] says of each. A batch costs one call, and the
+    /// processor works on several keys at a time.
+    fn hash_blocks(hasher: &Hasher, blocks: &[Self::Block], hashes: &mut [Hash]);
 }
 
 impl Address for u32 {
+    /// One number, the source in the low half.
+    type Pair = u64;
+    /// One number: the addresses in the low half.
+    type Block = [u128; 1];
+
+    #[inline(always)]
+    fn pair(source: u32, destination: u32) -> u64 {
+        u64::from(source) | u64::from(destination) << 32
+    }
+
+    #[inline(always)]
+    fn swapped(pair: u64) -> u64 {
+        pair.rotate_left(32)
+    }
+
+    #[inline(always)]
+    fn block(pair: u64, rest: u64) -> [u128; 1] {
+        [u128::from(pair) | u128::from(rest) << 64]
+    }
+
+    #[inline(always)]
+    fn source_of([block]: [u128; 1]) -> (u32, u64) {
+        (block as u32, (block >> 64) as u64)
+    }
+
     #[inline(always)]
     fn hash_key(hasher: &Hasher, key: &FlowKey<u32>) -> Hash {
-        hasher.hash4(key)
+        hasher.hash_block(key.block())
+    }
+
+    #[inline(always)]
+    fn hash_blocks(hasher: &Hasher, blocks: &[[u128; 1]], hashes: &mut [Hash]) {
+        hasher.hash_blocks(blocks, hashes);
     }
 }
 
 impl Address for u128 {
+    /// Source, destination.
+    type Pair = [u128; 2];
+    /// Source, destination, rest.
+    type Block = [u128; 3];
+
+    #[inline(always)]
+    fn pair(source: u128, destination: u128) -> [u128; 2] {
+        [source, destination]
+    }
+
+    #[inline(always)]
+    fn swapped([source, destination]: [u128; 2]) -> [u128; 2] {
+        [destination, source]
+    }
+
+    #[inline(always)]
+    fn block([source, destination]: [u128; 2], rest: u64) -> [u128; 3] {
+        [source, destination, u128::from(rest)]
+    }
+
+    #[inline(always)]
+    fn source_of([source, _, rest]: [u128; 3]) -> (u128, u64) {
+        (source, rest as u64)
+    }
+
     #[inline(always)]
     fn hash_key(hasher: &Hasher, key: &FlowKey<u128>) -> Hash {
-        hasher.hash6(key)
+        hasher.hash_block(key.block())
+    }
+
+    #[inline(always)]
+    fn hash_blocks(hasher: &Hasher, blocks: &[[u128; 3]], hashes: &mut [Hash]) {
+        hasher.hash_blocks(blocks, hashes);
     }
 }
 
@@ -80,11 +157,11 @@ const _: () = assert!(size_of::<Tuple<u32>>() == 12);
 const _: () = assert!(size_of::<FlowKey<u32>>() == 16);
 const _: () = assert!(size_of::<FlowKey<u128>>() == 64);
 
-impl Tuple<u32> {
-    /// Both addresses as one number, the source in the low half.
+impl<A: Address> Tuple<A> {
+    /// Both addresses.
     #[inline(always)]
-    pub fn addresses(&self) -> u64 {
-        u64::from(self.source) | u64::from(self.destination) << 32
+    pub fn addresses(&self) -> A::Pair {
+        A::pair(self.source, self.destination)
     }
 
     /// Both ports as one number, the source port in the low half.
@@ -94,11 +171,16 @@ impl Tuple<u32> {
     }
 }
 
-/// An IPv4 flow key as one number: what is hashed, and what the packet path compares.
+/// Ports, protocol and realm as one word: the part of a key that is the same size in both families.
 #[inline(always)]
-pub fn key_block(addresses: u64, ports: u32, protocol: u8, realm: RealmId) -> u128 {
-    let rest = u64::from(ports) | u64::from(protocol) << 32 | u64::from(realm.0) << 40;
-    u128::from(addresses) | u128::from(rest) << 64
+pub fn port_word(ports: u32, protocol: u8, realm: RealmId) -> u64 {
+    u64::from(ports) | u64::from(protocol) << 32 | u64::from(realm.0) << 40
+}
+
+/// What [`port_word`] was made of: source port, protocol, realm.
+#[inline(always)]
+pub fn of_port_word(word: u64) -> (u16, u8, RealmId) {
+    (word as u16, (word >> 32) as u8, RealmId((word >> 40) as u8))
 }
 
 impl<A: Address> FlowKey<A> {
@@ -129,13 +211,11 @@ impl<A: Address> FlowKey<A> {
         }
     }
 
-    /// Ports, protocol and realm as one word: the part that is the same size in both families.
+    /// What is hashed.
     #[inline(always)]
-    pub(super) fn port_word(&self) -> u64 {
-        u64::from(self.tuple.source_port)
-            | u64::from(self.tuple.destination_port) << 16
-            | u64::from(self.protocol) << 32
-            | u64::from(self.realm) << 40
+    fn block(&self) -> A::Block {
+        let rest = port_word(self.tuple.ports(), self.protocol, self.realm_id());
+        A::block(self.tuple.addresses(), rest)
     }
 }
 

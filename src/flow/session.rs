@@ -13,8 +13,9 @@
 //! `before` reversed. Source NAT, port forwards, static NAT and plain forwarding differ only in which fields of the two
 //! tuples are equal. Both tuples are entries of the same flow table, so one lookup serves both directions.
 
+use crate::arch::CACHE_LINE;
 use crate::base::{InterfaceId, RealmId, RuleId, Stamp, Tick};
-use crate::flow::key::{Address, FlowKey, Tuple, key_block};
+use crate::flow::key::{Address, FlowKey, Tuple, port_word};
 use crate::flow::slab::SlabEntry;
 
 /// Which way a packet travels through its session.
@@ -218,7 +219,8 @@ impl Default for MappingLink {
 #[repr(transparent)]
 pub struct MappingKind(pub u8);
 
-/// One flow. 64 bytes for IPv4: one cache line.
+/// One flow. 64 bytes for IPv4, one cache line; 192 for IPv6, in whose third line is only what the path of known flows does
+/// not ask for.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(64))]
 pub struct Session<A> {
@@ -228,10 +230,6 @@ pub struct Session<A> {
     pub after: Tuple<A>,
     /// Tick of the last packet that counts as activity; on a free slot the next free index.
     pub last_seen: u32,
-    /// Its place among the sessions of its mapping.
-    pub link: MappingLink,
-    /// Index of the subscriber it is charged to, or [`NONE`].
-    pub subscriber: u32,
     /// Where each direction's packets leave.
     pub egress: [Egress; 2],
     /// Policy under which it was last validated.
@@ -256,11 +254,19 @@ pub struct Session<A> {
     pub state: State,
     /// `FLAG_…` bits.
     pub flags: u8,
+    /// Its place among the sessions of its mapping.
+    pub link: MappingLink,
+    /// Index of the subscriber it is charged to, or [`NONE`].
+    pub subscriber: u32,
 }
 
 const _: () = assert!(
     size_of::<Session<u32>>() == 64,
     "an IPv4 session is one cache line"
+);
+const _: () = assert!(
+    <Session<u128> as SlabEntry>::LINES == 2,
+    "the path of known flows needs two cache lines of an IPv6 session"
 );
 
 impl<A: Address> Session<A> {
@@ -334,34 +340,39 @@ impl<A: Address> Session<A> {
     }
 }
 
-impl Session<u32> {
-    /// [`Session::leaving`] as two numbers, addresses and ports, the source in the low half of each.
+impl<A: Address> Session<A> {
+    /// [`Session::leaving`] as addresses and ports, the source port in the low half.
     #[inline(always)]
-    pub fn leaving_words(&self, direction: Direction) -> (u64, u32) {
+    pub fn leaving_words(&self, direction: Direction) -> (A::Pair, u32) {
         match direction {
             Direction::Forward => (self.after.addresses(), self.after.ports()),
             Direction::Reverse => (
-                self.before.addresses().rotate_left(32),
+                A::swapped(self.before.addresses()),
                 self.before.ports().rotate_left(16),
             ),
         }
     }
 
-    /// [`Session::key`] as one number ([`key_block`]).
+    /// The block of [`Session::key`].
     #[inline(always)]
-    pub fn key_block(&self, direction: Direction) -> u128 {
+    pub fn key_block(&self, direction: Direction) -> A::Block {
         let (addresses, ports) = match direction {
             Direction::Forward => (self.before.addresses(), self.before.ports()),
             Direction::Reverse => (
-                self.after.addresses().rotate_left(32),
+                A::swapped(self.after.addresses()),
                 self.after.ports().rotate_left(16),
             ),
         };
-        key_block(addresses, ports, self.protocol, self.realm_of(direction))
+        A::block(
+            addresses,
+            port_word(ports, self.protocol, self.realm_of(direction)),
+        )
     }
 }
 
 impl<A: Address> SlabEntry for Session<A> {
+    const LINES: usize = std::mem::offset_of!(Session<A>, link).div_ceil(CACHE_LINE);
+
     fn is_live(&self) -> bool {
         self.state != State::Free
     }

@@ -4,13 +4,16 @@
 //! that were never used are handed out in order, after the list: a half-empty slab stays dense at the front, and
 //! a sweep ends at the [high-water mark](Slab::high_water). Last released is first reused: its line is warm.
 
-use crate::arch::{HugeVec, OutOfMemory, Pages, prefetch_index};
+use crate::arch::{HugeVec, OutOfMemory, Pages, prefetch_lines};
 
 /// No entry: the end of a list, an unset link.
 pub const NONE: u32 = u32::MAX;
 
 /// What a slab must know of its entries. `Default` is a free entry.
 pub trait SlabEntry: Copy + Default {
+    /// Cache lines that [`Slab::prefetch`] fetches: as many as are needed at first.
+    const LINES: usize = 1;
+
     /// True from [`Slab::allocate`] to [`Slab::release`]. False for `Self::default()`, whatever its link.
     fn is_live(&self) -> bool;
 
@@ -112,10 +115,10 @@ impl<T: SlabEntry> Slab<T> {
         self.get(index).is_some_and(T::is_live)
     }
 
-    /// Fetches the first cache line of an entry ahead of its use; harmless for any index.
+    /// Fetches the first cache lines of an entry ahead of its use; harmless for any index.
     #[inline(always)]
     pub fn prefetch(&self, index: u32) {
-        prefetch_index(&self.entries, index as usize);
+        prefetch_lines(&self.entries, index as usize, T::LINES);
     }
 
     /// Fetches the line of the entry that the `n`-th next [`Slab::allocate`] takes, if it was never used before: a line

@@ -17,11 +17,12 @@ use crate::nat::policy::{NatPolicy, Translation};
 use crate::nat::rewrite;
 use crate::nat::state::Nat;
 use crate::wire::checksum::Delta;
+use crate::wire::plain::{Ends, LEAST_V4, LEAST_V6};
 use crate::wire::{ICMP, ICMPV6, ipv6};
 
 /// An address family: `u32` for IPv4, `u128` for IPv6.
 pub trait Family:
-    Address
+    Address<Pair: Ends>
     + lpm::Address
     + Value
     + Into<u128>
@@ -29,6 +30,8 @@ pub trait Family:
     + BitOr<Output = Self>
     + Not<Output = Self>
 {
+    /// Bytes of its IP header without options.
+    const HEADER: usize;
     /// Protocol number of its ICMP.
     const ICMP: u8;
     /// Its echo request.
@@ -55,11 +58,21 @@ pub trait Family:
     /// Writes source and destination into the IP header at `l3`, repairs its checksum by `delta` where it has one, and
     /// returns what that does to a sum over the checksum.
     fn write_ends(frame: &mut [u8], l3: usize, source: Self, to: Self, delta: Delta) -> Delta;
+    /// Writes addresses and ports (the source port in the low half) into the plain packet at `l3`, takes one hop off, and
+    /// repairs the header's checksum, where it has one, by that and by `delta`.
+    fn write_plain(
+        head: &mut <Self::Pair as Ends>::Head,
+        l3: usize,
+        ends: Self::Pair,
+        ports: u32,
+        delta: Delta,
+    );
     /// Takes one hop off the IP header at `l3`. The caller has seen to more than one.
     fn lower_hops(frame: &mut [u8], l3: usize);
 }
 
 impl Family for u32 {
+    const HEADER: usize = 20;
     const ICMP: u8 = ICMP;
     const ECHO: IcmpKind = IcmpKind { kind: 8, code: 0 };
 
@@ -111,6 +124,11 @@ impl Family for u32 {
         rewrite::write_ends_v4(frame, l3, source, to, delta)
     }
 
+    #[inline(always)]
+    fn write_plain(head: &mut [u8; LEAST_V4], l3: usize, ends: u64, ports: u32, delta: Delta) {
+        rewrite::write_plain_v4(head, l3, ends, ports, delta);
+    }
+
     #[inline]
     fn lower_hops(frame: &mut [u8], l3: usize) {
         rewrite::decrement_ttl(frame, l3);
@@ -118,6 +136,7 @@ impl Family for u32 {
 }
 
 impl Family for u128 {
+    const HEADER: usize = ipv6::HEADER;
     const ICMP: u8 = ICMPV6;
     const ECHO: IcmpKind = IcmpKind { kind: 128, code: 0 };
 
@@ -170,6 +189,11 @@ impl Family for u128 {
         ipv6::set_source(frame, l3, source);
         ipv6::set_destination(frame, l3, to);
         Delta::NONE
+    }
+
+    #[inline(always)]
+    fn write_plain(head: &mut [u8; LEAST_V6], l3: usize, ends: [u128; 2], ports: u32, _: Delta) {
+        rewrite::write_plain_v6(head, l3, ends, ports);
     }
 
     #[inline]

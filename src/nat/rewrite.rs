@@ -8,12 +8,13 @@ use crate::flow::session::{Direction, Session};
 use crate::nat::family::Family;
 use crate::wire::checksum::Delta;
 use crate::wire::parse::{Parsed, Transport};
-use crate::wire::plain::LEAST_FRAME;
+use crate::wire::plain::{Ends, LEAST_V4, LEAST_V6};
 use crate::wire::{read_u16, write_u16, write_u32};
 
 const SOURCE: usize = 12;
 const DESTINATION: usize = 16;
 const TTL: usize = 8;
+const HOP_LIMIT: usize = 7;
 const IP_CHECKSUM: usize = 10;
 const TCP_CHECKSUM: usize = 16;
 const UDP_CHECKSUM: usize = 6;
@@ -64,11 +65,11 @@ pub fn forward<A: Family>(
 /// [`forward`] for a [plain](crate::wire::plain) packet, with or without a VLAN tag in front: the same, with each header
 /// word touched once.
 #[inline(always)]
-pub fn plain(
+pub fn plain<A: Family>(
     frame: &mut [u8],
     tagged: bool,
     is_tcp: bool,
-    session: &Session<u32>,
+    session: &Session<A>,
     direction: Direction,
 ) {
     // The inverse of a difference is its complement: all bits flip for the way back.
@@ -77,23 +78,50 @@ pub fn plain(
     let transport = Delta::from_raw(session.transport_delta ^ flip);
     let (to_addresses, to_ports) = session.leaving_words(direction);
     let l3 = if tagged { 18 } else { 14 };
-    if is_tcp && let Some(segment) = frame.get_mut(l3 + 20..) {
+    let l4 = l3 + A::HEADER;
+    if is_tcp && let Some(segment) = frame.get_mut(l4..) {
         apply(segment, TCP_CHECKSUM, transport);
     }
-    let Some(head) = frame.first_chunk_mut::<{ LEAST_FRAME }>() else {
+    let Some(head) = A::Pair::head_mut(frame) else {
         return;
     };
     if !is_tcp {
-        let field = &mut head[l3 + 20 + UDP_CHECKSUM..][..2];
+        let field = &mut head.as_mut()[l4 + UDP_CHECKSUM..][..2];
         let checksum = u16::from_be_bytes([field[0], field[1]]);
         field.copy_from_slice(&transport.apply_udp(checksum).to_be_bytes());
     }
+    A::write_plain(head, l3, to_addresses, to_ports, addresses);
+}
+
+/// [`Family::write_plain`] of IPv4.
+#[inline(always)]
+pub(super) fn write_plain_v4(
+    head: &mut [u8; LEAST_V4],
+    l3: usize,
+    ends: u64,
+    ports: u32,
+    delta: Delta,
+) {
     head[l3 + TTL] = head[l3 + TTL].wrapping_sub(1);
     let field = &mut head[l3 + IP_CHECKSUM..][..2];
     let checksum = u16::from_be_bytes([field[0], field[1]]);
-    field.copy_from_slice(&addresses.and_hop().apply(checksum).to_be_bytes());
-    head[l3 + SOURCE..][..8].copy_from_slice(&to_addresses.rotate_left(32).to_be_bytes());
-    head[l3 + 20..][..4].copy_from_slice(&to_ports.rotate_left(16).to_be_bytes());
+    field.copy_from_slice(&delta.and_hop().apply(checksum).to_be_bytes());
+    head[l3 + SOURCE..][..8].copy_from_slice(&ends.rotate_left(32).to_be_bytes());
+    head[l3 + 20..][..4].copy_from_slice(&ports.rotate_left(16).to_be_bytes());
+}
+
+/// [`Family::write_plain`] of IPv6: there is no header checksum.
+#[inline(always)]
+pub(super) fn write_plain_v6(
+    head: &mut [u8; LEAST_V6],
+    l3: usize,
+    [source, to]: [u128; 2],
+    ports: u32,
+) {
+    head[l3 + HOP_LIMIT] = head[l3 + HOP_LIMIT].wrapping_sub(1);
+    head[l3 + 8..][..16].copy_from_slice(&source.to_be_bytes());
+    head[l3 + 24..][..16].copy_from_slice(&to.to_be_bytes());
+    head[l3 + 40..][..4].copy_from_slice(&ports.rotate_left(16).to_be_bytes());
 }
 
 /// Writes a tuple into a packet and repairs the checksums by the given deltas.

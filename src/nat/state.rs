@@ -4,7 +4,7 @@ use crate::arch::OutOfMemory;
 use crate::base::time::Now;
 use crate::base::{RealmId, Stamp, Tick, WorkerId};
 use crate::flow::hash::{Hash, Hasher};
-use crate::flow::key::{Address, FlowKey};
+use crate::flow::key::{Address, FlowKey, of_port_word};
 use crate::flow::session::{
     Direction, FLAG_HELPED, FLAG_INBOUND, FLAG_MAPPED, FlowEntry, MappingLink, NONE, Session,
     SessionIndex, State,
@@ -461,22 +461,22 @@ pub fn wide<A: Family>(remote: Remote<A>) -> Remote<u128> {
     }
 }
 
-impl Nat<u32> {
-    /// [`Nat::find`] for the packet path: the key as one number, and a guess (`candidate`, or [`NONE`]) at the answer.
+impl<A: Family> Nat<A> {
+    /// [`Nat::find`] for the packet path: the key's block, and a guess (`candidate`, or [`NONE`]) at the answer.
     #[inline(always)]
     pub fn find_block(
         &self,
         candidate: u32,
         hash: Hash,
-        key: u128,
-    ) -> Option<(FlowEntry, &Session<u32>)> {
+        key: A::Block,
+    ) -> Option<(FlowEntry, &Session<A>)> {
         let guessed = self.fits(candidate, key);
         guessed.or_else(|| self.find_unguessed(hash, key))
     }
 
     /// The session that a flow-table value names, if `key` is its own.
     #[inline(always)]
-    fn fits(&self, value: u32, key: u128) -> Option<(FlowEntry, &Session<u32>)> {
+    fn fits(&self, value: u32, key: A::Block) -> Option<(FlowEntry, &Session<A>)> {
         let entry = FlowEntry(value);
         let session = self.sessions.get(entry.session().0)?;
         (session.key_block(entry.direction()) == key).then_some((entry, session))
@@ -484,7 +484,7 @@ impl Nat<u32> {
 
     /// [`Nat::find_block`] where the guess was wrong.
     #[inline(never)]
-    fn find_unguessed(&self, hash: Hash, key: u128) -> Option<(FlowEntry, &Session<u32>)> {
+    fn find_unguessed(&self, hash: Hash, key: A::Block) -> Option<(FlowEntry, &Session<A>)> {
         let value = self
             .table
             .find(hash, |value| self.fits(value, key).is_some())?;
@@ -493,15 +493,15 @@ impl Nat<u32> {
 
     /// Fetches what new flows with these keys need first: the mappings of their sources, the sources' subscribers, and
     /// the lines the sessions will lie in.
-    pub fn prefetch_new(&self, keys: impl Iterator<Item = u128> + Clone) {
+    pub fn prefetch_new(&self, keys: impl Iterator<Item = A::Block> + Clone) {
         for (i, key) in keys.clone().enumerate() {
-            let (address, protocol, realm) = (key as u32, (key >> 96) as u8, (key >> 104) as u8);
-            let realm = RealmId(realm);
+            let (address, rest) = A::source_of(key);
+            let (port, protocol, realm) = of_port_word(rest);
             self.subscribers.prefetch_index(address.into(), realm);
             if let Some(space) = PortSpace::from_protocol(protocol) {
                 self.mappings.prefetch_inside(InsideEndpoint {
                     address,
-                    port: (key >> 64) as u16,
+                    port,
                     space,
                     realm,
                 });
@@ -509,8 +509,9 @@ impl Nat<u32> {
             self.sessions.prefetch_fresh(i as u32);
         }
         for key in keys {
-            let realm = RealmId((key >> 104) as u8);
-            self.subscribers.prefetch_record((key as u32).into(), realm);
+            let (address, rest) = A::source_of(key);
+            let (_, _, realm) = of_port_word(rest);
+            self.subscribers.prefetch_record(address.into(), realm);
         }
     }
 }

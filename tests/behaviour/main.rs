@@ -12,6 +12,7 @@
 mod common;
 
 mod apart;
+mod batches;
 mod clamp;
 mod deterministic;
 mod drain;

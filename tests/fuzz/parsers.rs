@@ -2,6 +2,7 @@
 
 use natgate::base::{DropReason, Random};
 use natgate::nat::icmp::Complaint;
+use natgate::wire::ipv6;
 use natgate::wire::parse::{
     Network, Parsed, Quoted, Transport, parse, parse_quoted, parse_quoted_v6,
 };
@@ -96,25 +97,39 @@ fn check_parsed(frame: &[u8], p: &Parsed) {
 
 /// The short way for plain packets takes exactly the plain ones, and reads what the long way reads.
 fn check_plain(frame: &[u8], parsed: &Result<Parsed, DropReason>) {
-    let plain = parsed.as_ref().ok().filter(|p| {
-        p.network == Network::Ipv4
-            && p.l4 == p.l3 + 20
-            && (p.l3 == 14 || p.vlan.is_some())
-            && !p.fragment.is_fragment()
-            && matches!(p.transport, Transport::Tcp | Transport::Udp)
-            && frame.len() >= 46
+    let plain = |network: Network, header: u16| {
+        parsed.as_ref().ok().filter(|p| {
+            p.network == network
+                && p.l4 == p.l3 + header
+                && (p.l3 == 14 || p.vlan.is_some())
+                && !p.fragment.is_fragment()
+                && matches!(p.transport, Transport::Tcp | Transport::Udp)
+                && frame.len() >= 18 + usize::from(header) + 8
+        })
+    };
+    let v4 = plain(Network::Ipv4, 20).map(|p| {
+        let addresses = u64::from(p.source) | u64::from(p.destination) << 32;
+        as_plain(p, addresses)
     });
-    let expected = plain.map(|p| Plain {
+    assert_eq!(Plain::<u64>::read(frame), v4, "the two ways disagree");
+    let v6 = plain(Network::Ipv6, 40).map(|p| {
+        let l3 = usize::from(p.l3);
+        as_plain(p, [ipv6::source(frame, l3), ipv6::destination(frame, l3)])
+    });
+    assert_eq!(Plain::<[u128; 2]>::read(frame), v6, "the two ways disagree");
+}
+
+fn as_plain<E>(p: &Parsed, addresses: E) -> Plain<E> {
+    Plain {
         l3: p.l3,
         vlan: p.vlan,
-        addresses: u64::from(p.source) | u64::from(p.destination) << 32,
+        addresses,
         ports: u32::from(p.source_port) | u32::from(p.destination_port) << 16,
         ip_length: p.ip_length,
         protocol: p.protocol,
         ttl: p.ttl,
         tcp_flags: p.tcp_flags,
-    });
-    assert_eq!(Plain::read(frame), expected, "the two ways disagree");
+    }
 }
 
 fn parse_frame(frame: &[u8]) -> u64 {
