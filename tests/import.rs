@@ -17,6 +17,8 @@ mod forward;
 mod ip6tables;
 #[path = "import/iptables.rs"]
 mod iptables;
+#[path = "import/kube.rs"]
+mod kube;
 
 use std::path::{Path, PathBuf};
 

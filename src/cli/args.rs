@@ -176,6 +176,9 @@ pub struct ImportArgs {
     /// The agent's option: ports to translate to.
     #[arg(long, value_name = "PORTS")]
     pub to_ports: Option<String>,
+    /// Write kube-proxy's service chains of iptables-save as services.
+    #[arg(long)]
+    pub expand_kube: bool,
     /// The host that port mappings of a Windows node lead to.
     #[arg(long, value_name = "IP")]
     pub target: Option<std::net::Ipv4Addr>,

@@ -22,6 +22,7 @@ pub(super) fn import(args: &ImportArgs) -> Result<(), Failure> {
         all_reserved: args.nomasq_all_reserved_ranges,
         keep_ports: !args.random_fully,
         to_ports: args.to_ports.clone(),
+        expand_kube: args.expand_kube,
         target: args.target,
         base: base(args.base.as_deref())?,
     };

@@ -14,7 +14,7 @@ pub mod report;
 mod windows;
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use crate::config::Validated;
@@ -89,6 +89,8 @@ pub struct Options {
     pub keep_ports: bool,
     /// The agent's `--to-ports`.
     pub to_ports: Option<String>,
+    /// Write kube-proxy's service chains as services.
+    pub expand_kube: bool,
     /// Where port forwards lead that name no host.
     pub target: Option<Ipv4Addr>,
     /// The configuration the result is to be added to, as far as it is known.
@@ -254,4 +256,16 @@ pub fn import(format: Format, inputs: &[Input], options: &Options) -> Result<Imp
         ),
     };
     Ok(Import { toml, report })
+}
+
+/// An address a host can have.
+fn host(text: &str) -> Option<IpAddr> {
+    let address: IpAddr = text.parse().ok()?;
+    let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
+    let strange = address.is_unspecified()
+        || address.is_multicast()
+        || address.is_loopback()
+        || broadcast
+        || matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+    (!strange).then_some(address)
 }

@@ -188,6 +188,7 @@ fn read_imports(format: Format, text: &str) -> u64 {
         enable_ipv6: text.len().is_multiple_of(2),
         target: Some([10, 0, 0, 5].into()),
         map: vec![("eth0".to_owned(), "wan0".to_owned())],
+        expand_kube: true,
         ..Options::default()
     };
     let done = import(format, &[input], &options).unwrap();
@@ -307,6 +308,7 @@ fn import_iptables() {
         "cluster-gateway.rules",
         "vpn-gateway.rules",
         "closed-lan.rules",
+        "kube.rules",
     ];
     let mut corpus = imported(&names);
     corpus.push(

@@ -3,7 +3,8 @@
 use ipnet::IpNet;
 
 use super::super::emit::Table;
-use super::translation::{At, Refusal, host};
+use super::super::host;
+use super::translation::{At, Refusal};
 use super::words::Words;
 
 /// Which flows are translated.

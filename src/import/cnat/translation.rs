@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::super::emit::Table;
+use super::super::host;
 use super::super::report::Level;
 use super::words::Words;
 use crate::config::nearest;
@@ -53,18 +54,6 @@ pub(super) struct Translation {
     pub paths: Vec<Path>,
     /// More to say about it.
     pub remarks: Vec<(Level, &'static str, String)>,
-}
-
-/// An address a host can have.
-pub(super) fn host(text: &str) -> Option<IpAddr> {
-    let address: IpAddr = text.parse().ok()?;
-    let broadcast = matches!(address, IpAddr::V4(v4) if v4.is_broadcast());
-    let strange = address.is_unspecified()
-        || address.is_multicast()
-        || address.is_loopback()
-        || broadcast
-        || matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
-    (!strange).then_some(address)
 }
 
 fn syntax(text: impl Into<String>) -> Refusal {

@@ -9,6 +9,7 @@ mod conditions;
 mod destination;
 mod filter;
 mod flatten;
+mod kube;
 mod lots;
 mod matches;
 mod options;
@@ -98,6 +99,8 @@ struct Importer<'a> {
     filter: Option<filter::Written>,
     /// Interfaces that are used, as they are called here.
     interfaces: BTreeSet<String>,
+    /// Chains of another program that became services.
+    expanded: HashSet<String>,
 }
 
 /// Imports files; `v6`: of ip6tables.
@@ -124,6 +127,7 @@ pub(super) fn import(
             forwards: destination::Forwards::default(),
             filter: None,
             interfaces: BTreeSet::new(),
+            expanded: HashSet::new(),
         };
         importer.all(&save, v6);
         tables.append(&mut importer.tables);
@@ -210,7 +214,9 @@ impl Importer<'_> {
     }
 
     fn nat(&mut self, table: &save::Table, v6: bool) {
+        self.expanded = self.expand_kube(table, v6);
         let chains = self.read_chains(table, v6, Place::Nat);
+        self.expanded.clear();
         for chain in &table.chains {
             if chain
                 .policy
@@ -344,10 +350,21 @@ impl Importer<'_> {
     ) -> HashMap<String, Vec<Rule>> {
         let generated = |name: &str| GENERATED.iter().any(|start| name.starts_with(start));
         let mut chains = read_rules(table, v6, place, |name| !generated(name));
-        for chain in table.chains.iter().filter(|chain| generated(&chain.name)) {
+        let left =
+            |chain: &&save::Chain| generated(&chain.name) && !self.expanded.contains(&chain.name);
+        let left: Vec<&save::Chain> = table.chains.iter().filter(left).collect();
+        for chain in left {
             for rule in &chain.rules {
                 let text = format!("the chain {} is written by another program", chain.name);
                 self.reject(rule.line, "E-GENERATED", text);
+            }
+        }
+        for list in chains.values_mut() {
+            let leads = |rule: &Rule| self.expanded.contains(&rule.target.name);
+            let lines: Vec<usize> = list.iter().filter(|r| leads(r)).map(|r| r.line).collect();
+            list.retain(|rule| !leads(rule));
+            for line in lines {
+                self.ok(line, "leads to what became services");
             }
         }
         for rule in chains.values_mut().flatten() {
