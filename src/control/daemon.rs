@@ -14,7 +14,7 @@ use super::live::pulse::Pulse;
 use super::live::records::Records;
 use super::live::refusals::Refusals;
 use super::live::running::Running;
-use super::live::{Live, unix_seconds};
+use super::live::{Live, unconfirmed, unix_seconds};
 use super::runtime::{Devices, ThreadHook, WorkerDevices, entropy};
 use crate::base::{Random, WorkerId};
 use crate::config::Loaded;
@@ -155,6 +155,10 @@ pub fn start<B: Buffer>(
         threads.push(thread);
     }
     let exemptions = Watches::of(&loaded, &Watches::default(), plant.clock.nanos());
+    let mut running = Running::new(loaded, file, generation);
+    if let Some(hash) = unconfirmed::hash_of_files(&running.loaded) {
+        running.boot_hash = hash;
+    }
     let live = Arc::new(Live {
         exemptions: Mutex::new(exemptions),
         workers: handles,
@@ -162,7 +166,7 @@ pub fn start<B: Buffer>(
         published: plant.published,
         clock: plant.clock,
         start_unix_seconds: unix_seconds(),
-        running: Mutex::new(Running::new(loaded, file, generation)),
+        running: Mutex::new(running),
         changing: Mutex::new(()),
         baseline: Mutex::new(Baseline::default()),
         pulse: Mutex::new(Pulse::default()),

@@ -128,6 +128,7 @@ pub fn check(path: &Path) -> Result<Checked, Failure> {
 /// When it cannot start: the configuration is wrong, a device is missing, the socket is taken.
 pub fn run(path: &Path) -> Result<(), Failure> {
     let loaded = load(path).map_err(|report| refused(FailureKind::Failed, path, &report))?;
+    let loaded = super::live::unconfirmed::recall(loaded);
     #[cfg(feature = "dpdk")]
     {
         super::service::run(path, loaded, |config, seed| {

@@ -8,7 +8,7 @@
 //! The policy that was replaced is kept until no worker holds it any more and is dropped here, never on a packet thread.
 
 use super::running::{Pending, hash};
-use super::{Live, change, exemptions, lock};
+use super::{Live, change, exemptions, lock, unconfirmed};
 use crate::base::PortId;
 use crate::config::compile::{PortFacts, compile};
 use crate::config::exemptions::Entry;
@@ -142,6 +142,12 @@ impl Live {
             running.loaded = Arc::new(loaded);
             running.file = candidate.file;
             let confirm_seconds = terms.confirm_seconds.filter(|_| !changes.is_empty());
+            let system = &running.loaded.validated.system;
+            match confirm_seconds {
+                _ if !candidate.from_boot_file => {}
+                Some(_) => unconfirmed::note(system, &running.hash, &past),
+                None => unconfirmed::forget(system),
+            }
             if !changes.is_empty() {
                 running.record(generation, what, changes.join("; "));
                 running.remember(past.clone());

@@ -2,7 +2,7 @@
 
 use super::apply::Candidate;
 use super::running::{Past, Running};
-use super::{Live, lock};
+use super::{Live, lock, unconfirmed};
 use crate::config::edit::{Documents, Edit, EditError, client_origin};
 use crate::config::{self, Loaded, difference};
 use crate::control::api::{
@@ -145,6 +145,7 @@ impl Live {
                 "no change waits to be confirmed",
             ));
         }
+        unconfirmed::forget(&running.loaded.validated.system);
         tracing::info!("the last change is confirmed");
         Ok(Reloaded {
             generation: self.published.load().generation.0,

@@ -215,16 +215,17 @@ impl Busy {
     }
 }
 
-/// Replaces the file.
+/// Replaces a file of the state directory.
 ///
 /// # Errors
 /// When the directory cannot be made or the file not be written.
-fn write(file: &Path, saved: &Saved) -> std::io::Result<()> {
+pub(super) fn replace(file: &Path, text: &str) -> std::io::Result<()> {
     let directory = file.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(directory)?;
-    let next = file.with_extension("hold.new");
+    let mut next = file.as_os_str().to_owned();
+    next.push(".new");
     let mut out = std::fs::File::create(&next)?;
-    out.write_all(saved.text().as_bytes())?;
+    out.write_all(text.as_bytes())?;
     // Else a machine that stops may keep the name and lose the content.
     out.sync_all()?;
     std::fs::rename(next, file)
@@ -295,7 +296,7 @@ impl Live {
             return;
         };
         let saved = Saved::of(&self.published.load(), unix_seconds());
-        if let Err(error) = write(&file, &saved) {
+        if let Err(error) = replace(&file, &saved.text()) {
             let file = file.display();
             tracing::error!(%file, %error, "busy ports are not written down");
         }
@@ -386,7 +387,7 @@ mod tests {
         let file = directory.path().join("state/natgate.hold");
         assert_eq!(read(&file), Ok(None));
         for seconds in [1, 2] {
-            write(&file, &saved(seconds)).unwrap();
+            replace(&file, &saved(seconds).text()).unwrap();
             assert_eq!(read(&file), Ok(Some(saved(seconds))));
         }
         assert_eq!(

@@ -28,6 +28,7 @@ pub mod running;
 mod save;
 pub mod services;
 pub mod tables;
+pub mod unconfirmed;
 
 use super::api::{
     self, Cleared, Counters, DiffRequest, Difference, Drops, EditRequest, Endpoint, Explanation,
