@@ -28,6 +28,7 @@ fn the_examples_are_correct() {
         "cgnat.toml",
         "example-a.toml",
         "example-b.toml",
+        "example-c.toml",
     ] {
         let loaded = correct(name, &shipped(name));
         assert!(loaded.warnings.is_empty(), "{name}: {:?}", loaded.warnings);

@@ -28,6 +28,8 @@ pub struct Setup {
     pub wan_mtu: u16,
     /// A second uplink `wan1` (192.0.2.1/24) to `out` (192.0.2.9).
     pub second_uplink: bool,
+    /// TOML of natgate's whole network, instead of the lab's base configuration and all of the above.
+    pub whole: Option<&'static str>,
 }
 
 impl Setup {
@@ -49,6 +51,7 @@ impl Setup {
         kernel_extra: &[],
         wan_mtu: 1500,
         second_uplink: false,
+        whole: None,
     };
 
     /// The commonest gateway: all IPv4 that leaves through `wan0` gets that interface's address.

@@ -38,6 +38,7 @@ mod servers;
 
 mod at_bonds;
 mod at_cluster;
+mod at_examples;
 mod at_exempt;
 mod at_filter;
 mod at_forward;

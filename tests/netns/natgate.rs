@@ -190,6 +190,9 @@ impl Gateway for Natgate {
 
 /// The lab's network followed by the test's own part.
 fn network(setup: &Setup) -> String {
+    if let Some(whole) = setup.whole {
+        return whole.to_string();
+    }
     let ports = setup.ports.replace("MTU", &setup.wan_mtu.to_string());
     let second = if setup.second_uplink {
         SECOND_UPLINK
