@@ -209,7 +209,6 @@ fn read_imports(format: Format, text: &str) -> u64 {
             "is the address of interface",
             "is the gateway's own address",
             "holds the gateway's own address",
-            "services for IPv6 are not supported by this version of natgate",
             "address of the connected subnet",
         ];
         let strange = |e: &&config::Diagnostic| {

@@ -104,11 +104,7 @@ origin = \"import:cnat-current.vpp:14\"
         assert!(done.toml.contains(service), "{service}\n{}", done.toml);
     }
     // With the interfaces there are, the check has nothing against it.
-    let mut loadable = input("cnat-current.vpp");
-    loadable.text = loadable
-        .text
-        .replace("cnat translation add proto TCP vip fd00", "comment ");
-    run(Format::Cnat, &[loadable], &mapped());
+    run(Format::Cnat, &[input("cnat-current.vpp")], &mapped());
 }
 
 #[test]

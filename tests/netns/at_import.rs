@@ -24,6 +24,11 @@ fn imported(format: Format, text: &str, options: &Options) -> &'static str {
 
 /// Runs a test through the kernel with `original` loaded, and through natgate with `natgate` configured.
 fn beside_the_original(original: &str, setup: Setup, test: impl Fn(&Lab)) {
+    beside("iptables-restore", original, setup, test);
+}
+
+/// The same with the program that loads the original.
+fn beside(restore: &str, original: &str, setup: Setup, test: impl Fn(&Lab)) {
     let setup = Setup {
         kernel: Some(""),
         ..setup
@@ -32,8 +37,7 @@ fn beside_the_original(original: &str, setup: Setup, test: impl Fn(&Lab)) {
         if lab.is_kernel() {
             let file = lab.dir.path().join("original");
             std::fs::write(&file, original).unwrap();
-            lab.middle
-                .sh(&format!("iptables-restore < {}", file.display()));
+            lab.middle.sh(&format!("{restore} < {}", file.display()));
         }
         test(lab);
     });
@@ -200,4 +204,91 @@ fn the_list_of_an_ip_masq_agent() {
             }
         });
     }
+}
+
+/// The same gateway for IPv6, as ip6tables-save prints it.
+const SIX: &str = "\
+*nat
+:PREROUTING ACCEPT [0:0]
+:POSTROUTING ACCEPT [0:0]
+-A PREROUTING -d 2001:db8::1/128 -i wan0 -p tcp -m tcp --dport 8022 -j DNAT --to-destination [fd00:1::2]:22
+-A PREROUTING -d 2001:db8::1/128 -i wan0 -p udp -m udp --dport 9000:9002 -j DNAT --to-destination [fd00:1::3]:20-22/9000
+-A POSTROUTING -d fd99::/16 -j ACCEPT
+-A POSTROUTING -s fd00:1::3/128 -p udp -j SNAT --to-source 2001:db8::30
+-A POSTROUTING -s fd00:1::/64 -o wan0 -p tcp -j MASQUERADE --to-ports 1024-65535
+-A POSTROUTING -s fd00:1::/64 -o wan0 -j MASQUERADE
+COMMIT
+*filter
+:FORWARD ACCEPT [0:0]
+-A FORWARD -d fd00:1::2/128 -o lan0 -p tcp -m tcp --dport 22 -j ACCEPT
+-A FORWARD -d fd00:1::3/128 -o lan0 -p udp -m udp --dport 20:22 -j ACCEPT
+-A FORWARD -d fd00:1::/64 -o lan0 -m state --state RELATED,ESTABLISHED -j ACCEPT
+-A FORWARD -s fd00:1::/64 -i lan0 -j ACCEPT
+-A FORWARD -o lan0 -j REJECT --reject-with icmp6-port-unreachable
+COMMIT
+";
+
+#[test]
+fn a_closed_lan_of_ipv6() {
+    let setup = Setup {
+        natgate: imported(Format::Ip6tables, SIX, &Options::default()),
+        kernel_extra: &["2001:db8::30/64"],
+        ..Setup::PLAIN
+    };
+    beside("ip6tables-restore", SIX, setup, |lab| {
+        lab.expect(
+            "UDP in [fd00:1::2]:40000 > [2001:db8::9]:5000 => seen [2001:db8::1]:40000, reply",
+        );
+        lab.expect(
+            "UDP in [fd00:1::3]:40000 > [2001:db8::9]:5000 => seen [2001:db8::30]:40000, reply",
+        );
+        lab.expect("TCP in [fd00:1::3]:0 > [2001:db8::9]:80 => seen [2001:db8::1]:*, reply");
+        let moved = lab
+            .probe("TCP in [fd00:1::2]:300 > [2001:db8::9]:80")
+            .port();
+        assert!(moved >= 1024, "{moved}");
+        lab.inside.sh("ping -c 1 -W 2 -I fd00:1::2 2001:db8::9");
+        lab.expect("UDP in [fd00:1::2]:0 > [fd99::5]:5000 => seen [fd00:1::2]:*, reply");
+        lab.expect("TCP out [2001:db8::9]:0 > [2001:db8::1]:8022 listener in@[fd00:1::2]:22 => seen [2001:db8::9]:*, reply");
+        lab.expect("UDP out [2001:db8::9]:0 > [2001:db8::1]:9001 listener in@[fd00:1::3]:21 => seen [2001:db8::9]:*, reply");
+        lab.expect("TCP out [2001:db8::9]:0 > [fd00:1::2]:99 => seen –, refused");
+        // IPv4 is not its business.
+        lab.expect("UDP in 10.0.0.2:40000 > 203.0.113.9:5000 => seen 10.0.0.2:40000, reply");
+    });
+}
+
+/// cnat's commands beside the same translation in the kernel's own words: VPP itself is not at hand.
+#[test]
+fn the_services_and_sources_of_a_cnat() {
+    let commands = "set cnat snat-policy addr 203.0.113.30\nset cnat snat-policy if-pfx\n\
+                    set cnat snat-policy if table include-v4 lan0\nset cnat snat-policy prefix 172.16.0.0/12\n\
+                    set interface feature lan0 cnat-snat-ip4 arc ip4-unicast\n\
+                    cnat translation add proto TCP vip 198.18.0.2 80 to ->10.0.0.2 8080 maglev\n\
+                    cnat translation add proto UDP vip 198.18.0.2 53 to ->10.0.0.3 5353 default\n\
+                    cnat translation add proto TCP real 203.0.113.1 8081 to 10.0.0.1 0->10.0.0.2 8080 default\n";
+    let setup = Setup {
+        kernel: Some(
+            "table ip nat { chain pre { type nat hook prerouting priority -100
+               ip daddr 198.18.0.2 tcp dport 80 dnat to 10.0.0.2:8080
+               ip daddr 198.18.0.2 udp dport 53 dnat to 10.0.0.3:5353
+               ip daddr 203.0.113.1 tcp dport 8081 dnat to 10.0.0.2:8080
+             }
+             chain post { type nat hook postrouting priority 100
+               ct original ip daddr 203.0.113.1 ip daddr 10.0.0.2 tcp dport 8080 snat to 10.0.0.1
+               iifname lan0 ip daddr != 172.16.0.0/12 snat to 203.0.113.30
+             }; }",
+        ),
+        natgate: imported(Format::Cnat, commands, &Options::default()),
+        kernel_extra: &["203.0.113.30/24"],
+        ..Setup::PLAIN
+    };
+    same_on_both(&setup, |lab| {
+        lab.outside.ip("route add 198.18.0.0/24 via 203.0.113.1");
+        lab.expect("TCP out 203.0.113.9:0 > 198.18.0.2:80 listener in@10.0.0.2:8080 => seen 203.0.113.9:*, reply");
+        lab.expect("UDP out 203.0.113.9:0 > 198.18.0.2:53 listener in@10.0.0.3:5353 => seen 203.0.113.9:*, reply");
+        lab.expect("TCP out 203.0.113.9:0 > 203.0.113.1:8081 listener in@10.0.0.2:8080 => seen 10.0.0.1:*, reply");
+        lab.expect("UDP in 10.0.0.4:40000 > 203.0.113.9:5000 => seen 203.0.113.30:40000, reply");
+        lab.expect("TCP in 10.0.0.4:0 > 198.51.100.5:80 => seen 203.0.113.30:*, reply");
+        lab.expect("UDP in 10.0.0.4:0 > 172.16.5.5:5000 => seen 10.0.0.4:*, reply");
+    });
 }

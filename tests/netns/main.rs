@@ -50,6 +50,7 @@ mod at_ports;
 mod at_realms;
 mod at_reload;
 mod at_service_flows;
+mod at_rows;
 mod at_services;
 mod at_services_v6;
 mod at_snat;

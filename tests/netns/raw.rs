@@ -174,6 +174,7 @@ pub fn send(ns: &Ns, packets: &[Packet]) {
     let socket = ns.enter(|| Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(255))));
     let socket = socket.unwrap();
     socket.set_header_included_v4(true).unwrap();
+    socket.set_broadcast(true).unwrap();
     for packet in packets {
         let to = SocketAddr::from((packet.destination, 0));
         socket.send_to(&packet.bytes(), &to.into()).unwrap();
