@@ -1,7 +1,9 @@
 //! Sessions made under an older policy: which of them go on.
 
 use crate::base::time::Now;
-use crate::flow::session::{Egress, FLAG_MASQUERADE, FLAG_STATIC, Session, SessionIndex};
+use crate::flow::session::{
+    Direction, Egress, FLAG_MASQUERADE, FLAG_STATIC, Session, SessionIndex,
+};
 use crate::nat::family::Family;
 use crate::nat::filter::flows;
 use crate::nat::mapping::Mapping;
@@ -11,7 +13,8 @@ use crate::nat::state::{EndCause, Nat};
 
 /// Whether a session made under an older policy may go on under `policy`. A session keeps its treatment until it ends
 /// (E15); it ends early only when its outside address is gone or under quarantine, or when it masquerades and the address or the route it
-/// was made for changed (E11, E13b), or when the backend of its service went away and takes its sessions along.
+/// was made for changed (E11, E13b), when the backend of its service went away and takes its sessions along, or when what
+/// it leads to has become an address of the gateway's own, which answers for itself from then on.
 pub fn still_valid<A: Family>(policy: &Policy, session: &Session<A>) -> bool {
     let quarantined = &A::translation(&policy.nat).quarantined;
     if !quarantined.is_empty()
@@ -20,6 +23,9 @@ pub fn still_valid<A: Family>(policy: &Policy, session: &Session<A>) -> bool {
         return false;
     }
     if A::translation(&policy.nat).services.has_ended(session) {
+        return false;
+    }
+    if leads_here(policy, session) {
         return false;
     }
     if session.before.source == session.after.source || session.flags & FLAG_STATIC != 0 {
@@ -61,6 +67,15 @@ fn translation_alike<A: Family>(before: &Policy, after: &Policy) -> bool {
     before.by_address == after.by_address
         && before.quarantined == after.quarantined
         && before.services.keep_sessions_as(&after.services)
+}
+
+/// Whether the gateway itself has the address a session leads to. A hairpin leads to an external one of its own.
+fn leads_here<A: Family>(policy: &Policy, session: &Session<A>) -> bool {
+    let direct = A::translation(&policy.nat).services.towards(session);
+    let to = direct.unwrap_or(session.after.destination);
+    let own = |realm| A::local(&policy.routes, realm, to).is_some();
+    session.egress[Direction::Forward.index()] != Egress::LOOP
+        && (own(session.routed_in(Direction::Forward)) || own(session.far_realm))
 }
 
 /// Ends a session whose policy is gone, or stamps it as valid under the new one. Returns whether it lives.
