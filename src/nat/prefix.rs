@@ -4,6 +4,7 @@
 //! no transport checksum changes, of whatever protocol and wherever it is. The mapping is one to one both ways.
 
 /// How a rule between two IPv6 prefixes keeps sums as they are.
+// Implements: NP1, NP2, NP5.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Neutral {
     /// What a word becomes larger by on the way out.
@@ -26,7 +27,7 @@ impl Neutral {
     }
 
     /// An address that got its external prefix, with the difference taken up. None where no word can: all of them are
-    /// 0xffff, which no address may use behind such a translator (section 3.4).
+    /// 0xffff, which no address may use behind such a translator (section 3.4), or the identifier would change and is zero.
     pub fn out(self, address: u128) -> Option<u128> {
         self.adjust(address, self.outward)
     }
@@ -36,7 +37,12 @@ impl Neutral {
         self.adjust(address, !self.outward)
     }
 
+    // Implements: NP2, NP3.
     fn adjust(self, address: u128, by: u16) -> Option<u128> {
+        // The identifier of zeros is every router's (section 3.5): no host has it, and adjusting would make it one's.
+        if !self.in_subnet && address as u64 == 0 {
+            return None;
+        }
         let mut words = if self.in_subnet { 3..4 } else { 4..8 };
         let (shift, word) = words.find_map(|at| {
             let shift = 112 - 16 * at;
@@ -75,6 +81,7 @@ mod tests {
     }
 
     /// The example of RFC 6296 section 3.
+    // Proves: NP1.
     #[test]
     fn the_example_of_the_rfc() {
         let (inside, outside) = (address("fd01:203:405::"), address("2001:db8:1::"));
@@ -86,7 +93,24 @@ mod tests {
         assert_eq!(neutral.out(address("2001:db8:1:ffff::1")), None);
     }
 
+    /// Prefixes beyond 48 bits change the first word of the identifier that is not 0xffff, and never one of zeros.
+    // Proves: NP2, NP3.
+    #[test]
+    fn longer_prefixes_change_the_identifier() {
+        let (inside, outside) = (address("fd01:203:405:1::"), address("2001:db8:1:2::"));
+        let neutral = Neutral::new(inside, outside, 64);
+        let out = neutral.out(address("2001:db8:1:2:0:1::9")).unwrap();
+        assert_eq!(out & 0xffff_ffff_ffff, 0x0001_0000_0009);
+        assert_ne!(out >> 48 & 0xffff, 0, "the first word");
+        let next = neutral.out(address("2001:db8:1:2:ffff:1::9")).unwrap();
+        assert_eq!(next as u64 >> 48, 0xffff);
+        assert_ne!(next as u64 >> 32 & 0xffff, 1, "the second word");
+        assert_eq!(neutral.out(outside), None);
+        assert_eq!(neutral.back(inside), None);
+    }
+
     proptest! {
+        // Proves: NP1.
         #[test]
         fn sums_stay_and_the_way_back_leads_home(inside: u128, outside: u128, host: u128, length in 1u8..=64) {
             let hosts = u128::MAX >> length;
