@@ -75,6 +75,7 @@ fn check_tells_good_from_bad_by_its_exit_code() {
 }
 
 /// The example of RFC 7422 section 2.3 (GV2), asked of a file.
+// Proves: D1, D7.
 #[test]
 fn lookup_answers_both_ways_without_a_daemon() {
     let directory = tempfile::tempdir().unwrap();

@@ -52,6 +52,7 @@ fn masquerade_keeps_the_port_and_replies_come_back() {
     });
 }
 
+// Proves: U3.
 #[test]
 fn second_client_with_the_same_port_gets_another() {
     everywhere(|workers, at| {
@@ -82,6 +83,7 @@ fn second_client_with_the_same_port_gets_another() {
     });
 }
 
+// Proves: U1.
 #[test]
 fn mapping_is_endpoint_independent_and_filtering_is_not() {
     everywhere(|workers, at| {
@@ -134,6 +136,7 @@ fn ports_nobody_holds_are_the_gateways_own() {
     balanced(&rack);
 }
 
+// Proves: T2, T11.
 #[test]
 fn tcp_runs_its_course() {
     everywhere(|workers, at| {
@@ -167,6 +170,7 @@ fn tcp_runs_its_course() {
     });
 }
 
+// Proves: I1.
 #[test]
 fn ping_keeps_ids_apart() {
     everywhere(|workers, at| {
@@ -195,6 +199,7 @@ fn ping_keeps_ids_apart() {
     });
 }
 
+// Proves: U12a, U12b, T9, I4, I4a, I4b, I4c.
 #[test]
 fn icmp_errors_reach_the_sender_with_its_own_packet() {
     everywhere(|workers, at| {
@@ -227,6 +232,7 @@ fn icmp_errors_reach_the_sender_with_its_own_packet() {
     });
 }
 
+// Proves: F2, F3, I10.
 #[test]
 fn expired_ttl_is_reported_with_the_packet_as_sent() {
     everywhere(|workers, at| {
@@ -279,6 +285,7 @@ fn port_forward_opens_and_shifts() {
     });
 }
 
+// Proves: T8.
 #[test]
 fn hairpin_through_a_forward_shows_a_gateway_address() {
     let rules = format!(
@@ -314,6 +321,7 @@ fn hairpin_through_a_forward_shows_a_gateway_address() {
     });
 }
 
+// Proves: U9, U9a.
 #[test]
 fn hairpin_between_two_mappings() {
     let rules = r#"
@@ -406,6 +414,7 @@ fn static_nat_works_from_both_sides() {
     });
 }
 
+// Proves: G6.
 #[test]
 fn exemptions_by_longest_prefix() {
     let rules = format!(
@@ -462,6 +471,7 @@ fn replies_of_routed_inbound_flows_stay_untranslated() {
     });
 }
 
+// Proves: OT4, OT6.
 #[test]
 fn a_portless_protocol_is_one_hosts_at_a_time() {
     everywhere(|workers, at| {
@@ -487,6 +497,7 @@ fn a_portless_protocol_is_one_hosts_at_a_time() {
     });
 }
 
+// Proves: U8a.
 #[test]
 fn address_dependent_filtering_admits_other_ports_of_a_known_host() {
     let rules = "[[pool]]\nname = \"p\"\naddresses = [\"203.0.113.20\"]\nfiltering = \"address\"\n\

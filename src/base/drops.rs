@@ -60,6 +60,7 @@ drop_reasons! {
     TcpFlags "tcp_flags" "The TCP flag combination is impossible (SYN with FIN or RST, or none).";
     NoPortConflict "no_port_conflict" "A protocol without ports can be translated for one inside host per remote at a time; another host holds it.";
     FragmentTiny "fragment_tiny" "A first fragment too short to hold the transport header, or an offset that would overwrite it (RFC 1858).";
+    FragmentOverlap "fragment_overlap" "A fragment that brings other bytes for a place another one has filled, or one of the same datagram (RFC 5722).";
     FragmentOversize "fragment_oversize" "A fragment that ends beyond 65,535 bytes.";
     FragmentTimeout "fragment_timeout" "The first fragment of the datagram did not arrive in time.";
     FragmentNoFirst "fragment_no_first" "A later fragment of a datagram whose first fragment was not forwarded.";

@@ -81,6 +81,7 @@ impl fmt::Display for Answer {
 
 /// Asks the deterministic pools of a configuration: without a port, which outside ports a subscriber has (one answer for
 /// each pool it is a host of); with a port, whose this outside endpoint is.
+// Implements: D1.
 pub fn lookup(config: &Validated, address: IpAddr, port: Option<u16>) -> Vec<Answer> {
     let asked = |pool| match (port, address) {
         (None, IpAddr::V4(subscriber)) => of_subscriber(pool, subscriber),
@@ -119,6 +120,7 @@ fn of_outside(pool: &Pool, outside: IpAddr, port: u16) -> Option<Answer> {
 
 /// What whoever has to reproduce the mapping later must know (RFC 7422 section 4): the inside and outside addresses,
 /// the dynamic factor, the ports of a host, the algorithm and the reserved ports.
+// Implements: D6.
 pub fn record(pool: &Pool) -> Option<String> {
     let settings = pool.deterministic.as_ref()?;
     let inside: Vec<String> = settings

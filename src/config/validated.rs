@@ -313,6 +313,7 @@ pub enum Pairing {
 }
 
 /// Something that each protocol with ports may have otherwise (RFC 7857 section 5).
+// Implements: T3b, P5, P6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PerProtocol<T> {
     /// TCP.

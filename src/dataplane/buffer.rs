@@ -6,7 +6,7 @@ use arrayvec::ArrayVec;
 
 use crate::base::{InterfaceId, PortId, WorkerId};
 use crate::gateway::neighbour::Learned;
-use crate::nat::fragments::Ports;
+use crate::nat::fragments::Shown;
 use crate::wire::MacAddr;
 
 /// Packets handled at a time. 64 keep one core's outstanding cache lines busy; more gains nothing.
@@ -46,8 +46,8 @@ pub struct Incoming<B> {
     pub ingress: InterfaceId,
     /// Second half of a hairpin.
     pub looped: bool,
-    /// Ports that a fragment's first piece has shown.
-    pub ports: Option<Ports>,
+    /// What a fragment's first piece has shown of its datagram.
+    pub shown: Option<Shown>,
     /// The worker that holds the destination port found no flow: the sender's worker opens one.
     pub not_a_reply: bool,
     /// An unsolicited SYN whose answer has waited long enough.

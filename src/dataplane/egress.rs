@@ -7,6 +7,7 @@ use crate::base::{DropReason, InterfaceId, RealmId};
 use crate::dataplane::buffer::{Buffer, Incoming, Sink};
 use crate::dataplane::family::Ip;
 use crate::dataplane::help::Helped;
+use crate::dataplane::identification::number_piece;
 use crate::dataplane::services::towards;
 use crate::dataplane::shard::{Parked, Shard};
 use crate::flow::session::{Direction, Egress, FLAG_HELPED, SessionIndex};
@@ -54,6 +55,7 @@ fn make_room(buffer: &mut impl Buffer, have: usize, want: usize) -> bool {
 
 /// Lowers the MSS a SYN announces to what the interfaces it crosses let through. Later segments keep to what was
 /// announced, so only SYNs ever get here.
+// Implements: F12.
 #[cold]
 pub(super) fn clamp_mss(
     policy: &Policy,
@@ -200,6 +202,7 @@ impl<B: Buffer> Shard<B> {
             clamp_mss(policy, incoming.buffer.bytes_mut(), packet, crossed);
         }
         rewrite::forward(incoming.buffer.bytes_mut(), packet, &session, direction);
+        number_piece(policy, &mut incoming, packet);
         let numbers = || Numbers::read(incoming.buffer.bytes(), usize::from(packet.l4));
         A::nat_mut(&mut self.nat, &mut self.nat_v6).touch(
             index,
@@ -295,6 +298,7 @@ impl<B: Buffer> Shard<B> {
     }
 
     /// Cuts an IPv4 packet to the MTU (RFC 791 §3.2). The original counts as consumed, its fragments as generated.
+    // Implements: U13a.
     fn emit_fragments(
         &mut self,
         policy: &Policy,

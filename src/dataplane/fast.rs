@@ -26,6 +26,7 @@ use crate::base::{DropReason, InterfaceId, PortId};
 use crate::dataplane::buffer::{BURST, Buffer, Burst, Incoming, Sink};
 use crate::dataplane::egress::{arrival, clamp_mss, frame, is_syn};
 use crate::dataplane::family::Ip;
+use crate::dataplane::identification::number_piece;
 use crate::dataplane::shard::Shard;
 use crate::flow::hash::Hash;
 use crate::flow::key::{FlowKey, of_port_word, port_word};
@@ -495,6 +496,9 @@ impl<B: Buffer> Shard<B> {
             clamp_mss(policy, incoming.buffer.bytes_mut(), packet, crossed);
         }
         rewrite::forward(incoming.buffer.bytes_mut(), packet, session, direction);
+        if incoming.shown.is_some() {
+            number_piece(policy, &mut incoming, packet);
+        }
         let rule = session.rule;
         let port = neighbour.port;
         let numbers = || Numbers::read(incoming.buffer.bytes(), usize::from(packet.l4));
@@ -551,7 +555,7 @@ fn incoming<B>(buffer: B, ingress: InterfaceId) -> Incoming<B> {
         buffer,
         ingress,
         looped: false,
-        ports: None,
+        shown: None,
         not_a_reply: false,
         waited: false,
         hops: 0,

@@ -39,6 +39,7 @@ impl<B: Buffer> Shard<B> {
     }
 
     /// [`Shard::send_error`], or a TCP reset under the same conditions.
+    // Implements: F3, I10.
     pub(super) fn tell(
         &mut self,
         policy: &Policy,
@@ -185,7 +186,7 @@ impl<B: Buffer> Shard<B> {
             buffer,
             ingress: home,
             looped: true,
-            ports: None,
+            shown: None,
             not_a_reply: false,
             waited: false,
             hops: about.hops,

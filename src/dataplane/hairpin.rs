@@ -16,6 +16,7 @@ use crate::wire::parse::Parsed;
 impl<B: Buffer> Shard<B> {
     /// The translated destination is one of our external addresses: on to the second half of the hairpin. It counts as
     /// one hop, so the TTL stays as it is here.
+    // Implements: U9, U9a, T8, T8a.
     #[cold]
     #[allow(clippy::too_many_arguments)]
     pub(super) fn hit_loop<A: Ip>(
@@ -82,9 +83,9 @@ impl<B: Buffer> Shard<B> {
             numbers,
         );
         self.accounts.packet(session.rule, packet.ip_length);
-        if incoming.ports.is_some() {
+        if let Some(shown) = &mut incoming.shown {
             let to = session.leaving(direction);
-            incoming.ports = Some((to.source_port, to.destination_port));
+            shown.ports = (to.source_port, to.destination_port);
         }
         self.loop_back(policy, incoming, home, sink);
     }

@@ -132,6 +132,7 @@ impl<B: Buffer> Shard<B> {
     }
 
     /// An IPv4 packet for one of our addresses that no session, forward or mapping claims.
+    // Implements: I10.
     pub(super) fn local_v4(
         &mut self,
         policy: &Policy,

@@ -96,7 +96,7 @@ impl<B: Buffer> Shard<B> {
                 buffer,
                 ingress: ingress.unwrap_or_default(),
                 looped: false,
-                ports: None,
+                shown: None,
                 not_a_reply: false,
                 waited: false,
                 hops: 0,

@@ -21,6 +21,7 @@ pub mod devices;
 mod egress;
 mod family;
 mod fast;
+mod fragments;
 mod generate;
 mod hairpin;
 mod help;

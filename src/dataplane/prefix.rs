@@ -49,6 +49,7 @@ impl<'a> Crossing<'a> {
     ///
     /// # Errors
     /// [`Unmapped`] for an address without a counterpart.
+    // Implements: NP4, NP6.
     pub(super) fn outward(
         &mut self,
         policy: &'a Policy,

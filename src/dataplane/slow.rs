@@ -12,7 +12,6 @@ use crate::flow::key::FlowKey;
 use crate::flow::session::{Direction, Egress, SessionIndex};
 use crate::gateway::errors::ErrorKind;
 use crate::gateway::sanity;
-use crate::nat::fragments::DatagramKey;
 use crate::nat::icmp::{self, Complaint};
 use crate::nat::limits::HostLimits;
 use crate::nat::open::{NewFlow, Opened, open};
@@ -274,6 +273,7 @@ impl<B: Buffer> Shard<B> {
     }
 
     /// A new flow that cannot be had: tell the sender where an RFC or the pool says so, and count it.
+    // Implements: G11a, G11b.
     fn refuse<A: Ip>(
         &mut self,
         policy: &Policy,
@@ -313,6 +313,7 @@ impl<B: Buffer> Shard<B> {
         self.discard(incoming.buffer, reason, sink);
     }
 
+    // Implements: F2, I10.
     #[cold]
     pub(super) fn ttl_expired(
         &mut self,
@@ -333,85 +334,8 @@ impl<B: Buffer> Shard<B> {
         self.discard(incoming.buffer, DropReason::TtlExpired, sink);
     }
 
-    /// A fragment: learn or look up its datagram's ports, then treat it like any packet with these ports.
-    fn fragment<A: Ip>(
-        &mut self,
-        policy: &Policy,
-        now: Now,
-        incoming: Incoming<B>,
-        packet: &Parsed,
-        sink: &mut impl Sink<B>,
-    ) {
-        let mut with_ports = *packet;
-        if let Some((source_port, destination_port)) = incoming.ports {
-            (with_ports.source_port, with_ports.destination_port) = (source_port, destination_port);
-            return self.lookup::<A>(policy, now, incoming, &with_ports, sink);
-        }
-        let realm = policy.realm_of(incoming.ingress);
-        let key = DatagramKey::of(packet, A::ends(incoming.buffer.bytes(), packet), realm);
-        if let Some(tracker) = steering::fragment_tracker(policy, &key)
-            && tracker != self.id
-        {
-            return self.hand_over(tracker, incoming, sink);
-        }
-        if packet.fragment.offset == 0 {
-            return self.first_fragment(policy, now, incoming, packet, &key, sink);
-        }
-        self.later_fragment(policy, now, incoming, &key, sink);
-    }
-
-    fn later_fragment(
-        &mut self,
-        policy: &Policy,
-        now: Now,
-        incoming: Incoming<B>,
-        key: &DatagramKey,
-        sink: &mut impl Sink<B>,
-    ) {
-        match self.fragments.ports(key) {
-            Some(ports) => self.with_ports(policy, now, incoming, ports, sink),
-            None => {
-                if let Err((incoming, reason)) = self.fragments.hold(key, incoming, now.millis) {
-                    self.discard(incoming.buffer, reason, sink);
-                }
-            }
-        }
-    }
-
-    fn first_fragment(
-        &mut self,
-        policy: &Policy,
-        now: Now,
-        incoming: Incoming<B>,
-        packet: &Parsed,
-        key: &DatagramKey,
-        sink: &mut impl Sink<B>,
-    ) {
-        let ports = (packet.source_port, packet.destination_port);
-        if let Err(reason) = self.fragments.learn(key, ports, now.millis) {
-            return self.discard(incoming.buffer, reason, sink);
-        }
-        self.with_ports(policy, now, incoming, ports, sink);
-        let mut waited = arrayvec::ArrayVec::<Incoming<B>, 48>::new();
-        self.fragments.release(key, |held| waited.push(held));
-        for held in waited {
-            self.with_ports(policy, now, held, ports, sink);
-        }
-    }
-
-    fn with_ports(
-        &mut self,
-        policy: &Policy,
-        now: Now,
-        mut incoming: Incoming<B>,
-        ports: (u16, u16),
-        sink: &mut impl Sink<B>,
-    ) {
-        incoming.ports = Some(ports);
-        self.process(policy, now, incoming, sink);
-    }
-
     /// An ICMP error: for a flow's sender, or for the gateway itself.
+    // Implements: I4, I5.
     fn icmp_error<A: Ip>(
         &mut self,
         policy: &Policy,
@@ -567,6 +491,7 @@ impl<B: Buffer> Shard<B> {
     }
 
     /// Whether the packet exceeds the MTU and forbids fragments; the sender is told then.
+    // Implements: U13, F6.
     pub(super) fn too_big(
         &mut self,
         policy: &Policy,

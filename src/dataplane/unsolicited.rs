@@ -54,6 +54,7 @@ impl<B> Unsolicited<B> {
 
 impl<B: Buffer> Shard<B> {
     /// Whether an answer to this packet has to wait.
+    // Implements: T4.
     pub(super) fn is_unsolicited_syn(
         &self,
         policy: &Policy,
@@ -71,6 +72,7 @@ impl<B: Buffer> Shard<B> {
     }
 
     /// Lets an unsolicited SYN wait; without room it is dropped for `reason`.
+    // Implements: T4, T4a.
     pub(super) fn wait(
         &mut self,
         now: Now,

@@ -16,6 +16,7 @@ pub const V4_QUOTE_MAX: usize = V4_TOTAL_MAX - 28;
 /// Bytes of the offending packet an IPv6 error quotes at most: what 40 bytes IPv6 and 8 bytes ICMP header leave.
 pub const V6_QUOTE_MAX: usize = V6_TOTAL_MAX - 48;
 /// TOS (traffic class) of errors: precedence 6, internetwork control (RFC 1812 §4.3.2.5).
+// Implements: I10d.
 pub const ERROR_TOS: u8 = 0xc0;
 /// TTL (hop limit) of everything the gateway itself sends, neighbour discovery aside.
 pub const OWN_TTL: u8 = 64;
@@ -128,6 +129,7 @@ pub struct Offender {
 /// sent to a group on either layer, or a source that is not a single host (RFC 1812 §4.3.2.7, RFC 4443 §2.4 e).
 ///
 /// RFC 4443 would allow Packet Too Big about multicast; natgate forwards none, so it is not made an exception.
+// Implements: I10e, F4.
 pub fn may_send_error(packet: &Offender) -> bool {
     let ends_are_hosts = match (packet.source, packet.destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
@@ -180,6 +182,7 @@ mod tests {
         }
     }
 
+    // Proves: I10e, F4.
     #[test]
     fn each_single_fact_forbids() {
         for good in [
@@ -204,6 +207,7 @@ mod tests {
         }
     }
 
+    // Proves: I10e, F4.
     #[test]
     fn never_about_errors() {
         for kind in 0..=255 {

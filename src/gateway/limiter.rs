@@ -64,6 +64,7 @@ impl TokenBucket {
 }
 
 /// Limits messages in total and per target. A worker has its own.
+// Implements: I10f.
 #[derive(Clone, Debug)]
 pub struct IcmpLimiter {
     global: TokenBucket,

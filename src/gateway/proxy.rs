@@ -63,6 +63,7 @@ impl Proxy {
 
     /// Whether `interface` answers for `address`. Its own addresses are not in here: ask
     /// [`Interface::owns`](super::Interface::owns) first.
+    // Implements: F13.
     pub fn answers(&self, interface: InterfaceId, address: IpAddr) -> bool {
         let key = mapped(address);
         let behind = self

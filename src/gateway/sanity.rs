@@ -21,6 +21,7 @@ const MARTIAN_SOURCE: Option<DropReason> = Some(DropReason::MartianSource);
 const MARTIAN_DESTINATION: Option<DropReason> = Some(DropReason::MartianDestination);
 
 /// Why no packet can come from `source`: 0/8, 127/8, multicast, class E or the limited broadcast.
+// Implements: F5.
 #[inline]
 pub fn source_v4(source: u32) -> Option<DropReason> {
     match source >> 24 {
@@ -30,6 +31,7 @@ pub fn source_v4(source: u32) -> Option<DropReason> {
 }
 
 /// Why no packet can go to `destination`: 0/8, 127/8 or class E (but not 255.255.255.255).
+// Implements: F5.
 #[inline]
 pub fn destination_v4(destination: u32) -> Option<DropReason> {
     match destination >> 24 {

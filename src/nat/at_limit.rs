@@ -39,6 +39,7 @@ struct Host {
 }
 
 /// The subscribers of one worker that are at a limit.
+// Implements: G11c, D8.
 pub struct AtLimit {
     hosts: HashMap<(u128, RealmId), Host>,
     edges: VecDeque<LimitEdge>,

@@ -81,6 +81,7 @@ pub struct Remote<A> {
 }
 
 /// What the mappings of one pool and port space depend on, and what may come in through them.
+// Implements: U8a, T3a, T3b, P5, P6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Behaviours {
     /// When a mapping is used again.
@@ -110,6 +111,7 @@ impl MappingKind {
     }
 
     /// What tells apart the mappings that share its outside port; [`Behaviour::Endpoint`]: it has the port to itself.
+    // Implements: U3, T7, P3.
     #[inline]
     pub fn sharing(self) -> Behaviour {
         Behaviour::of(self.0 >> 2)

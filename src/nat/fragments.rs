@@ -10,6 +10,16 @@
 //! table, two get a third each, and whoever comes next still finds as much again; a source that is alone is not held back
 //! by a share cut for many. Datagrams whose first fragment is still to come take at most half of the table, shared out in
 //! the same way: fragments in order never lack room for those that are not.
+//!
+//! A piece that overlaps another one takes the whole datagram with it, as far as it is still here (RFC 5722; IPv4 alike).
+
+mod pieces;
+#[cfg(test)]
+mod tests;
+
+pub use pieces::Span;
+
+use pieces::{Fit, Pieces};
 
 use std::collections::VecDeque;
 
@@ -23,7 +33,7 @@ use crate::wire::parse::Parsed;
 pub const LIFETIME_MILLIS: u64 = 2_000;
 
 /// Fragments of one datagram that may wait for the first one: 64 KiB in pieces of 1,480 bytes are 45.
-const HELD_PER_DATAGRAM: u16 = 48;
+pub const HELD_PER_DATAGRAM: usize = 48;
 
 /// What identifies the datagram a fragment belongs to (RFC 791: source, destination, protocol, identification).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +87,15 @@ impl DatagramKey {
 /// The ports of a datagram (source, destination), as its first fragment shows them.
 pub type Ports = (u16, u16);
 
+/// What a datagram's pieces are forwarded with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// The ports its first one has shown.
+    pub ports: Ports,
+    /// The identification they get where their source is translated.
+    pub number: u16,
+}
+
 /// Who sends fragments.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Source {
@@ -120,12 +139,32 @@ const NOTHING: u32 = u32::MAX;
 
 struct Datagram {
     key: DatagramKey,
-    ports: Option<Ports>,
+    shown: Option<Shown>,
+    pieces: Pieces,
+    /// Two pieces overlapped.
+    refused: bool,
     /// It is counted among those whose first fragment is still to come.
     headless: bool,
     held_first: u32,
     held_last: u32,
     held: u16,
+}
+
+impl Datagram {
+    /// Lets a piece pass as `shown`, unless it overlaps another, or others did.
+    fn admit(&mut self, span: Span, shown: Shown) -> Result<Shown, DropReason> {
+        if self.refused {
+            return Err(DropReason::FragmentOverlap);
+        }
+        match self.pieces.add(span) {
+            Fit::New | Fit::Duplicate => Ok(shown),
+            Fit::Scattered => Err(DropReason::FragmentBudget),
+            Fit::Overlap => {
+                self.refused = true;
+                Err(DropReason::FragmentOverlap)
+            }
+        }
+    }
 }
 
 struct Held<B> {
@@ -172,39 +211,61 @@ impl<B> Fragments<B> {
         }
     }
 
-    /// The ports of a later fragment's datagram, if its first fragment was seen.
-    pub fn ports(&self, key: &DatagramKey) -> Option<Ports> {
-        self.datagrams
-            .find(key.hash(&self.hasher).0, |d| d.key == *key)?
-            .ports
-    }
-
-    /// Takes the ports from a first fragment. Fragments that waited for it come out of [`Fragments::release`] then.
+    /// Whether a later fragment may pass, and with what: `None` when its first one is still to come.
     ///
     /// # Errors
-    /// [`DropReason::FragmentBudget`] when the table is full, [`DropReason::FragmentSource`] when the source has its share.
+    /// [`DropReason::FragmentOverlap`] when it overlaps another, or others did.
+    pub fn later(&mut self, key: &DatagramKey, span: Span) -> Result<Option<Shown>, DropReason> {
+        let hash = key.hash(&self.hasher).0;
+        match self.datagrams.find_mut(hash, |d| d.key == *key) {
+            Some(datagram) => datagram
+                .shown
+                .map(|shown| datagram.admit(span, shown))
+                .transpose(),
+            None => Ok(None),
+        }
+    }
+
+    /// Takes the ports from a first fragment; `number` draws the identification of a datagram that is new. Fragments that
+    /// waited for it come out of [`Fragments::release`] then.
+    ///
+    /// # Errors
+    /// [`DropReason::FragmentBudget`] when the table is full, [`DropReason::FragmentSource`] when the source has its share,
+    /// [`DropReason::FragmentOverlap`] when it overlaps another, or is not the first one that came.
     pub fn learn(
         &mut self,
         key: &DatagramKey,
+        span: Span,
         ports: Ports,
+        number: impl FnOnce() -> u16,
         now_millis: u64,
-    ) -> Result<(), DropReason> {
+    ) -> Result<Shown, DropReason> {
         let datagram = self.entry(key, now_millis, false)?;
-        datagram.ports = Some(ports);
+        let known = datagram.shown.filter(|_| !datagram.pieces.is_empty());
+        if known.is_some_and(|shown| shown.ports != ports) {
+            datagram.refused = true;
+        }
+        let shown = known.unwrap_or_else(|| Shown {
+            ports,
+            number: number(),
+        });
+        let shown = datagram.admit(span, shown)?;
+        datagram.shown = Some(shown);
         if std::mem::take(&mut datagram.headless) {
             self.headless -= 1;
             self.account(key.from(), |used| used.headless -= 1);
         }
-        Ok(())
+        Ok(shown)
     }
 
     /// Keeps a later fragment until the first one arrives.
     ///
     /// # Errors
-    /// The fragment itself and the reason when there is no room for it, or none for this source.
+    /// The fragment itself and the reason when there is no room for it, none for this source, or it overlaps another.
     pub fn hold(
         &mut self,
         key: &DatagramKey,
+        span: Span,
         buffer: B,
         now_millis: u64,
     ) -> Result<(), (B, DropReason)> {
@@ -217,10 +278,13 @@ impl<B> Fragments<B> {
             return Err((buffer, DropReason::FragmentSource));
         }
         let datagram = match self.entry(key, now_millis, true) {
-            Ok(datagram) if datagram.held < HELD_PER_DATAGRAM => datagram,
+            Ok(datagram) if usize::from(datagram.held) < HELD_PER_DATAGRAM => datagram,
             Ok(_) => return Err((buffer, DropReason::FragmentBudget)),
             Err(reason) => return Err((buffer, reason)),
         };
+        if let Err(reason) = datagram.admit(span, Shown::default()) {
+            return Err((buffer, reason));
+        }
         let last = datagram.held_last;
         datagram.held += 1;
         datagram.held_last = slot;
@@ -337,6 +401,7 @@ impl<B> Fragments<B> {
     }
 
     /// The entry of a datagram; a new one if need be, `headless` where its first fragment is still to come.
+    // Implements: U14a.
     fn entry(
         &mut self,
         key: &DatagramKey,
@@ -364,7 +429,9 @@ impl<B> Fragments<B> {
             let hasher = self.hasher.clone();
             let datagram = Datagram {
                 key: *key,
-                ports: None,
+                shown: None,
+                pieces: Pieces::default(),
+                refused: false,
                 headless,
                 held_first: NOTHING,
                 held_last: NOTHING,
@@ -376,140 +443,5 @@ impl<B> Fragments<B> {
         self.datagrams
             .find_mut(hash, |d| d.key == *key)
             .ok_or(DropReason::Internal)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key(id: u32) -> DatagramKey {
-        DatagramKey {
-            source: 1,
-            destination: 2,
-            id,
-            protocol: 17,
-            realm: RealmId(0),
-        }
-    }
-
-    fn table(capacity: usize) -> Fragments<u32> {
-        Fragments::new(capacity, Hasher::new([3, 4]))
-    }
-
-    #[test]
-    fn early_fragments_wait_for_the_first_in_order() {
-        let mut fragments = table(8);
-        for piece in [30, 10, 20] {
-            fragments.hold(&key(1), piece, 0).unwrap();
-        }
-        assert_eq!(fragments.ports(&key(1)), None);
-        fragments.learn(&key(1), (4000, 53), 5).unwrap();
-        let mut out = Vec::new();
-        fragments.release(&key(1), |b| out.push(b));
-        assert_eq!((out, fragments.held()), (vec![30, 10, 20], 0));
-        assert_eq!(
-            fragments.ports(&key(1)),
-            Some((4000, 53)),
-            "later fragments still find the ports"
-        );
-        assert_eq!(fragments.ports(&key(2)), None);
-    }
-
-    #[test]
-    fn time_runs_out() {
-        let mut fragments = table(8);
-        fragments.hold(&key(1), 7, 100).unwrap();
-        fragments.learn(&key(2), (1, 2), 200).unwrap();
-        let mut out = Vec::new();
-        fragments.expire(99 + LIFETIME_MILLIS, 10, |b| out.push(b));
-        assert!(out.is_empty());
-        fragments.expire(100 + LIFETIME_MILLIS, 10, |b| out.push(b));
-        assert_eq!(
-            (out, fragments.held(), fragments.pending()),
-            (vec![7], 0, 1)
-        );
-    }
-
-    /// A datagram of another source.
-    fn of(source: u128, id: u32) -> DatagramKey {
-        DatagramKey { source, ..key(id) }
-    }
-
-    #[test]
-    fn bounds_hold_under_flood_and_slots_come_back() {
-        let mut fragments = table(8);
-        // Half of the table for datagrams without their first fragment, whoever sends them.
-        for id in 0..4 {
-            fragments.hold(&of(id.into(), id), id, 0).unwrap();
-        }
-        assert_eq!(
-            fragments.hold(&of(9, 9), 9, 0),
-            Err((9, DropReason::FragmentBudget))
-        );
-        for id in 4..8 {
-            fragments.learn(&of(id.into(), id), (1, 1), 0).unwrap();
-        }
-        assert_eq!(
-            fragments.learn(&of(9, 9), (1, 1), 0),
-            Err(DropReason::FragmentBudget)
-        );
-        let mut out = 0;
-        fragments.expire(LIFETIME_MILLIS, 100, |_| out += 1);
-        assert_eq!((out, fragments.sources.len()), (4, 0));
-        for id in 10..14 {
-            fragments
-                .hold(&of(id.into(), id), id, LIFETIME_MILLIS)
-                .unwrap();
-        }
-        fragments.clear(|_| out += 1);
-        assert_eq!((out, fragments.pending(), fragments.held()), (8, 0, 0));
-        assert_eq!((fragments.headless, fragments.sources.len()), (0, 0));
-    }
-
-    #[test]
-    fn one_datagram_cannot_take_every_slot() {
-        let mut fragments = table(1000);
-        let taken = (0..1000)
-            .take_while(|i| fragments.hold(&key(1), *i, 0).is_ok())
-            .count();
-        assert_eq!(taken, usize::from(HELD_PER_DATAGRAM));
-    }
-
-    #[test]
-    fn a_flood_leaves_others_as_much_as_it_takes() {
-        let mut fragments = table(1200);
-        let flood = |fragments: &mut Fragments<u32>, source| {
-            let refused = (0..1200)
-                .filter_map(|id| fragments.learn(&of(source, id), (1, 2), 0).err())
-                .collect::<Vec<_>>();
-            assert!(refused.iter().all(|r| *r == DropReason::FragmentSource));
-            1200 - refused.len()
-        };
-        assert_eq!(flood(&mut fragments, 1), 600);
-        // The first one is over its share now, and the second gets half of what was left.
-        assert_eq!(flood(&mut fragments, 2), 300);
-        for id in 0..150 {
-            fragments.learn(&of(3, id), (1, 2), 0).unwrap();
-        }
-        // Fragments that wait: a source has at most as many as there are slots left.
-        let mut fragments = table(96);
-        let mut waiting = 0;
-        for id in 0..4 {
-            for piece in 0..40 {
-                waiting += u32::from(fragments.hold(&of(1, id), piece, 0).is_ok());
-            }
-        }
-        assert_eq!((waiting, fragments.held()), (48, 48));
-        assert_eq!(
-            fragments.hold(&of(1, 9), 1, 0),
-            Err((1, DropReason::FragmentSource))
-        );
-        fragments.hold(&of(2, 1), 7, 0).unwrap();
-        fragments.learn(&of(1, 0), (1, 2), 0).unwrap();
-        fragments.release(&of(1, 0), |_| ());
-        let used = fragments.used_by(&of(1, 0));
-        assert_eq!((used.datagrams, used.headless, used.held), (2, 1, 8));
-        fragments.hold(&of(1, 3), 1, 0).unwrap();
     }
 }

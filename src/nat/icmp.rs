@@ -43,6 +43,7 @@ impl Complaint<u32> {
     ///
     /// # Errors
     /// A wrong ICMP checksum, a quote that is too short, broken, or an ICMP error itself.
+    // Implements: I3.
     pub fn read_v4(frame: &[u8], packet: &Parsed) -> Result<Complaint<u32>, DropReason> {
         let message = message(frame, packet)?;
         if !checksum::verify(message) {
@@ -96,6 +97,7 @@ fn about<A: Family>(quote: &[u8], quoted: &Quoted, (source, destination): (A, A)
 /// Where an error's original datagram ends when extensions follow: the length in 32-bit words that types 3, 11 and 12 carry
 /// in their sixth byte, at least 128 bytes (RFC 4884 sections 4 and 5). Other values are those of senders who left the
 /// byte unused.
+// Implements: I3d.
 fn original_datagram(message: &[u8]) -> Option<&[u8]> {
     let length = usize::from(read_u8(message, 5)) * 4;
     datagram(message, length, &[3, 11, 12])
@@ -116,6 +118,7 @@ fn datagram<'a>(message: &'a [u8], length: usize, extensible: &[u8]) -> Option<&
 
 /// The bytes of a quoted segment, of which `available` may be there, without zeros that pad it to the length extensions
 /// need: behind the first eight bytes no header is all zeros.
+// Implements: I3d.
 fn without_padding(segment: Option<&[u8]>, available: u16) -> u16 {
     const LEAST: usize = 8;
     let rest = segment.and_then(|s| s.get(LEAST..usize::from(available)));
@@ -127,6 +130,7 @@ fn without_padding(segment: Option<&[u8]>, available: u16) -> u16 {
 ///
 /// # Errors
 /// [`DropReason::IcmpNoSession`] when the error is not addressed to the sender of the quoted packet.
+// Implements: U12, U12a, U12b, T9, T10, I4, I4a, I4b, I4c, I5, I5a, I5b, I5c, I6, I7, I7a, P12.
 pub fn translate<A: Family>(
     frame: &mut [u8],
     packet: &Parsed,

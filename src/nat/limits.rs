@@ -6,6 +6,7 @@ use crate::base::time::Now;
 use crate::gateway::errors::ErrorKind;
 
 /// The limits of every subscriber; 0 is no limit.
+// Implements: G4, G4a, G4c, G5, G5a, G5b.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HostLimits {
     /// Sessions at a time, whoever opened them.
@@ -41,6 +42,7 @@ const SECOND_NANOS: u64 = 1_000_000_000;
 
 impl Pace {
     /// Takes a token of `per_second` (0: there is no limit); false if there is none.
+    // Implements: G4c, G5b.
     #[inline]
     pub fn take(&mut self, per_second: u32, now: Now) -> bool {
         if per_second == 0 {

@@ -138,6 +138,7 @@ impl Mappings {
     /// outside address satisfies `eligible` (one endpoint may have a mapping in each of several pools when rules tell its
     /// flows apart by destination): its first session. A mapping that depends on the remote's port is joined by none: its
     /// only flow from inside is a session already.
+    // Implements: U1, T1, I1a.
     pub fn find_inside<A: Address>(
         &self,
         sessions: &Sessions<A>,
@@ -280,6 +281,7 @@ impl Mappings {
 
     /// Takes a session out of its mapping. The last one takes the mapping with it, which is then returned so that its
     /// port can be given back.
+    // Implements: P11.
     pub fn leave<A: Address>(
         &mut self,
         sessions: &mut Sessions<A>,

@@ -267,6 +267,7 @@ pub struct Timeouts {
 }
 
 /// The configured durations behind [`Timeouts`].
+// Implements: U5, U5b, U5c, T5, T5a, I2, I2a, P2.1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeoutSettings {
     /// UDP, answered (RFC 4787 REQ-5: not below 2 min, 5 min recommended).

@@ -9,7 +9,7 @@ use crate::nat::family::Family;
 use crate::wire::checksum::Delta;
 use crate::wire::parse::{Parsed, Transport};
 use crate::wire::plain::{Ends, LEAST_V4, LEAST_V6};
-use crate::wire::{read_u16, write_u16, write_u32};
+use crate::wire::{DCCP, UDP_LITE, read_u16, write_u16, write_u32};
 
 const SOURCE: usize = 12;
 const DESTINATION: usize = 16;
@@ -20,6 +20,9 @@ const TCP_CHECKSUM: usize = 16;
 const UDP_CHECKSUM: usize = 6;
 const ICMP_CHECKSUM: usize = 2;
 const ICMP_ID: usize = 4;
+/// Of DCCP (RFC 4340 section 5.1) and UDP-Lite (RFC 3828 section 3.1): a part of the payload may be left out, never the
+/// addresses.
+const COVERING_CHECKSUM: usize = 6;
 
 /// The checksum deltas of a session's forward direction: for the IPv4 header (without meaning in IPv6), and for
 /// the transport checksum.
@@ -125,6 +128,7 @@ pub(super) fn write_plain_v6(
 }
 
 /// Writes a tuple into a packet and repairs the checksums by the given deltas.
+// Implements: F7, OT2, OT4, OT5, OT6, NP5.
 #[inline]
 pub fn translate<A: Family>(
     frame: &mut [u8],
@@ -155,11 +159,17 @@ pub fn translate<A: Family>(
             write_u16(frame, l4 + ICMP_ID, to.destination_port);
             apply(frame, l4 + ICMP_CHECKSUM, transport);
         }
-        // A later fragment has no transport header; other protocols are translated by address only.
-        Transport::LaterFragment
-        | Transport::IcmpError
-        | Transport::IcmpOther
-        | Transport::Other => {}
+        // Other protocols are translated by address only, which some cover by their checksum.
+        Transport::Other => {
+            let at = l4 + COVERING_CHECKSUM;
+            match packet.protocol {
+                DCCP if at + 2 <= packet.end() => apply(frame, at, transport),
+                UDP_LITE if at + 2 <= packet.end() => apply_udp(frame, at, transport),
+                _ => {}
+            }
+        }
+        // A later fragment has no transport header.
+        Transport::LaterFragment | Transport::IcmpError | Transport::IcmpOther => {}
     }
 }
 
@@ -191,6 +201,7 @@ pub(super) fn write_ends_v4(
 }
 
 /// Takes one hop off the TTL and repairs the header checksum. The caller has seen to TTL > 1.
+// Implements: F2.
 #[inline]
 pub fn decrement_ttl(frame: &mut [u8], l3: usize) {
     let word = read_u16(frame, l3 + TTL);
@@ -208,6 +219,7 @@ fn apply(frame: &mut [u8], at: usize, delta: Delta) {
 
 /// Repairs a UDP checksum: 0 means "none" and stays (over IPv6 only tunnels send it, RFC 6935), and a computed 0 is sent
 /// as 0xffff (RFC 768).
+// Implements: F8.
 #[inline]
 fn apply_udp(frame: &mut [u8], at: usize, delta: Delta) {
     let old = read_u16(frame, at);
@@ -223,6 +235,7 @@ fn apply_udp(frame: &mut [u8], at: usize, delta: Delta) {
 /// `quote` starts at the embedded IP header, `l4` is the offset of its transport header, `from` the tuple it carries and
 /// `to` the one it shall carry. Returns the change of the one's complement sum over the quoted bytes, which the ICMP
 /// checksum has to follow.
+// Implements: I4a, I5a, F7.
 pub fn quoted<A: Family>(
     quote: &mut [u8],
     l4: usize,
@@ -237,6 +250,7 @@ pub fn quoted<A: Family>(
         crate::wire::TCP => (Some(l4), Some(l4 + TCP_CHECKSUM)),
         crate::wire::UDP => (Some(l4), Some(l4 + UDP_CHECKSUM)),
         icmp if icmp == A::ICMP => (None, Some(l4 + ICMP_CHECKSUM)),
+        DCCP | UDP_LITE => (None, Some(l4 + COVERING_CHECKSUM)),
         _ => (None, None),
     };
     if let Some(at) = port_at {

@@ -174,6 +174,7 @@ fn spread(client: u32, count: usize) -> Option<usize> {
 }
 
 /// `[[static-nat]]`: equal-length prefixes, one to one; by host part, or as RFC 6296 says.
+// Implements: NP6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StaticRule<A> {
     /// Counter.

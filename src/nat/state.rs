@@ -268,6 +268,7 @@ impl<A: Family> Nat<A> {
     /// Only what the inside sends keeps a UDP or ICMP session on a mapping alive (RFC 4787 REQ-6), whoever opened it, so
     /// that an outsider cannot hold ports for ever; in TCP, and where no port is held, either side does. A reset refreshes
     /// nothing (RFC 7857 REQ-7); one that is believed starts the reset timer. `numbers` reads a TCP segment's.
+    // Implements: U6, P7, P7.1.
     #[inline(always)]
     pub fn touch(
         &mut self,
@@ -310,6 +311,7 @@ impl<A: Family> Nat<A> {
     }
 
     /// A TCP segment whose flags change the state of its session, if it is to be believed.
+    // Implements: P2.2, T12.
     #[cold]
     fn tcp_moves(
         &mut self,
@@ -400,6 +402,7 @@ impl<A: Family> Nat<A> {
     }
 
     /// Returns a mapping's port to its address, to rest there or not.
+    // Implements: G8.
     fn give_back(
         &mut self,
         policy: &Policy,

@@ -149,6 +149,7 @@ impl Subscribers {
     ///
     /// # Errors
     /// [`DropReason::SubscriberLimit`] if the table is full.
+    // Implements: U7.
     #[inline]
     pub fn enter(&mut self, address: u128, realm: RealmId) -> Result<SubscriberIndex, DropReason> {
         let slot = self.probe(address, realm);
@@ -186,6 +187,7 @@ impl Subscribers {
     /// # Errors
     /// Nothing is counted if the subscriber is at a limit: [`DropReason::SessionLimit`], [`DropReason::QuotaHalfOpen`],
     /// [`DropReason::QuotaRate`].
+    // Implements: G5, G4.
     #[inline]
     pub fn open_session(
         &mut self,

@@ -49,6 +49,7 @@ pub fn advance(state: State, flags: u8, direction: Direction) -> State {
 }
 
 /// [`advance`] for what is not data of an established connection.
+// Implements: T2, T2a, P2, T11.
 fn step(state: State, flags: u8, direction: Direction) -> State {
     use State::*;
     if state == Expected {
@@ -110,6 +111,7 @@ mod tests {
         states
     }
 
+    // Proves: P2.
     #[test]
     fn ordinary_connection() {
         assert_eq!(

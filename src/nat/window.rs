@@ -116,6 +116,7 @@ impl Windows {
     }
 
     /// Whether a segment from outside lies where the connection is, so that its flags may change the session's state.
+    // Implements: P2.2, T12.
     pub fn believes(&self, index: SessionIndex, flags: u8, numbers: Numbers) -> bool {
         let Some(noted) = self.notes.get(index.0 as usize) else {
             return true;

@@ -172,6 +172,7 @@ impl Delta {
     }
 
     /// The new value of a checksum field: RFC 1624 equation 3, `HC' = ~(~HC + ~m + m')`. For IP, TCP, ICMP.
+    // Implements: F7.
     #[inline]
     pub const fn apply(self, field: u16) -> u16 {
         !add(!field, self.0)
@@ -261,11 +262,13 @@ mod tests {
         assert_eq!(ipv4_header(&header), 0xb861);
     }
 
+    // Proves: F7.
     #[test]
     fn rfc1624_section_4_example() {
         assert_eq!(Delta::u16(0x5555, 0x3285).apply(0xdd2f), 0x0000);
     }
 
+    // Proves: F8.
     #[test]
     fn udp_zeros() {
         let change = Delta::u16(0x5555, 0x3285);
@@ -296,6 +299,7 @@ mod tests {
             prop_assert_eq!(sum(&bytes) as u16, slow(&bytes));
         }
 
+        // Proves: F7.
         #[test]
         fn incremental_equals_full(
             words in proptest::collection::vec(field(), 10),

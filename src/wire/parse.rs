@@ -165,6 +165,7 @@ impl Parsed {
 /// # Errors
 ///
 /// The reason to drop and count the frame by.
+// Implements: F1.
 #[inline]
 pub fn parse(frame: &[u8]) -> Result<Parsed, DropReason> {
     if read_u16(frame, 12) == ETHERTYPE_IPV4 {
@@ -271,6 +272,7 @@ fn header_with_options(packet: &[u8]) -> Result<usize, DropReason> {
 
 /// Walks IPv4 options (RFC 791 section 3.1): lengths must add up, source routes are refused (RFC 7126
 /// sections 4.3 and 4.4).
+// Implements: I10.
 fn options(mut rest: &[u8]) -> Result<(), DropReason> {
     const END: u8 = 0;
     const NOP: u8 = 1;
@@ -295,6 +297,7 @@ fn options(mut rest: &[u8]) -> Result<(), DropReason> {
 
 /// A piece of a datagram that reaches to byte `end` of it. RFC 1858 section 3 and RFC 3128: no fragment may
 /// rewrite the TCP header an earlier one brought, and the first must show enough to be judged.
+// Implements: F11.
 #[cold]
 fn fragment(parsed: &mut Parsed, segment: &[u8], end: u32) -> Result<(), DropReason> {
     if end > 65_535 {
@@ -406,6 +409,7 @@ fn icmp(parsed: &mut Parsed, segment: &[u8]) -> Result<(), DropReason> {
 
 /// Sorts ICMP types (RFC 792, RFC 950, RFC 4443). A redirect quotes a packet too, but it is a matter of one
 /// link and never translated.
+// Implements: I1, I11.
 fn icmp_kind(network: Network, kind: u8) -> Transport {
     match (network, kind) {
         (Network::Ipv4, 8 | 13 | 15 | 17) | (Network::Ipv6, 128) => Transport::IcmpQuery,

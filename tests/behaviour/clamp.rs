@@ -55,6 +55,7 @@ fn clamped(workers: u8, interface: &str, rules: &str) -> Rack {
     rack(&text.replacen(&name, &format!("{name}clamp_mss = 1400\n"), 1))
 }
 
+// Proves: F12.
 #[test]
 fn syns_are_clamped_both_ways() {
     // On either interface: leaving or arriving makes no difference. With no rule the packets are only routed.

@@ -27,6 +27,7 @@ fn expected(text: &str, host: &str) -> (IpAddr, Vec<(u16, u16)>) {
     (answers[0].outside, answers[0].ports.clone())
 }
 
+// Proves: D1, D2.
 #[test]
 fn hosts_use_their_own_ports_on_any_worker() {
     everywhere(|workers, at| {

@@ -207,6 +207,7 @@ fn an_active_client_gets_its_data_connection() {
     });
 }
 
+// Proves: T12.
 #[test]
 fn numbers_follow_a_text_that_grew() {
     everywhere(|workers, at| {
@@ -447,6 +448,7 @@ fn a_host_at_its_limit_gets_no_expectation() {
     });
 }
 
+// Proves: U10a, T6.
 #[test]
 fn helpers_can_be_switched_off() {
     everywhere(|workers, at| {
@@ -477,6 +479,7 @@ fn helpers_can_be_switched_off() {
     });
 }
 
+// Proves: U10, U10a.
 #[test]
 fn a_tftp_server_answers_from_another_port() {
     let request = udp(LAN, CLIENT, ("203.0.113.9", 69), b"\0\x01file\0octet\0");

@@ -21,6 +21,7 @@ fn answer(to: (std::net::Ipv4Addr, u16), flags: &str) -> Vec<u8> {
     tcp(WAN, SERVER, (address, to.1), flags)
 }
 
+// Proves: G4c, G5b.
 #[test]
 fn new_sessions_a_second_are_limited() {
     everywhere(|workers, at| {
@@ -50,6 +51,7 @@ fn new_sessions_a_second_are_limited() {
     });
 }
 
+// Proves: G4c.
 #[test]
 fn half_open_connections_are_limited() {
     everywhere(|workers, at| {
@@ -124,6 +126,7 @@ fn a_host_that_others_call_keeps_its_own_tokens() {
     });
 }
 
+// Proves: G11b.
 #[test]
 fn a_refused_host_is_told_as_configured_and_not_too_often() {
     for (error, code) in [("host-unreachable", 1), ("admin-prohibited", 13)] {
@@ -150,6 +153,7 @@ fn a_refused_host_is_told_as_configured_and_not_too_often() {
     }
 }
 
+// Proves: G11c, D8.
 #[test]
 fn a_host_at_its_limit_is_told_at_both_edges() {
     everywhere(|workers, at| {

@@ -13,11 +13,13 @@ mod common;
 
 mod apart;
 mod batches;
+mod carrier;
 mod clamp;
 mod deterministic;
 mod drain;
 mod filter;
 mod filter_v6;
+mod fragments;
 mod hairpin;
 mod helpers;
 mod helpers_v6;
@@ -32,9 +34,11 @@ mod parity;
 mod realms;
 mod refusals;
 mod reload;
+mod rings;
 mod sanity;
 mod services;
 mod services_v6;
+mod standards;
 mod tcp;
 
 use common::*;

@@ -88,6 +88,7 @@ fn an_endpoint_that_comes_and_leaves_by_one_interface_has_one_mapping() {
     });
 }
 
+// Proves: U1, T1, U3, T7, U8a, T3a.
 #[test]
 fn mappings_and_filters_depend_on_what_the_pool_says() {
     for (m, mapping) in WORDS.iter().enumerate() {
@@ -128,6 +129,7 @@ fn mappings_and_filters_depend_on_what_the_pool_says() {
     }
 }
 
+// Proves: T3b, P5, P6, I1a.
 #[test]
 fn each_protocol_has_its_own() {
     let rules =
@@ -150,6 +152,7 @@ fn each_protocol_has_its_own() {
     });
 }
 
+// Proves: P3.
 #[test]
 fn one_address_carries_far_more_sessions_than_it_has_ports() {
     const EACH: u16 = 30_000;
@@ -203,6 +206,7 @@ fn one_address_carries_far_more_sessions_than_it_has_ports() {
     }
 }
 
+// Proves: P3, G13.
 #[test]
 fn a_port_is_refused_when_the_remote_has_met_them_all_and_not_before() {
     let rules = behaving("ports = \"2000-2003\"\nmapping = \"address-port\"\nhold = \"0s\"");

@@ -9,21 +9,21 @@ use crate::*;
 const CLIENT: End = ("10.0.0.2", 40000);
 
 /// The lab with an MTU on its outside interface.
-fn narrow(workers: u8, mtu: u16, rules: &str) -> Rack {
+pub fn narrow(workers: u8, mtu: u16, rules: &str) -> Rack {
     let name = "name = \"wan0\"\n";
     let text = lab_text(workers, rules, "");
     rack(&text.replacen(name, &format!("{name}mtu = {mtu}\n"), 1))
 }
 
 /// Sets id and flags (DF 0x4000, MF 0x2000, offset / 8) of an IPv4 frame.
-fn mark(frame: &mut [u8], id: u16, flags: u16) {
+pub fn mark(frame: &mut [u8], id: u16, flags: u16) {
     frame[18..20].copy_from_slice(&id.to_be_bytes());
     frame[20..22].copy_from_slice(&flags.to_be_bytes());
     finish(frame);
 }
 
 /// Repairs total length and header checksum.
-fn finish(frame: &mut [u8]) {
+pub fn finish(frame: &mut [u8]) {
     let length = (frame.len() - 14) as u16;
     frame[16..18].copy_from_slice(&length.to_be_bytes());
     frame[24..26].copy_from_slice(&[0, 0]);
@@ -31,7 +31,7 @@ fn finish(frame: &mut [u8]) {
     frame[24..26].copy_from_slice(&sum.to_be_bytes());
 }
 
-fn payload(length: usize) -> Vec<u8> {
+pub fn payload(length: usize) -> Vec<u8> {
     (0..length).map(|i| (i * 7 % 251) as u8).collect()
 }
 
@@ -43,7 +43,7 @@ pub fn datagram(length: usize, df: bool) -> Vec<u8> {
 }
 
 /// Cuts a frame's IP payload at multiples of `size`.
-fn cut(frame: &[u8], size: usize) -> Vec<Vec<u8>> {
+pub fn cut(frame: &[u8], size: usize) -> Vec<Vec<u8>> {
     let body = &frame[34..];
     let count = body.len().div_ceil(size);
     let id = u16::from_be_bytes([frame[18], frame[19]]);
@@ -59,7 +59,7 @@ fn cut(frame: &[u8], size: usize) -> Vec<Vec<u8>> {
 }
 
 /// Puts fragments together by hand: the frame as if it had never been cut.
-fn reassemble(mut pieces: Vec<(PortId, Vec<u8>)>) -> (PortId, Vec<u8>) {
+pub fn reassemble(mut pieces: Vec<(PortId, Vec<u8>)>) -> (PortId, Vec<u8>) {
     let flags = |f: &[u8]| u16::from_be_bytes([f[20], f[21]]);
     pieces.sort_by_key(|p| flags(&p.1) & 0x1fff);
     let mut whole = pieces[0].1[..34].to_vec();
@@ -83,6 +83,7 @@ fn reassemble(mut pieces: Vec<(PortId, Vec<u8>)>) -> (PortId, Vec<u8>) {
     (pieces[0].0, whole)
 }
 
+// Proves: U13, F6.
 #[test]
 fn df_is_told_the_mtu_of_the_narrow_link() {
     everywhere(|workers, at| {
@@ -106,6 +107,7 @@ fn df_is_told_the_mtu_of_the_narrow_link() {
     });
 }
 
+// Proves: U13a.
 #[test]
 fn without_df_it_is_cut_and_nothing_is_lost() {
     for mtu in [1400, 1339, 1280] {
@@ -114,6 +116,9 @@ fn without_df_it_is_cut_and_nothing_is_lost() {
             for length in [1373, 1472, 1400] {
                 let sent = send(&mut rack, at, LAN, &datagram(length, false));
                 assert!(sent.len() > 1 || length + 28 <= usize::from(mtu));
+                let flags = |p: &(PortId, Vec<u8>)| u16::from_be_bytes([p.1[20], p.1[21]]);
+                let offsets = sent.iter().map(|p| flags(p) & 0x1fff);
+                assert!(offsets.is_sorted(), "in order");
                 for (port, piece) in &sent {
                     assert!(piece.len() <= 14 + usize::from(mtu));
                     assert_eq!((*port, piece[22]), (WAN, 63));
@@ -127,6 +132,7 @@ fn without_df_it_is_cut_and_nothing_is_lost() {
     }
 }
 
+// Proves: P10, F9.
 #[test]
 fn datagrams_of_two_hosts_with_one_number_get_one_each() {
     everywhere(|workers, at| {
@@ -178,7 +184,7 @@ fn ipv6_is_told_and_never_cut() {
 }
 
 /// All orders of four things.
-fn permutations() -> Vec<[usize; 4]> {
+pub fn permutations() -> Vec<[usize; 4]> {
     let mut all = Vec::new();
     for n in 0..256 {
         let order = [n & 3, n >> 2 & 3, n >> 4 & 3, n >> 6];
@@ -191,6 +197,7 @@ fn permutations() -> Vec<[usize; 4]> {
     all
 }
 
+// Proves: U14.
 #[test]
 fn fragments_pass_in_every_order() {
     assert_eq!(permutations().len(), 24);
@@ -231,6 +238,7 @@ fn without_the_first_fragment_the_others_time_out() {
     });
 }
 
+// Proves: U14a.
 #[test]
 fn a_flood_of_fragments_hurts_fragments_only() {
     everywhere(|workers, at| {

@@ -302,6 +302,7 @@ fn extension_headers_travel_along() {
 }
 
 /// RFC 6296: no checksum changes, both ways, whoever begins.
+// Proves: NP1, NP5, NP6.
 #[test]
 fn prefixes_translate_without_touching_checksums() {
     everywhere(|workers, receiver| {
@@ -332,6 +333,7 @@ fn prefixes_translate_without_touching_checksums() {
 
 /// Without other rules no sessions are needed; errors come home with their quote, and hosts that call the outside prefix
 /// find each other.
+// Proves: NP6, NP4.
 #[test]
 fn prefixes_need_no_sessions() {
     everywhere(|workers, receiver| {

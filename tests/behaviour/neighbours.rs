@@ -139,6 +139,7 @@ fn the_queue_has_an_end_and_costs_nobody_else() {
     });
 }
 
+// Proves: F13.
 #[test]
 fn answers_for_own_and_pool_addresses_on_their_link_only() {
     let mut rack = lab(1, &pool(""));

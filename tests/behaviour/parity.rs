@@ -7,6 +7,7 @@ use natgate::base::DropReason;
 use crate::common::*;
 use crate::*;
 
+// Proves: U4, U11, P8.
 #[test]
 fn parity_is_kept_whatever_the_load() {
     let kinds = [
@@ -43,6 +44,7 @@ fn parity_is_kept_whatever_the_load() {
     }
 }
 
+// Proves: U3a, P9, G15.
 #[test]
 fn a_free_port_is_preserved_and_a_random_one_is_not_guessed() {
     everywhere(|workers, at| {

@@ -111,6 +111,7 @@ fn one_on(rack: &mut Rack, at: u8, port: PortId, frame: &[u8], tag: Option<u16>)
     seen(&sent[0])
 }
 
+// Proves: U7, G2.
 #[test]
 fn hosts_with_one_address_are_two_subscribers() {
     for rules in [POOLS, SHARED] {
@@ -201,6 +202,7 @@ fn servers_of_a_realm_are_reached_and_answer() {
     });
 }
 
+// Proves: U7, U9.
 #[test]
 fn realms_meet_at_their_public_addresses() {
     everywhere(|workers, at| {

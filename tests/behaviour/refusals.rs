@@ -14,6 +14,7 @@ const CLIENTS: [End; 4] = [
     ("10.0.0.5", 40000),
 ];
 
+// Proves: G11a, G11d, P4.
 #[test]
 fn a_full_pool_refuses_and_existing_flows_go_on() {
     let mut rack = lab(1, &pool("ports = \"2000-2001\"\nhold = \"10s\""));
@@ -36,6 +37,7 @@ fn a_full_pool_refuses_and_existing_flows_go_on() {
     );
 }
 
+// Proves: G8.
 #[test]
 fn ports_return_after_expiry_and_rest() {
     let mut rack = lab(1, &pool("ports = \"2000-2001\"\nhold = \"10s\""));
@@ -54,6 +56,7 @@ fn ports_return_after_expiry_and_rest() {
     works(&mut rack, 0, CLIENTS[1], kept);
 }
 
+// Proves: G11b.
 #[test]
 fn exhaustion_tells_the_client_where_asked_to() {
     let mut rack = lab(1, &pool("ports = \"2000-2000\"\nexhaustion = \"icmp\""));
@@ -78,6 +81,7 @@ fn exhaustion_tells_the_client_where_asked_to() {
     works(&mut rack, 0, CLIENTS[0], first);
 }
 
+// Proves: G4, G4a.
 #[test]
 fn block_quota_binds_one_host_only() {
     let keys = "ports = \"2048-2063\"\nblock = { size = 4, max_per_host = 2 }";
@@ -112,6 +116,7 @@ fn block_quota_binds_one_host_only() {
     assert_eq!(rack.sessions(), 16);
 }
 
+// Proves: G5, G5a.
 #[test]
 fn sessions_per_host_bind_one_host_only() {
     everywhere(|workers, at| {
@@ -135,6 +140,7 @@ fn sessions_per_host_bind_one_host_only() {
     });
 }
 
+// Proves: G11d.
 #[test]
 fn a_full_session_table_evicts_nobody() {
     let policy = lab_policy(1, MASQUERADE);

@@ -206,6 +206,7 @@ fn a_removed_rule_keeps_its_living_sessions() {
     });
 }
 
+// Proves: U5b, T5a, I2a.
 #[test]
 fn timeouts_change_live() {
     everywhere(|workers, at| {

@@ -36,6 +36,7 @@ fn with_option(frame: &[u8], option: [u8; 4]) -> Vec<u8> {
     reseal(longer)
 }
 
+// Proves: F1, F5, I10.
 #[test]
 fn broken_packets_are_dropped_each_for_its_reason() {
     use DropReason::*;
@@ -103,6 +104,7 @@ fn broken_packets_are_dropped_each_for_its_reason() {
     });
 }
 
+// Proves: I10f.
 #[test]
 fn errors_are_limited_and_what_is_not_said_is_counted() {
     everywhere(|workers, at| {

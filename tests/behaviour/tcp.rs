@@ -97,6 +97,7 @@ fn lives(rack: &mut Rack, millis: u64) -> bool {
     rack.sessions() == 1
 }
 
+// Proves: P2.2, T12.
 #[test]
 fn a_forged_reset_passes_and_changes_nothing() {
     everywhere(|workers, at| {
@@ -114,6 +115,7 @@ fn a_forged_reset_passes_and_changes_nothing() {
     });
 }
 
+// Proves: P2.2, P7.1.
 #[test]
 fn a_real_reset_ends_the_session_after_four_minutes_of_silence() {
     everywhere(|workers, at| {
@@ -129,6 +131,7 @@ fn a_real_reset_ends_the_session_after_four_minutes_of_silence() {
     });
 }
 
+// Proves: P2, P2.2.
 #[test]
 fn data_after_a_reset_restores_the_session() {
     everywhere(|workers, at| {
@@ -142,6 +145,7 @@ fn data_after_a_reset_restores_the_session() {
     });
 }
 
+// Proves: T12.
 #[test]
 fn the_window_moves_with_the_connection() {
     everywhere(|workers, at| {
@@ -159,6 +163,7 @@ fn the_window_moves_with_the_connection() {
     });
 }
 
+// Proves: T2, T12.
 #[test]
 fn a_forged_fin_does_not_close_the_other_half() {
     everywhere(|workers, at| {
@@ -172,6 +177,7 @@ fn a_forged_fin_does_not_close_the_other_half() {
     });
 }
 
+// Proves: T2a.
 #[test]
 fn both_may_open_at_once() {
     everywhere(|workers, at| {
@@ -184,6 +190,7 @@ fn both_may_open_at_once() {
     });
 }
 
+// Proves: T2, T11.
 #[test]
 fn ports_of_a_closed_connection_open_the_next_from_either_side() {
     let forward = format!(
@@ -206,6 +213,7 @@ fn ports_of_a_closed_connection_open_the_next_from_either_side() {
     });
 }
 
+// Proves: T4.
 #[test]
 fn an_unsolicited_syn_is_answered_after_six_seconds() {
     everywhere(|workers, at| {
@@ -223,6 +231,7 @@ fn an_unsolicited_syn_is_answered_after_six_seconds() {
     });
 }
 
+// Proves: T4, T2a.
 #[test]
 fn an_unsolicited_syn_is_forgotten_when_the_inside_calls_meanwhile() {
     everywhere(|workers, at| {
@@ -241,6 +250,7 @@ fn an_unsolicited_syn_is_forgotten_when_the_inside_calls_meanwhile() {
     });
 }
 
+// Proves: T4, T4a.
 #[test]
 fn a_filtered_syn_waits_where_the_policy_answers_and_a_flood_is_bounded() {
     let rules = format!(
@@ -266,6 +276,7 @@ fn a_filtered_syn_waits_where_the_policy_answers_and_a_flood_is_bounded() {
     });
 }
 
+// Proves: T11.
 #[test]
 fn a_connection_is_picked_up_in_the_middle_where_that_is_wanted() {
     everywhere(|workers, at| {
@@ -291,6 +302,7 @@ fn natgate_with(workers: u8, system: &str) -> Rack {
     rack(&lab_text(workers, MASQUERADE, system))
 }
 
+// Proves: P2.1, T5a.
 #[test]
 fn opening_closing_and_reset_have_timers_of_their_own() {
     let timers = format!(

@@ -22,6 +22,7 @@ fn seen(text: &str) -> String {
     format!("{}\n", lines.join("\n"))
 }
 
+// Proves: U5, T5, I2.
 #[test]
 fn every_mistake_is_reported_with_its_place() {
     let mut files = 0;

@@ -131,6 +131,7 @@ fn default_toml_is_correct_when_everything_in_it_is_used() {
     assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
 }
 
+// Proves: U5c, T5, I2, U10.
 #[test]
 fn default_toml_states_the_defaults() {
     let whole = uncommented();

@@ -321,6 +321,7 @@ fn masquerade_tcp() -> Input {
     ])
 }
 
+// Proves: I10.
 fn masquerade_icmp() -> Input {
     now(vec![
         (LAN, ping(LAN, "10.0.0.2", "203.0.113.9", 777)),
@@ -332,6 +333,7 @@ fn masquerade_icmp() -> Input {
     ])
 }
 
+// Proves: F8, OT5.
 fn udp_without_checksum() -> Input {
     let mut frame = udp(LAN, A, REMOTE, b"no checksum");
     frame[40..42].copy_from_slice(&[0, 0]);
@@ -410,6 +412,7 @@ fn ttl_expired() -> Input {
     ])
 }
 
+// Proves: F13.
 fn filtered() -> Input {
     now(vec![
         (LAN, udp(LAN, A, REMOTE, b"open")),

@@ -132,6 +132,7 @@ fn outside() -> [Vec<u8>; 3] {
     ]
 }
 
+// Proves: I3b, I3d, I4a, I4b, I4c.
 fn forms() -> Input {
     let mut frames = sent();
     let [udp, tcp, ping] = outside();
@@ -162,6 +163,7 @@ fn forms() -> Input {
     now(frames)
 }
 
+// Proves: I3, I3a, I3c, I4.
 fn broken() -> Input {
     let mut frames = sent();
     let [udp, tcp, ping] = outside();
@@ -190,6 +192,7 @@ fn broken() -> Input {
     now(frames)
 }
 
+// Proves: I5, I5a, I5b, I5c.
 fn from_inside() -> Input {
     let question = udp(WAN, REMOTE, ("203.0.113.1", 5300), b"question");
     let arrived = beyond(&udp(LAN, REMOTE, ("10.0.0.2", 53), b"question"));
@@ -211,6 +214,7 @@ fn from_inside() -> Input {
 }
 
 /// With pauses, as for every row whose packets go back where they came from.
+// Proves: I7, I7a.
 fn hairpin() -> Input {
     let client = ("10.0.0.3", 5555);
     let asked = udp(LAN, client, ("203.0.113.1", 5300), b"question");

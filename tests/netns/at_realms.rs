@@ -187,6 +187,7 @@ fn two_vlans_with_the_same_addresses() {
     });
 }
 
+// Proves: G8.
 #[test]
 fn ports_rest_across_a_restart() {
     let setup = Setup {

@@ -49,6 +49,7 @@ fn at_1_1_a_static_address() {
     });
 }
 
+// Proves: U2.
 #[test]
 fn at_1_2_paired_pooling_gives_a_client_one_address() {
     let setup = Setup {

@@ -122,6 +122,7 @@ fn stun_discovers_the_filtering_of_a_masquerade() {
 
 /// Ports that are not the source's: a port that is kept looks like endpoint-independent mapping to a client that asks
 /// from one socket.
+// Proves: U1, U8a.
 #[test]
 fn stun_discovers_the_behaviour_that_is_configured() {
     let behaviours = [

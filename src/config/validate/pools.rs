@@ -195,6 +195,7 @@ fn pool_ports(path: &str, written: Option<&raw::Many>, findings: &mut Findings) 
 }
 
 /// The fixed addresses and the interfaces of a pool.
+// Implements: G3.
 fn addresses(
     path: &str,
     name: &str,

@@ -122,6 +122,7 @@ const MINIMA: &[(&str, u64, &str)] = &[
     ("icmp", 60, "RFC 5508 REQ-2"),
 ];
 
+// Implements: U5, U5b, T5, T5a, I2, I2a.
 pub(super) fn timeouts(raw: &raw::Timeouts, findings: &mut Findings) -> Timeouts {
     let mut read = |key: &str, written: &str| {
         let path = format!("timeouts.{key}");

@@ -95,6 +95,7 @@ fn thresholds(config: &Validated, name: &str) -> Alarm {
 
 impl Live {
     /// Raises and ends the pools' alarms; the housekeeping calls it every few seconds.
+    // Implements: G11c, D8.
     pub fn watch_pools(&self) {
         let policy = self.published.load();
         let loaded = lock(&self.running).loaded.clone();
@@ -130,6 +131,7 @@ impl Live {
 mod tests {
     use super::*;
 
+    // Proves: G11c, D8.
     #[test]
     fn an_alarm_is_told_at_both_edges_once() {
         let mut alarms = Alarms::default();

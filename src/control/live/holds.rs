@@ -134,6 +134,7 @@ impl Saved {
     }
 
     /// Makes the ports rest, before any worker runs. Returns what each worker has to end the rest of.
+    // Implements: G8.
     pub fn restore(&self, policy: &Policy, unix_seconds: u64, now: Tick) -> Vec<Vec<Held>> {
         let mut held: Vec<Vec<Held>> = vec![Vec::new(); usize::from(policy.workers)];
         let age = unix_seconds.saturating_sub(self.unix_seconds);

@@ -28,6 +28,7 @@ impl Records {
 
 impl Live {
     /// Logs the deterministic mappings that changed, and all of them daily; the housekeeping calls it every few seconds.
+    // Implements: D6, G14.
     pub fn log_mappings(&self) {
         let loaded = lock(&self.running).loaded.clone();
         let records = loaded.validated.pools.iter().filter_map(|pool| {
@@ -45,6 +46,7 @@ impl Live {
 mod tests {
     use super::*;
 
+    // Proves: D6, G14.
     #[test]
     fn a_record_is_logged_when_new_and_daily() {
         let list = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();

@@ -30,6 +30,7 @@ use crate::nat::ports::PortSpace;
 use crate::wire::{TCP, UDP};
 
 /// A protocol there is help for.
+// Implements: U10, U10a, T6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Helper {

@@ -11,6 +11,7 @@ use crate::wire::tcp::{self, ACK};
 use crate::wire::{read_u8, read_u32, write_u32};
 
 /// By how much one direction of a connection is moved.
+// Implements: T12.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Shift {
     /// The sender's number of the first byte of the text changed last.
@@ -139,6 +140,7 @@ mod tests {
         out
     }
 
+    // Proves: T12.
     #[test]
     fn sack_blocks_follow_at_any_alignment() {
         let shift = Shift::default().then(1000, 3);

@@ -61,6 +61,7 @@ impl<A: Family> Destination<A> {
 }
 
 /// The destination half. `None`: an external or own address with nothing behind this port.
+// Implements: U8a, U9, T8, U11.
 pub(super) fn destination<A: Family>(
     nat: &Nat<A>,
     policy: &Policy,

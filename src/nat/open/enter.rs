@@ -122,6 +122,7 @@ pub(super) fn allocate<A: Family>(
 }
 
 /// The outside port: that of the endpoint's mapping (RFC 4787 REQ-1), or a new one.
+// Implements: U1, T1, I1a.
 fn with_port<A: Family>(
     nat: &mut Nat<A>,
     policy: &Policy,

@@ -75,6 +75,7 @@ pub enum Opened {
 ///
 /// # Errors
 /// The reason to drop the packet; nothing is changed then.
+// Implements: I11, G11d, U11.
 pub fn open<A: Family>(
     nat: &mut Nat<A>,
     policy: &Policy,
@@ -234,6 +235,7 @@ fn local_or<A: Family>(
 
 /// A translated TCP flow starts with a SYN: without the state of the connection a new outside port would only be answered
 /// by a reset. With pick-up, whatever is no reset may be the first.
+// Implements: T11.
 fn mid_stream_refused<A: Family>(policy: &Policy, flow: &NewFlow<A>) -> Result<(), DropReason> {
     let opens = match policy.tcp_pickup {
         true => flow.tcp_flags & tcp::RST == 0,

@@ -42,6 +42,7 @@ impl<A> Source<A> {
 }
 
 /// The source half. `after` has the translated destination already.
+// Implements: G6.
 pub(super) fn source<A: Family>(
     policy: &Policy,
     flow: &NewFlow<A>,
@@ -173,6 +174,7 @@ pub fn is_leased<A: Family>(policy: &Policy, facts: &Facts<A>, realm: RealmId, h
 }
 
 /// What counts the longest prefix that matches, if it says "leave alone".
+// Implements: G6.
 fn exemption<A: Family>(policy: &Policy, facts: &Facts<A>) -> Option<RuleId> {
     let longest = A::translation(&policy.nat)
         .exempt

@@ -166,6 +166,7 @@ impl Allocator {
     /// - [`DropReason::NoBlock`]: the subscriber's blocks (if any) are full and no block is free.
     /// - [`DropReason::QuotaBlocks`]: the subscriber's blocks are full and it may have no more.
     /// - [`DropReason::Internal`]: the subscriber does not exist, or pool and address layout do not fit.
+    // Implements: U2, G2, P4.
     pub fn allocate(
         &mut self,
         externals: &Externals,
@@ -410,6 +411,7 @@ impl Allocator {
 }
 
 /// The address and the block that a deterministic pool has for an inside address.
+// Implements: U2, G2.
 pub(super) fn own_place(pool: &Pool, inside: u128) -> Option<(&ExternalRef, BlockIndex)> {
     let map = pool.policy().deterministic.as_deref()?;
     let place = map.place(u32::try_from(inside).ok()?)?;

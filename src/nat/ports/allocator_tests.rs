@@ -267,6 +267,7 @@ fn paired_subscribers_stay_on_an_address_that_survives_a_restart() {
     assert!(load.values().all(|n| (25..80).contains(n)), "{load:?}");
 }
 
+// Proves: P4.
 #[test]
 fn paired_and_full_is_refused_but_a_newcomer_goes_where_there_is_room() {
     let mut lab = Lab::new(
@@ -327,6 +328,7 @@ fn draining_addresses_get_nothing_new() {
 }
 
 /// `gw:5.5` example B in small numbers.
+// Proves: B1, G4.
 #[test]
 fn example_b_blocks_open_on_demand_up_to_the_quota_and_go_back() {
     let mut lab = Lab::new(blocks("1024-1087", 4, 2, 2400), 1);
@@ -369,6 +371,7 @@ fn example_b_blocks_open_on_demand_up_to_the_quota_and_go_back() {
     assert_eq!(lab.errors(), 0);
 }
 
+// Proves: B1.
 #[test]
 fn a_pool_without_blocks_refuses_and_the_longest_idle_block_is_spared() {
     let mut lab = Lab::new(blocks("1024-1039", 4, 9, 10), 1);

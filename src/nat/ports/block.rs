@@ -244,6 +244,7 @@ impl BlockPorts {
     }
 
     /// Leases this very block; `None` if it is taken.
+    // Implements: D4.
     pub(super) fn claim_own(&self, block: BlockIndex, claim: &Claim) -> Option<BlockIndex> {
         let exists = u32::from(block.0) < self.count();
         (exists && self.free_blocks.claim(block.0.into()))
@@ -252,6 +253,7 @@ impl BlockPorts {
     }
 
     /// Notes whose a block is that was just taken from the free ones.
+    // Implements: B1.
     fn lease(&self, block: BlockIndex, claim: &Claim) -> Option<BlockIndex> {
         let meta = self.meta(block)?;
         debug_assert!(claim.worker.index() < MAX_WORKERS);

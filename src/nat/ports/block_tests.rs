@@ -25,6 +25,7 @@ fn everything(space: PortSpace) -> Allowed<'static> {
     Allowed::all(PortMask::none(), space)
 }
 
+// Proves: G13.
 #[test]
 fn a_block_is_filled_to_the_last_port_in_every_space() {
     for size in [1, 4, 63, 64, 100, 512] {
@@ -74,6 +75,7 @@ fn reserved_ports_are_never_handed_out_and_useless_blocks_not_opened() {
     assert_eq!(blocks.block_usage().used, 2);
 }
 
+// Proves: G15, D4.
 #[test]
 fn port_choice_within_a_block_is_spread_and_not_sequential() {
     let blocks = BlockPorts::new(512, &"1024-65535".parse().unwrap());

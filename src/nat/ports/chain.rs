@@ -60,6 +60,7 @@ impl<'a> Chain<'a> {
 
     /// The block to take a port from: the one the port wanted is left in; else a random one with room, but the longest idle
     /// one only if the others are full, so that it can fall idle and go back (RFC 7768 §4).
+    // Implements: B1.
     pub(super) fn choose(
         &self,
         blocks: &BlockPorts,
@@ -117,6 +118,7 @@ impl<'a> Chain<'a> {
 }
 
 /// Gives back the blocks of a subscriber that have been idle long enough.
+// Implements: B1.
 pub(super) fn return_idle(
     externals: &Externals,
     subscribers: &mut Subscribers,

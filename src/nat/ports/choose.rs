@@ -13,6 +13,7 @@ use crate::nat::subscriber::Subscribers;
 
 impl Allocator {
     /// A port of an address with single ports: of the source port's class first, of the whole range then.
+    // Implements: U3a, P9.
     pub(super) fn single_port(
         &mut self,
         single: &SinglePorts,
@@ -117,6 +118,7 @@ impl Allocator {
     }
 
     /// A port of the subscriber's blocks on this address, if need be of a new one.
+    // Implements: G13, G15.
     pub(super) fn block_port(
         &mut self,
         external: &ExternalRef,

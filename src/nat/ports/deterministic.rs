@@ -106,6 +106,7 @@ pub enum Holder {
 }
 
 /// The mapping of a deterministic pool.
+// Implements: D2, D3, D7, G14.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deterministic {
     /// In order of their numbers.
@@ -222,6 +223,7 @@ mod tests {
         Deterministic::new(&[inside], plan)
     }
 
+    // Proves: D7, D2, D3.
     #[test]
     fn the_example_of_the_rfc() {
         let map = example();
@@ -250,6 +252,7 @@ mod tests {
     }
 
     /// The two functions are each other's inverse, whatever is reserved and however hosts and addresses are given.
+    // Proves: D1.
     #[test]
     fn both_functions_agree_and_no_port_has_two_hosts() {
         let mut random = Random::from_seed(7422);

@@ -42,6 +42,7 @@ fn deterministic(overflow: Option<u16>, max_per_host: u16) -> (Externals, Pool) 
     (externals, Pool::new(policy, refs.into()))
 }
 
+// Proves: D4.
 #[test]
 fn a_deterministic_host_gets_exactly_its_own_ports() {
     let (externals, pool) = deterministic(None, 0);
@@ -86,6 +87,7 @@ fn a_deterministic_host_gets_exactly_its_own_ports() {
     assert!(lab.externals.iter().all(|(_, e)| e.errors() == 0));
 }
 
+// Proves: D4, D3.
 #[test]
 fn overflow_comes_after_the_own_ports_and_within_its_limit() {
     let (externals, pool) = deterministic(Some(16), 2);

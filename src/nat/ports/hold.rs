@@ -21,6 +21,7 @@ pub struct Held {
 ///
 /// Entries leave in the order they came: after one with a longer hold time, a shorter one waits too. No port leaves
 /// early, except that a full queue lets its oldest go.
+// Implements: G8.
 pub struct HoldQueue {
     entries: VecDeque<Held>,
     capacity: usize,
@@ -104,6 +105,7 @@ mod tests {
         }
     }
 
+    // Proves: G8.
     #[test]
     fn ports_leave_when_due_or_when_crowded_out() {
         let mut queue = HoldQueue::new(3);

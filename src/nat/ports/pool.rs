@@ -99,6 +99,7 @@ pub struct PoolPolicy {
 }
 
 /// A pool of external addresses: settings and addresses, immutable in a snapshot.
+// Implements: G3.
 pub struct Pool {
     policy: PoolPolicy,
     externals: Box<[ExternalRef]>,

@@ -274,6 +274,7 @@ impl<'a> Allowed<'a> {
     }
 
     /// Those of the ports that are even or odd as `port` is (RFC 4787 REQ-4).
+    // Implements: U4, P8.
     pub fn with_parity_of(self, port: u16) -> Allowed<'a> {
         Allowed {
             residues: EVEN << (port % 2),

@@ -62,6 +62,7 @@ impl SinglePorts {
     /// proportion to their size, and takes the next free one, around the end of the ranges (RFC 6056 §3.3.1). If the
     /// network card steers by port, the port drawn is moved to where replies come to this worker, unless that is not
     /// allowed.
+    // Implements: G15, P9.
     #[inline]
     pub fn claim_random(
         &self,
@@ -85,6 +86,7 @@ impl SinglePorts {
     }
 
     /// The first allowed free port at or after `start`, around the end of the ranges.
+    // Implements: G13.
     fn claim_from(&self, start: u16, worker: WorkerId, allowed: &Allowed<'_>) -> Option<u16> {
         let high = allowed.clip(allowed.clip_above(start));
         let found = self.claim_ascending(&high, worker);
@@ -208,6 +210,7 @@ mod tests {
         text.parse().unwrap()
     }
 
+    // Proves: G13.
     #[test]
     fn finds_every_allowed_port_and_no_other() {
         let ports = SinglePorts::new();

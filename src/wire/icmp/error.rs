@@ -203,6 +203,7 @@ mod tests {
         [&[2; 12][..], &ethertype.to_be_bytes(), packet].concat()
     }
 
+    // Proves: I10d, F3.
     #[test]
     fn v4_error_is_complete_and_bounded() {
         for (payload, padding, total) in [(0, 18, 56), (519, 0, 575), (520, 0, 576), (2000, 0, 576)]

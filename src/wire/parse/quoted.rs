@@ -41,6 +41,7 @@ pub struct Quoted {
 ///
 /// `IpVersion`, `IpHeaderLength`, `IcmpInnerChecksum`; `IcmpInnerShort` for less than the IP header and 8
 /// bytes or for a later fragment, which shows no flow; `IcmpType` for an error about an error.
+// Implements: I3a, I3b, I3c.
 pub fn parse_quoted(packet: &[u8]) -> Result<Quoted, DropReason> {
     let Some(fixed) = chunk::<20>(packet, 0) else {
         return Err(DropReason::IcmpInnerShort);

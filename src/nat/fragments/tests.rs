@@ -1,0 +1,193 @@
+use super::*;
+
+fn key(id: u32) -> DatagramKey {
+    DatagramKey {
+        source: 1,
+        destination: 2,
+        id,
+        protocol: 17,
+        realm: RealmId(0),
+    }
+}
+
+/// Some piece behind the first: of 64 bytes, at a place of its own.
+fn piece(n: u32) -> Span {
+    let start = 64 + n as u16 * 64;
+    Span {
+        start,
+        end: start + 64,
+        last: false,
+    }
+}
+
+const FIRST: Span = Span {
+    start: 0,
+    end: 64,
+    last: false,
+};
+
+fn begin(fragments: &mut Fragments<u32>, key: &DatagramKey, now: u64) -> Result<(), DropReason> {
+    fragments.learn(key, FIRST, (1, 2), || 9, now).map(|_| ())
+}
+
+fn table(capacity: usize) -> Fragments<u32> {
+    Fragments::new(capacity, Hasher::new([3, 4]))
+}
+
+#[test]
+fn early_fragments_wait_for_the_first_in_order() {
+    let mut fragments = table(8);
+    for n in [30, 10, 20] {
+        assert_eq!(fragments.later(&key(1), piece(n)), Ok(None));
+        fragments.hold(&key(1), piece(n), n, 0).unwrap();
+    }
+    let shown = Shown {
+        ports: (4000, 53),
+        number: 7,
+    };
+    let learned = fragments.learn(&key(1), FIRST, (4000, 53), || 7, 5);
+    assert_eq!(learned, Ok(shown));
+    let again = fragments.learn(&key(1), FIRST, (4000, 53), || 8, 5);
+    assert_eq!(again, Ok(shown), "an exact duplicate");
+    let mut out = Vec::new();
+    fragments.release(&key(1), |b| out.push(b));
+    assert_eq!((out, fragments.held()), (vec![30, 10, 20], 0));
+    assert_eq!(
+        fragments.later(&key(1), piece(1)),
+        Ok(Some(shown)),
+        "later fragments still find the ports"
+    );
+    assert_eq!(fragments.later(&key(2), piece(1)), Ok(None));
+}
+
+#[test]
+fn time_runs_out() {
+    let mut fragments = table(8);
+    fragments.hold(&key(1), piece(0), 7, 100).unwrap();
+    begin(&mut fragments, &key(2), 200).unwrap();
+    let mut out = Vec::new();
+    fragments.expire(99 + LIFETIME_MILLIS, 10, |b| out.push(b));
+    assert!(out.is_empty());
+    fragments.expire(100 + LIFETIME_MILLIS, 10, |b| out.push(b));
+    assert_eq!(
+        (out, fragments.held(), fragments.pending()),
+        (vec![7], 0, 1)
+    );
+}
+
+/// A datagram of another source.
+fn of(source: u128, id: u32) -> DatagramKey {
+    DatagramKey { source, ..key(id) }
+}
+
+#[test]
+fn bounds_hold_under_flood_and_slots_come_back() {
+    let mut fragments = table(8);
+    // Half of the table for datagrams without their first fragment, whoever sends them.
+    for id in 0..4 {
+        fragments.hold(&of(id.into(), id), piece(0), id, 0).unwrap();
+    }
+    assert_eq!(
+        fragments.hold(&of(9, 9), piece(0), 9, 0),
+        Err((9, DropReason::FragmentBudget))
+    );
+    for id in 4..8 {
+        begin(&mut fragments, &of(id.into(), id), 0).unwrap();
+    }
+    assert_eq!(
+        begin(&mut fragments, &of(9, 9), 0),
+        Err(DropReason::FragmentBudget)
+    );
+    let mut out = 0;
+    fragments.expire(LIFETIME_MILLIS, 100, |_| out += 1);
+    assert_eq!((out, fragments.sources.len()), (4, 0));
+    for id in 10..14 {
+        fragments
+            .hold(&of(id.into(), id), piece(0), id, LIFETIME_MILLIS)
+            .unwrap();
+    }
+    fragments.clear(|_| out += 1);
+    assert_eq!((out, fragments.pending(), fragments.held()), (8, 0, 0));
+    assert_eq!((fragments.headless, fragments.sources.len()), (0, 0));
+}
+
+#[test]
+fn one_datagram_cannot_take_every_slot() {
+    let mut fragments = table(1000);
+    let taken = (0..1000)
+        .take_while(|i| fragments.hold(&key(1), piece(*i), *i, 0).is_ok())
+        .count();
+    assert_eq!(taken, HELD_PER_DATAGRAM);
+}
+
+#[test]
+fn a_flood_leaves_others_as_much_as_it_takes() {
+    let mut fragments = table(1200);
+    let flood = |fragments: &mut Fragments<u32>, source| {
+        let refused = (0..1200)
+            .filter_map(|id| begin(fragments, &of(source, id), 0).err())
+            .collect::<Vec<_>>();
+        assert!(refused.iter().all(|r| *r == DropReason::FragmentSource));
+        1200 - refused.len()
+    };
+    assert_eq!(flood(&mut fragments, 1), 600);
+    // The first one is over its share now, and the second gets half of what was left.
+    assert_eq!(flood(&mut fragments, 2), 300);
+    for id in 0..150 {
+        begin(&mut fragments, &of(3, id), 0).unwrap();
+    }
+    // Fragments that wait: a source has at most as many as there are slots left.
+    let mut fragments = table(96);
+    let mut waiting = 0;
+    for id in 0..4 {
+        for n in 0..40 {
+            waiting += u32::from(fragments.hold(&of(1, id), piece(n), n, 0).is_ok());
+        }
+    }
+    assert_eq!((waiting, fragments.held()), (48, 48));
+    assert_eq!(
+        fragments.hold(&of(1, 9), piece(0), 1, 0),
+        Err((1, DropReason::FragmentSource))
+    );
+    fragments.hold(&of(2, 1), piece(0), 7, 0).unwrap();
+    begin(&mut fragments, &of(1, 0), 0).unwrap();
+    fragments.release(&of(1, 0), |_| ());
+    let used = fragments.used_by(&of(1, 0));
+    assert_eq!((used.datagrams, used.headless, used.held), (2, 1, 8));
+    fragments.hold(&of(1, 3), piece(0), 1, 0).unwrap();
+}
+
+#[test]
+fn an_overlap_takes_the_datagram_with_it() {
+    let over = |n| Span {
+        start: piece(n).start + 8,
+        ..piece(n)
+    };
+    // Behind the first one, and before it.
+    let mut fragments = table(8);
+    begin(&mut fragments, &key(1), 0).unwrap();
+    assert!(fragments.later(&key(1), piece(0)).is_ok());
+    let refused = Err(DropReason::FragmentOverlap);
+    assert_eq!(fragments.later(&key(1), over(0)), refused);
+    assert_eq!(fragments.later(&key(1), piece(1)), refused);
+    fragments.hold(&key(2), piece(0), 1, 0).unwrap();
+    let reason = DropReason::FragmentOverlap;
+    assert_eq!(fragments.hold(&key(2), over(0), 2, 0), Err((2, reason)));
+    assert_eq!(begin(&mut fragments, &key(2), 0), Err(reason));
+    // Another first one with other ports.
+    begin(&mut fragments, &key(3), 0).unwrap();
+    let other = fragments.learn(&key(3), FIRST, (1, 3), || 9, 0);
+    assert_eq!(other, Err(reason));
+    // The same number again once the datagram is complete is another datagram.
+    begin(&mut fragments, &key(4), 0).unwrap();
+    let last = Span {
+        last: true,
+        ..piece(0)
+    };
+    assert!(fragments.later(&key(4), last).is_ok());
+    let next = fragments.learn(&key(4), FIRST, (1, 3), || 10, 0);
+    assert_eq!(
+        next.map(|shown| (shown.ports, shown.number)),
+        Ok(((1, 3), 10))
+    );
+}
