@@ -17,7 +17,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 # Set, it would leave out half of the namespace tests; it serves work on the tests, not their verdict.
 unexport NATGATE_LAB
 
-.PHONY: all setup build demo test test-vm lint unit end-to-end instructions bench install
+.PHONY: all setup build demo test test-deep test-vm lint unit end-to-end instructions bench install
 
 all: build
 
@@ -57,6 +57,11 @@ test-vm: build
 fuzz: setup
 	NATGATE_FUZZ_SECONDS=$${NATGATE_FUZZ_SECONDS:-60} NATGATE_FUZZ_SEED=$${NATGATE_FUZZ_SEED:-$$(date +%s)} \
 		$(CARGO) test --locked --no-default-features --test fuzz -- --nocapture
+
+# The data plane against the reference NAT for long: fifty million random steps, every history of eight. Half an hour.
+test-deep: setup
+	NATGATE_MODEL_STEPS=$${NATGATE_MODEL_STEPS:-50000000} NATGATE_MODEL_DEPTH=$${NATGATE_MODEL_DEPTH:-8} \
+		$(CARGO) test --release --locked --no-default-features --test model -- --nocapture
 
 # Instructions per packet, in the release profile: fails when they grow by more than 3 %.
 instructions: setup

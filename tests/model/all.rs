@@ -1,0 +1,228 @@
+//! Every short history: two external addresses with four ports each, three hosts, two remotes. States that differ only by
+//! the names of hosts and ports are one.
+
+use std::collections::BTreeSet;
+
+use natgate::dataplane::rack::Rack;
+use natgate::dataplane::shard::ShardSize;
+
+use crate::common::*;
+use crate::packets::{error, inbound, outbound};
+use crate::reference::{DEPENDS, Endpoint, Mapping, Pool, Reference, UDP_UNREPLIED};
+use crate::setting;
+
+const ADDRESSES: [&str; 2] = ["203.0.113.20", "203.0.113.21"];
+const HOSTS: [&str; 3] = ["10.0.0.2", "10.0.0.3", "10.0.0.4"];
+const REMOTES: [End; 2] = [("203.0.113.9", 5000), ("203.0.113.10", 5000)];
+/// Of hosts and of external addresses.
+const PORTS: [u16; 4] = [2000, 2001, 2002, 2003];
+/// Two of them are a flow's life, and a bit.
+const TICK: u64 = UDP_UNREPLIED / 2 + 1_000;
+
+/// What may happen next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Action {
+    Out(End, End),
+    /// To a mapping's outside endpoint, or to one nobody has.
+    In(End, Option<u32>),
+    /// About the last packet of a mapping to a remote.
+    Error(u32, End),
+    Tick,
+    Reload,
+}
+
+struct Pair {
+    rack: Rack,
+    model: Reference,
+    text: String,
+    behaviours: (usize, usize),
+}
+
+impl Pair {
+    fn new(behaviours: (usize, usize)) -> Pair {
+        let (m, f) = (DEPENDS[behaviours.0], DEPENDS[behaviours.1]);
+        let rules = format!(
+            "[[pool]]\nname = \"p\"\naddresses = [\"203.0.113.20-203.0.113.21\"]\nports = \"2000-2003\"\nhold = \"0s\"\nmapping = \"{m}\"\nfiltering = \"{f}\"\n\
+             [[source-nat]]\nout = \"wan0\"\nvia = \"pool:p\"\n[timeouts]\nudp = \"2m\"\n"
+        );
+        let text = lab_text(1, &rules, "");
+        let policy = natgate::config::compile::compile_text("test", &text).unwrap();
+        let mut size = ShardSize::small();
+        size.nat.sessions = 64;
+        size.nat_v6.sessions = 16;
+        let rack = Rack::new(policy, size, 1).unwrap();
+        Pair {
+            model: Reference::new(rack.now.millis, behaviours, pool()),
+            rack,
+            text,
+            behaviours,
+        }
+    }
+
+    /// Nothing is left of what was before.
+    fn forget(&mut self) {
+        self.rack.advance(2 * UDP_UNREPLIED);
+        self.rack.maintain();
+        assert_eq!(self.rack.sessions(), 0);
+        self.model = Reference::new(self.rack.now.millis, self.behaviours, pool());
+        self.model.answered = UDP_UNREPLIED;
+    }
+
+    fn perform(&mut self, action: Action, path: &[Action]) {
+        let (rack, model) = (&mut self.rack, &mut self.model);
+        let behaviours = self.behaviours;
+        let context = || format!("{behaviours:?}: {path:?}, then {action:?}");
+        match action {
+            Action::Out(from, to) => {
+                outbound(rack, model, 0, (from, to), None, &context);
+            }
+            Action::In(from, mapping) => {
+                let mapping = mapping.and_then(|id| model.mappings.get(&id));
+                let to = mapping.map_or((ADDRESSES[0], 1999), |m| written(m.outside));
+                inbound(rack, model, 0, (from, to), None, &context);
+            }
+            Action::Error(id, to) => {
+                let outside = model.mappings.get(&id).map(|m| written(m.outside));
+                if let Some(outside) = outside {
+                    error(rack, model, 0, (outside, to), &context);
+                }
+            }
+            Action::Tick => {
+                rack.advance(TICK);
+                model.now += TICK;
+                rack.maintain();
+            }
+            Action::Reload => reload(rack, &self.text),
+        }
+        balanced(&self.rack);
+    }
+
+    /// What may happen in this state: of hosts and ports that are alike, one.
+    fn actions(&mut self) -> Vec<Action> {
+        self.model.purge();
+        let mut all = vec![Action::Tick, Action::Reload];
+        for remote in REMOTES {
+            for host in HOSTS {
+                let own = |m: &Mapping| (m.inside.0 == ip(host)).then_some(m.inside.1);
+                let used: BTreeSet<u16> = self.model.mappings.values().filter_map(own).collect();
+                let fresh = PORTS.into_iter().find(|port| !used.contains(port));
+                let ports = used.iter().copied().chain(fresh);
+                all.extend(ports.map(|port| Action::Out((host, port), remote)));
+            }
+            all.push(Action::In(remote, None));
+            for id in self.model.mappings.keys() {
+                all.push(Action::In(remote, Some(*id)));
+                all.push(Action::Error(*id, remote));
+            }
+        }
+        all
+    }
+
+    /// The state, without the names of hosts and ports.
+    fn state(&mut self) -> State {
+        self.model.purge();
+        let model = &self.model;
+        let mut mappings: Vec<_> = model
+            .mappings
+            .iter()
+            .map(|(id, mapping)| {
+                let own = model.flows.iter().filter(|(_, flow)| flow.mapping == *id);
+                let flows: Vec<_> = own
+                    .map(|((_, remote), flow)| {
+                        let age = (model.now - flow.seen) / TICK;
+                        (*remote, age, flow.from_outside)
+                    })
+                    .collect();
+                let made_for = mapping.for_remote;
+                (
+                    (mapping.outside.0, made_for, flows),
+                    mapping.inside,
+                    mapping.outside,
+                )
+            })
+            .collect();
+        mappings.sort();
+        let (mut hosts, mut insides, mut outsides) = (Vec::new(), Vec::new(), Vec::new());
+        mappings
+            .into_iter()
+            .map(|(plain, inside, outside)| {
+                let host = name(&mut hosts, inside.0);
+                let ends = (name(&mut insides, inside), name(&mut outsides, outside));
+                (plain, host, ends)
+            })
+            .collect()
+    }
+}
+
+type Made = Option<(Option<std::net::Ipv4Addr>, Option<u16>)>;
+type Plain = (std::net::Ipv4Addr, Made, Vec<(Endpoint, u64, bool)>);
+type State = Vec<(Plain, usize, (usize, usize))>;
+
+/// The number of a thing by the order of appearance.
+fn name<T: PartialEq>(known: &mut Vec<T>, thing: T) -> usize {
+    match known.iter().position(|other| *other == thing) {
+        Some(at) => at,
+        None => {
+            known.push(thing);
+            known.len() - 1
+        }
+    }
+}
+
+fn pool() -> Pool {
+    Pool {
+        addresses: ADDRESSES.map(ip).to_vec(),
+        ports: PORTS[0]..=PORTS[3],
+    }
+}
+
+/// An endpoint of the pool as tests write it.
+fn written(end: Endpoint) -> End {
+    let address = ADDRESSES.into_iter().find(|address| ip(address) == end.0);
+    (address.unwrap(), end.1)
+}
+
+/// Everything that can happen within `depth` steps; returns how many states there are.
+fn explore(behaviours: (usize, usize), depth: u32) -> usize {
+    let mut pair = Pair::new(behaviours);
+    let mut known = BTreeSet::new();
+    let mut front: Vec<Vec<Action>> = vec![Vec::new()];
+    for _ in 0..depth {
+        let mut next = Vec::new();
+        for path in &front {
+            let mut index = 0;
+            loop {
+                pair.forget();
+                for (n, action) in path.iter().enumerate() {
+                    pair.perform(*action, &path[..n]);
+                }
+                let actions = pair.actions();
+                let Some(action) = actions.get(index) else {
+                    break;
+                };
+                pair.perform(*action, path);
+                if known.insert(pair.state()) {
+                    next.push([&path[..], &[*action]].concat());
+                }
+                index += 1;
+            }
+        }
+        front = next;
+    }
+    known.len()
+}
+
+// Proves: U1, U3, U8a, U11, G11d, G13.
+#[test]
+fn every_short_history_agrees_with_the_reference() {
+    let depth = setting("NATGATE_MODEL_DEPTH", 5);
+    std::thread::scope(|scope| {
+        for behaviours in [(0, 0), (0, 2), (2, 2), (2, 0), (1, 1)] {
+            scope.spawn(move || {
+                let states = explore(behaviours, depth);
+                println!("{behaviours:?}: {states} states");
+                assert!(states > 10);
+            });
+        }
+    });
+}
