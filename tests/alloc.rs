@@ -253,7 +253,7 @@ fn the_count_counts() {
 fn outbound_v6(range: std::ops::Range<u16>) -> Vec<Vec<u8>> {
     let flow = |i: u16| {
         let host = format!("fd00:1::{}", 2 + i % 8);
-        v6(LAN, (&host, 20_000 + i), ("2001:db8::9", 80), i % 3 == 0)
+        v6(LAN, (&host, 20_000 + i), ("2001:db8::9", 80), i.is_multiple_of(3))
     };
     range.map(flow).collect()
 }
@@ -262,7 +262,7 @@ fn outbound_v6(range: std::ops::Range<u16>) -> Vec<Vec<u8>> {
 fn inbound_v6(range: std::ops::Range<u16>) -> Vec<Vec<u8>> {
     let flow = |i: u16| {
         let to = ("2001:db8::1", 20_000 + i);
-        v6(WAN, ("2001:db8::9", 80), to, i % 3 == 0)
+        v6(WAN, ("2001:db8::9", 80), to, i.is_multiple_of(3))
     };
     range.map(flow).collect()
 }

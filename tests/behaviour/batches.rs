@@ -230,7 +230,7 @@ fn packets_of_both_families_and_strangers_share_a_burst() {
         .unwrap();
     let noise = vec![0x55; 60];
     for first_is_six in [true, false] {
-        let mut frames = vec![six(0), four(0), arp.clone(), noise.clone(), six(1), four(1)];
+        let mut frames = [six(0), four(0), arp.clone(), noise.clone(), six(1), four(1)];
         if !first_is_six {
             frames.rotate_left(1);
         }
