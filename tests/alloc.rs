@@ -253,7 +253,12 @@ fn the_count_counts() {
 fn outbound_v6(range: std::ops::Range<u16>) -> Vec<Vec<u8>> {
     let flow = |i: u16| {
         let host = format!("fd00:1::{}", 2 + i % 8);
-        v6(LAN, (&host, 20_000 + i), ("2001:db8::9", 80), i.is_multiple_of(3))
+        v6(
+            LAN,
+            (&host, 20_000 + i),
+            ("2001:db8::9", 80),
+            i.is_multiple_of(3),
+        )
     };
     range.map(flow).collect()
 }
