@@ -9,14 +9,19 @@
 //! | [`match_tags`] | SSE2, part of the base instruction set | [`match_tags_portable`] |
 //! | [`Aes`] | AESENC when the running processor has it | never there; `flow::hash` multiplies instead |
 //! | [`cycles`] | RDTSC | 0 |
-//! | [`HugeVec`] | `mmap` with 2 MiB pages | the same |
+//! | [`HugeVec`] | `mmap` with 1 GiB or 2 MiB pages | the same |
 #![allow(unsafe_code)]
 
+use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, munmap};
+use std::convert::Infallible;
 use std::ffi::c_void;
+use std::mem::MaybeUninit;
 use std::num::NonZeroUsize;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// Asks the processor to bring the line of `value`'s first byte into its caches. Never waits, never faults.
 #[inline(always)]
@@ -220,6 +225,9 @@ fn aes_digest_each<'a, const N: usize>(
 /// Size of a huge page in bytes.
 pub const HUGE_PAGE: usize = 2 << 20;
 
+/// Size of the largest pages in bytes.
+const GIANT_PAGE: usize = 1 << 30;
+
 /// Size of an ordinary page in bytes: what a small array is rounded to.
 const SMALL_PAGE: usize = 4096;
 
@@ -229,8 +237,54 @@ pub enum Pages {
     /// The kernel's transparent huge pages: no set-up by the operator, but only a request.
     #[default]
     Transparent,
-    /// 2 MiB pages the operator reserved (`vm.nr_hugepages`); where too few are free, transparent ones.
+    /// Pages the operator reserved: of 1 GiB where the array nearly fills them, else of 2 MiB (`vm.nr_hugepages`); where too
+    /// few are free, transparent ones.
     Reserved,
+}
+
+/// Bytes of arrays written so far.
+static WRITTEN: AtomicU64 = AtomicU64::new(0);
+
+/// Bytes of [`HugeVec`]s written by this process since its start: how far the construction of large ones is.
+pub fn written_bytes() -> u64 {
+    WRITTEN.load(Ordering::Relaxed)
+}
+
+/// What one thread writes at a time while an array is constructed.
+const PIECE: usize = 32 << 20;
+
+/// Hands pieces of `length` elements to as many threads as there are cores for the calling one, until one fails.
+fn in_pieces<T: Send, E: Send>(
+    room: &mut [MaybeUninit<T>],
+    length: usize,
+    work: impl Fn(&mut [MaybeUninit<T>]) -> Result<(), E> + Sync,
+) -> Result<(), E> {
+    let pieces = room.len().div_ceil(length.max(1));
+    let helpers = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let rest = Mutex::new(room.chunks_mut(length.max(1)));
+    let failure = Mutex::new(None);
+    let take_turns = || {
+        loop {
+            let piece = rest.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some(piece) = piece else { return };
+            if let Err(error) = work(piece) {
+                failure
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .get_or_insert(error);
+                return;
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..helpers.min(pieces) {
+            // Without a thread the others do its part.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, take_turns);
+        }
+        take_turns();
+    });
+    let failure = failure.into_inner().unwrap_or_else(PoisonError::into_inner);
+    failure.map_or(Ok(()), Err)
 }
 
 /// Memory for a table could not be had.
@@ -243,8 +297,8 @@ pub struct OutOfMemory {
     pub reason: String,
 }
 
-/// A fixed-length array on 2 MiB pages, written once at construction so that no page fault is left for the
-/// packet path (the first touch also puts it on the memory node of the constructing thread).
+/// A fixed-length array on huge pages, written once at construction so that no page fault is left for the packet path. All
+/// cores that the constructing thread may use take part, and the first touch puts the array on their memory node.
 ///
 /// Elements are plain data (`Copy`): they have no destructor, and moving them is copying bytes. Arrays below one
 /// huge page take ordinary pages. The length never changes.
@@ -264,7 +318,7 @@ unsafe impl<T: Copy + Send> Send for HugeVec<T> {}
 // SAFETY: a shared HugeVec gives out only shared references to its elements.
 unsafe impl<T: Copy + Sync> Sync for HugeVec<T> {}
 
-impl<T: Copy + Default> HugeVec<T> {
+impl<T: Copy + Default + Send + Sync> HugeVec<T> {
     /// `length` elements, each `T::default()`.
     ///
     /// # Errors
@@ -275,6 +329,13 @@ impl<T: Copy + Default> HugeVec<T> {
 }
 
 impl<T: Copy> HugeVec<T> {
+    /// Memory taken in bytes, whole pages.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl<T: Copy + Send + Sync> HugeVec<T> {
     /// `length` copies of `value`.
     ///
     /// # Errors
@@ -293,45 +354,60 @@ impl<T: Copy> HugeVec<T> {
             bytes: wanted,
             reason: "larger than the address space".to_owned(),
         })?;
-        let (mapping, mapped, start) = map(bytes, page, pages)?;
+        let Mapping {
+            whole: mapping,
+            length: mapped,
+            start,
+            page,
+        } = map(bytes, page, pages)?;
         let start = start.cast::<T>();
-        for i in 0..length {
-            // SAFETY: `map` returned `bytes` writable bytes aligned to a page, hence to T, that nobody else
-            // knows; `i < length` and `length * size_of::<T>() <= bytes`.
-            unsafe { start.add(i).write(value) };
-        }
+        // SAFETY: `map` returned `bytes` writable bytes aligned to a page, hence to T, that nobody else knows, and
+        // `length * size_of::<T>() <= bytes`. They need not be initialised for this type.
+        let room = unsafe { std::slice::from_raw_parts_mut(start.as_ptr().cast(), length) };
+        let write = |piece: &mut [MaybeUninit<T>]| {
+            piece.fill(MaybeUninit::new(value));
+            WRITTEN.fetch_add(size_of_val(piece) as u64, Ordering::Relaxed);
+            Ok::<(), Infallible>(())
+        };
+        let Ok(()) = in_pieces(room, PIECE / size_of::<T>(), write);
         Ok(HugeVec {
             start,
             length,
-            bytes,
+            bytes: bytes.next_multiple_of(page),
             mapping,
             mapped,
         })
     }
-
-    /// Memory taken in bytes, whole pages.
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
 }
 
-/// Maps `bytes` of zeroed memory aligned to `page`: (mapping, its length, first usable byte).
-fn map(
-    bytes: usize,
+/// Memory from the kernel.
+struct Mapping {
+    /// As `munmap` needs it.
+    whole: NonNull<c_void>,
+    length: usize,
+    /// The first usable byte.
+    start: NonNull<u8>,
+    /// Size of its pages, or what is asked for.
     page: usize,
-    pages: Pages,
-) -> Result<(NonNull<c_void>, usize, NonNull<u8>), OutOfMemory> {
-    let anonymous = |length: usize, flags: MapFlags| {
-        let length = NonZeroUsize::new(length).unwrap_or(NonZeroUsize::MIN);
-        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a new private mapping at an address of the kernel's choice touches no existing memory.
-        unsafe { mmap_anonymous(None, length, access, MapFlags::MAP_PRIVATE | flags) }
-    };
+}
+
+/// Maps `bytes` of zeroed memory aligned to `page`.
+fn map(bytes: usize, page: usize, pages: Pages) -> Result<Mapping, OutOfMemory> {
     let huge = page == HUGE_PAGE;
     if huge && pages == Pages::Reserved {
-        let flags = MapFlags::MAP_HUGETLB | MapFlags::MAP_HUGE_2MB;
-        if let Ok(mapping) = anonymous(bytes, flags) {
-            return Ok((mapping, bytes, mapping.cast()));
+        let sizes = [
+            (GIANT_PAGE, MapFlags::MAP_HUGE_1GB),
+            (HUGE_PAGE, MapFlags::MAP_HUGE_2MB),
+        ];
+        // A page of which an eighth or more would lie idle is too large.
+        let fitting = sizes
+            .into_iter()
+            .filter(|(size, _)| bytes.next_multiple_of(*size) <= bytes + bytes / 8);
+        if let Some(mapping) = fitting
+            .filter_map(|(size, flag)| reserved(bytes, size, flag))
+            .next()
+        {
+            return Ok(mapping);
         }
     }
     // The kernel aligns to ordinary pages: ask for one huge page more and begin at the first boundary. What lies
@@ -349,7 +425,47 @@ fn map(
         // transparent huge pages refuses, and the array works all the same.
         let _ = unsafe { madvise(start.cast(), bytes, MmapAdvise::MADV_HUGEPAGE) };
     }
-    Ok((mapping, mapped, start))
+    Ok(Mapping {
+        whole: mapping,
+        length: mapped,
+        start,
+        page,
+    })
+}
+
+/// Maps `bytes` on reserved pages of size `page`, each of which is there. `None`: too few are free.
+fn reserved(bytes: usize, page: usize, size: MapFlags) -> Option<Mapping> {
+    let length = bytes.checked_next_multiple_of(page)?;
+    let mapping = anonymous(length, MapFlags::MAP_HUGETLB | size).ok()?;
+    // SAFETY: exactly the mapping just made, which nobody else knows. It need not be initialised for this type.
+    let room: &mut [MaybeUninit<u8>] =
+        unsafe { std::slice::from_raw_parts_mut(mapping.as_ptr().cast(), length) };
+    // A page that is not there after all (a limit of the control group, the wrong memory node) would end the process at its
+    // first touch; asked for like this, the kernel says so.
+    let populated = in_pieces(room, PIECE.max(page), |piece| {
+        let start = NonNull::from(&mut *piece).cast();
+        // SAFETY: the range lies in the mapping just made and is whole pages; they get a content of zeros, which they have.
+        unsafe { madvise(start, piece.len(), MmapAdvise::MADV_POPULATE_WRITE) }
+    });
+    // A kernel before Linux 5.14 does not know the advice.
+    if matches!(populated, Ok(()) | Err(Errno::EINVAL)) {
+        return Some(Mapping {
+            whole: mapping,
+            length,
+            start: mapping.cast(),
+            page,
+        });
+    }
+    // SAFETY: exactly the mapping just made, given back once; `room` is not used any more.
+    let _ = unsafe { munmap(mapping, length) };
+    None
+}
+
+fn anonymous(length: usize, flags: MapFlags) -> Result<NonNull<c_void>, Errno> {
+    let length = NonZeroUsize::new(length).unwrap_or(NonZeroUsize::MIN);
+    let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: a new private mapping at an address of the kernel's choice touches no existing memory.
+    unsafe { mmap_anonymous(None, length, access, MapFlags::MAP_PRIVATE | flags) }
 }
 
 impl<T: Copy> Drop for HugeVec<T> {
@@ -451,6 +567,35 @@ mod tests {
             let refused = HugeVec::<u64>::new(length, Pages::Transparent).unwrap_err();
             assert!(refused.to_string().contains("cannot reserve"), "{refused}");
         }
+    }
+
+    /// Pieces are written by several threads; none is missed, and none is behind the end.
+    #[test]
+    fn large_arrays_are_written_as_a_whole() {
+        let before = written_bytes();
+        let length = 2 * PIECE / size_of::<u64>() + 12_345;
+        let large = HugeVec::filled(length, 7u64, Pages::Reserved).unwrap();
+        assert_eq!(large.len(), length);
+        assert!(large.iter().all(|&x| x == 7));
+        assert!(written_bytes() - before >= (length * size_of::<u64>()) as u64);
+        assert!(large.bytes().is_multiple_of(HUGE_PAGE));
+    }
+
+    #[test]
+    fn a_piece_that_fails_fails_all() {
+        let mut room = [MaybeUninit::<u8>::uninit(); 100];
+        let mut left = 100;
+        let done = Mutex::new(&mut left);
+        let work = |piece: &mut [MaybeUninit<u8>]| {
+            let mut left = done.lock().unwrap();
+            **left -= piece.len();
+            if **left < 50 { Err("half") } else { Ok(()) }
+        };
+        assert_eq!(in_pieces(&mut room, 7, work), Err("half"));
+        assert_eq!(
+            in_pieces(&mut [], 7, |_: &mut [MaybeUninit<u8>]| Err(1)),
+            Ok(())
+        );
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 use crossbeam_utils::CachePadded;
 
+use crate::arch::Pages;
 use crate::base::{DropReason, InterfaceId, WorkerId};
 use crate::bench::buffer::SlotBuffer;
 use crate::bench::family::{Family, long};
@@ -187,6 +188,7 @@ impl Rig {
             contacts: 0,
             shared: 0,
             workers: self.workers,
+            pages: Pages::Reserved,
         };
         let other = Capacity {
             sessions: 64,
@@ -309,7 +311,7 @@ via = "pool:carrier"
 
 fn pinned(id: WorkerId, worker: Worker<SlotBuffer>, station: Station) -> (Counters, Vec<Measured>) {
     // A worker that may move between cores measures the scheduler; where pinning is refused, so be it.
-    let _ = affinity::pin_to(core_of(id.0));
+    let _ = affinity::pin_to([core_of(id.0)]);
     station::install(station);
     let counters = worker.run();
     (counters, station::results())

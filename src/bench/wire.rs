@@ -126,7 +126,7 @@ pub fn run(options: &Options) -> Result<Vec<WireTrial>, BenchError> {
     let mut devices = open(options)?;
     let _registered = devices.eal.register_thread().map_err(failed)?;
     // A generator that may move between cores measures the scheduler; where pinning is refused, so be it.
-    let _ = affinity::pin_to(options.core);
+    let _ = affinity::pin_to([options.core]);
     let ports = devices.workers.pop().map(|w| w.ports).unwrap_or_default();
     let mut wire = Wire::new(options, &devices, ports)?;
     wire.wait_for_link(&devices)?;

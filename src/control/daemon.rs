@@ -16,6 +16,7 @@ use super::live::refusals::Refusals;
 use super::live::running::Running;
 use super::live::{Live, unconfirmed, unix_seconds};
 use super::runtime::{Devices, ThreadHook, WorkerDevices, entropy};
+use crate::arch::{self, Pages};
 use crate::base::{Random, WorkerId};
 use crate::config::Loaded;
 use crate::config::capacity::ipv6_share;
@@ -57,8 +58,11 @@ const RATES_EVERY: u32 = 10;
 /// Looks between two times that busy ports are written down.
 const HOLDS_EVERY: u32 = 50;
 
-/// How long the workers may take to come up: memory is touched page by page.
+/// How long the workers may take to come up without any progress: large tables are written page by page.
 const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// How often the log says how far the tables are.
+const PROGRESS: Duration = Duration::from_secs(1);
 
 /// Where a worker's thread is to run, and from what.
 #[derive(Clone, Debug, Default)]
@@ -197,10 +201,19 @@ impl Daemon {
     /// Waits until every worker has run its loop.
     fn wait_until_up(&self) -> Result<(), Failure> {
         let clock = &self.live.clock;
-        let limit = clock.nanos() + START_LIMIT.as_nanos() as u64;
+        let began = clock.nanos();
+        let (mut told, mut progressed, mut written) = (began, began, 0);
         while !(self.live.workers_current() && self.live.workers_alive()) {
             let died = self.threads.iter().any(JoinHandle::is_finished);
-            if died || clock.nanos() > limit {
+            let now = clock.nanos();
+            if arch::written_bytes() != written {
+                (progressed, written) = (now, arch::written_bytes());
+            }
+            if now - told > PROGRESS.as_nanos() as u64 {
+                told = now;
+                tracing::info!(mib = written >> 20, "tables are being written");
+            }
+            if died || now - progressed > START_LIMIT.as_nanos() as u64 {
                 let why = if died {
                     "a worker ended at once"
                 } else {
@@ -212,6 +225,12 @@ impl Daemon {
             }
             std::thread::sleep(Duration::from_millis(1));
         }
+        let millis = (clock.nanos() - began) / 1_000_000;
+        tracing::info!(
+            mib = arch::written_bytes() >> 20,
+            millis,
+            "tables are written, workers run"
+        );
         Ok(())
     }
 
@@ -261,15 +280,18 @@ impl Plant {
         let queues = QueueHandle::of(&devices.ports);
         let (shared, hook) = (numbers.clone(), self.on_thread.clone());
         let body = move || {
-            if let Some(Err(error)) = core.map(affinity::pin_to) {
+            // Built here, and with the help of the cores of the worker's own node, so that the memory is touched first there.
+            if let Some(Err(error)) = core.map(|core| affinity::pin_to(machine::cores_near(core))) {
+                tracing::debug!(worker, core, %error, "tables are built by any core");
+            }
+            let shard = Shard::new(WorkerId(worker), size, seed, secret)
+                .map_err(|error| tracing::error!(worker, "worker cannot start: {error}"))
+                .ok()?;
+            if let Some(Err(error)) = core.map(|core| affinity::pin_to([core])) {
                 tracing::warn!(worker, core, %error, "worker runs on any core");
             }
             let _registered = hook()
                 .map_err(|why| tracing::error!(worker, "worker cannot start: {why}"))
-                .ok()?;
-            // Built here, so that the memory is touched first on the worker's own node.
-            let shard = Shard::new(WorkerId(worker), size, seed, secret)
-                .map_err(|error| tracing::error!(worker, "worker cannot start: {error}"))
                 .ok()?;
             let WorkerDevices { ports, pool } = devices;
             let policy = Reader::new(published);
@@ -336,6 +358,10 @@ fn shard_size(config: &Validated) -> ShardSize {
             false => 0,
         },
         workers: system.workers,
+        pages: match system.hugepages {
+            true => Pages::Reserved,
+            false => Pages::Transparent,
+        },
     };
     ShardSize {
         nat: nat(1),

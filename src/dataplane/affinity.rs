@@ -3,13 +3,15 @@
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
-/// Ties the calling thread to one core.
+/// Ties the calling thread, and those it starts from then on, to some cores.
 ///
 /// # Errors
-/// When the core does not exist or may not be used.
-pub fn pin_to(core: usize) -> Result<(), nix::Error> {
+/// When one does not exist, or none may be used.
+pub fn pin_to(cores: impl IntoIterator<Item = usize>) -> Result<(), nix::Error> {
     let mut set = CpuSet::new();
-    set.set(core)?;
+    for core in cores {
+        set.set(core)?;
+    }
     sched_setaffinity(Pid::from_raw(0), &set)
 }
 
@@ -31,11 +33,11 @@ mod tests {
     fn a_pinned_thread_stays_on_its_core() {
         let core = usable_cores()[0];
         std::thread::spawn(move || {
-            pin_to(core).unwrap();
+            pin_to([core]).unwrap();
             assert_eq!(usable_cores(), [core]);
         })
         .join()
         .unwrap();
-        assert!(pin_to(100_000).is_err());
+        assert!(pin_to([100_000]).is_err());
     }
 }

@@ -112,6 +112,25 @@ pub fn cores_of_node(node: u32) -> BTreeSet<usize> {
     cores_under(Path::new("/"), node)
 }
 
+/// The cores of the node a core is on; itself alone where the kernel does not say.
+pub fn cores_near(core: usize) -> BTreeSet<usize> {
+    near_under(Path::new("/"), core)
+}
+
+fn near_under(root: &Path, core: usize) -> BTreeSet<usize> {
+    let entries = fs::read_dir(root.join("sys/devices/system/node"));
+    let names = entries
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|e| e.file_name());
+    let number = |name: std::ffi::OsString| name.to_str()?.strip_prefix("node")?.parse().ok();
+    let mut nodes = names.filter_map(number).map(|node| cores_under(root, node));
+    nodes
+        .find(|cores| cores.contains(&core))
+        .unwrap_or_else(|| BTreeSet::from([core]))
+}
+
 fn cores_under(root: &Path, node: u32) -> BTreeSet<usize> {
     let file = root.join(format!("sys/devices/system/node/node{node}/cpulist"));
     let list = fs::read_to_string(file).unwrap_or_default();
@@ -143,6 +162,8 @@ mod tests {
         assert_eq!(node(), Some(1));
         assert_eq!(cores_under(root.path(), 1), BTreeSet::from([4, 5, 6, 9]));
         assert_eq!(cores_under(root.path(), 2), BTreeSet::new());
+        assert_eq!(near_under(root.path(), 9), BTreeSet::from([4, 5, 6, 9]));
+        assert_eq!(near_under(root.path(), 7), BTreeSet::from([7]));
         write(&root, "sys/bus/pci/devices/0000:3b:00.0/numa_node", "-1\n");
         assert_eq!(node(), None, "the firmware does not say");
     }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::arch::OutOfMemory;
+use crate::arch::{OutOfMemory, Pages};
 use crate::base::time::Now;
 use crate::base::{DropReason, InterfaceId, PortId, Random, WorkerId};
 use crate::dataplane::accounts::Accounts;
@@ -45,6 +45,7 @@ impl ShardSize {
             contacts: 0,
             shared: 0,
             workers: 1,
+            pages: Pages::Transparent,
         };
         ShardSize {
             nat,

@@ -10,7 +10,7 @@ use crate::arch::{HugeVec, OutOfMemory, Pages, prefetch_lines};
 pub const NONE: u32 = u32::MAX;
 
 /// What a slab must know of its entries. `Default` is a free entry.
-pub trait SlabEntry: Copy + Default {
+pub trait SlabEntry: Copy + Default + Send + Sync {
     /// Cache lines that [`Slab::prefetch`] fetches: as many as are needed at first.
     const LINES: usize = 1;
 

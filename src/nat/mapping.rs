@@ -11,7 +11,7 @@
 //! ([`MappingLink`]), and a table that leads from either endpoint to the first of the list; both endpoints can be read
 //! off any session of it. It costs two table entries, 13 bytes.
 
-use crate::arch::OutOfMemory;
+use crate::arch::{OutOfMemory, Pages};
 use crate::base::RealmId;
 use crate::flow::hash::{Hash, Hasher};
 use crate::flow::key::{Address, FlowKey, Tuple};
@@ -125,9 +125,9 @@ impl Mappings {
     ///
     /// # Errors
     /// When the memory cannot be had.
-    pub fn new(capacity: u32, hasher: Hasher) -> Result<Mappings, OutOfMemory> {
+    pub fn new(capacity: u32, pages: Pages, hasher: Hasher) -> Result<Mappings, OutOfMemory> {
         Ok(Mappings {
-            entries: BucketTable::with_capacity(2 * capacity as usize, MAX_LOAD)?,
+            entries: BucketTable::with_pages(2 * capacity as usize, MAX_LOAD, pages)?,
             hasher,
             alive: 0,
             by_address: 0,
@@ -425,7 +425,11 @@ impl Mappings {
         A::hash_key(&self.hasher, &key)
     }
 
-    fn hash_outside<A: Address>(&self, e: OutsideEndpoint<A>, remote: Remote<A>) -> Hash {
+    fn hash_outside<A: Address>(
+        &self,
+        e: OutsideEndpoint<A>,
+        remote: Remote<A>,
+    ) -> Hash {
         let tuple = Tuple {
             source: remote.address,
             source_port: remote.port,

@@ -1,6 +1,6 @@
 //! A worker's translation state: sessions, the flow table, mappings, subscribers, and how a session ends.
 
-use crate::arch::OutOfMemory;
+use crate::arch::{OutOfMemory, Pages};
 use crate::base::time::Now;
 use crate::base::{RealmId, Stamp, Tick, WorkerId};
 use crate::flow::hash::{Hash, Hasher};
@@ -76,6 +76,8 @@ pub struct Capacity {
     pub shared: u32,
     /// Workers the gateway has in all.
     pub workers: u8,
+    /// What the large tables lie on.
+    pub pages: Pages,
 }
 
 /// Counts the state keeps of itself.
@@ -167,9 +169,13 @@ impl<A: Family> Nat<A> {
         let hasher = Hasher::new(secret);
         Ok(Nat {
             worker,
-            sessions: Slab::with_capacity(capacity.sessions as usize)?,
-            table: BucketTable::with_capacity(2 * capacity.sessions as usize, MAX_LOAD)?,
-            mappings: Mappings::new(capacity.sessions, hasher.clone())?,
+            sessions: Slab::with_pages(capacity.sessions as usize, capacity.pages)?,
+            table: BucketTable::with_pages(
+                2 * capacity.sessions as usize,
+                MAX_LOAD,
+                capacity.pages,
+            )?,
+            mappings: Mappings::new(capacity.sessions, capacity.pages, hasher.clone())?,
             hasher: hasher.clone(),
             affinity: Affinity::new(capacity.sessions as usize, hasher.clone()),
             contacts: Contacts::new(capacity.contacts),
@@ -185,7 +191,7 @@ impl<A: Family> Nat<A> {
                 )?,
             ),
             controls: Controls::default(),
-            windows: Windows::new(capacity.sessions as usize)?,
+            windows: Windows::new(capacity.sessions as usize, capacity.pages)?,
             at_limit: AtLimit::default(),
             counts: NatCounts::default(),
             hand: ClockHand::default(),

@@ -93,9 +93,9 @@ impl Windows {
     ///
     /// # Errors
     /// When the memory cannot be had.
-    pub fn new(capacity: usize) -> Result<Windows, OutOfMemory> {
+    pub fn new(capacity: usize, pages: Pages) -> Result<Windows, OutOfMemory> {
         Ok(Windows {
-            notes: HugeVec::new(capacity, Pages::Transparent)?,
+            notes: HugeVec::new(capacity, pages)?,
         })
     }
 
@@ -178,7 +178,7 @@ mod tests {
     }
 
     fn opened(inside: u32, outside: u32) -> Windows {
-        let mut windows = Windows::new(8).unwrap();
+        let mut windows = Windows::new(8, Pages::Transparent).unwrap();
         windows.begin(AT, true, SYN, numbers(inside, 0));
         windows.note(AT, true, ACK, numbers(inside.wrapping_add(1), outside));
         windows
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn the_answer_to_a_syn_acknowledges_it() {
-        let mut windows = Windows::new(8).unwrap();
+        let mut windows = Windows::new(8, Pages::Transparent).unwrap();
         windows.begin(AT, true, SYN, numbers(9000, 0));
         assert!(windows.believes(AT, RST | ACK, numbers(0, 9001)));
         assert!(windows.believes(AT, SYN | ACK, numbers(1 << 30, 9001)));
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_believed_and_the_inside_always_notes() {
-        let mut windows = Windows::new(8).unwrap();
+        let mut windows = Windows::new(8, Pages::Transparent).unwrap();
         assert!(windows.believes(AT, RST, numbers(1, 2)));
         windows.note(AT, true, ACK, numbers(1 << 31, 1 << 30));
         assert!(!windows.believes(AT, RST, numbers(1, 2)));

@@ -60,7 +60,7 @@ fn session(port: u16, remote: u32, inbound: bool) -> Session<u32> {
 }
 
 fn world() -> (Mappings, Sessions<u32>) {
-    let mappings = Mappings::new(100, Hasher::new([1, 2])).unwrap();
+    let mappings = Mappings::new(100, Pages::Transparent, Hasher::new([1, 2])).unwrap();
     (mappings, Slab::with_capacity(100).unwrap())
 }
 
@@ -145,7 +145,7 @@ fn sessions_may_leave_in_any_order() {
 
 #[test]
 fn full_is_a_value_and_changes_nothing() {
-    let mut mappings = Mappings::new(10, Hasher::new([1, 2])).unwrap();
+    let mut mappings = Mappings::new(10, Pages::Transparent, Hasher::new([1, 2])).unwrap();
     let mut sessions: Sessions<u32> = Slab::with_capacity(100).unwrap();
     for port in 0..10 {
         let index = SessionIndex(sessions.allocate(session(port, 1, false)).unwrap());

@@ -9,7 +9,7 @@ use crate::flow::table::BucketTable;
 const LOAD_PERCENT: u32 = 90;
 
 /// What a [`FixedMap`] is looked up by.
-pub(super) trait Key: Copy + Eq + Default {
+pub(super) trait Key: Copy + Eq + Default + Send + Sync {
     /// All of it, as words to hash.
     fn words(&self) -> [u64; 4];
 }
@@ -25,7 +25,7 @@ struct Entry<K, V> {
 /// No entry has this number: a slab has fewer.
 const LIVE: u32 = NONE - 1;
 
-impl<K: Key, V: Copy + Default> SlabEntry for Entry<K, V> {
+impl<K: Key, V: Copy + Default + Send + Sync> SlabEntry for Entry<K, V> {
     fn is_live(&self) -> bool {
         self.next == LIVE
     }
@@ -40,7 +40,7 @@ impl<K: Key, V: Copy + Default> SlabEntry for Entry<K, V> {
 }
 
 /// Values by key, at most a fixed number.
-pub(super) struct FixedMap<K: Key, V: Copy + Default> {
+pub(super) struct FixedMap<K: Key, V: Copy + Default + Send + Sync> {
     index: BucketTable,
     entries: Slab<Entry<K, V>>,
     hasher: Hasher,
@@ -50,7 +50,7 @@ pub(super) struct FixedMap<K: Key, V: Copy + Default> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Full;
 
-impl<K: Key, V: Copy + Default + PartialEq> FixedMap<K, V> {
+impl<K: Key, V: Copy + Default + Send + Sync + PartialEq> FixedMap<K, V> {
     /// Room for `capacity` keys.
     pub(super) fn new(capacity: usize, hasher: Hasher) -> Result<FixedMap<K, V>, OutOfMemory> {
         Ok(FixedMap {
