@@ -58,6 +58,16 @@ impl<'a> Chain<'a> {
         self.iter().filter(counts).count() as u16
     }
 
+    /// The block of the pool on the address, if the subscriber holds no other at all.
+    pub(super) fn only(&self) -> Option<BlockIndex> {
+        let mut all = self.iter();
+        let (external, block, of) = all.next()?;
+        let usable = external == self.external
+            && of == Some(self.request.pool.policy().id)
+            && block.0 >= self.first_open;
+        (usable && all.next().is_none()).then_some(block)
+    }
+
     /// The block to take a port from: the one the port wanted is left in; else a random one with room, but the longest idle
     /// one only if the others are full, so that it can fall idle and go back (RFC 7768 §4).
     // Implements: B1.

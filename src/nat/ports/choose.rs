@@ -185,6 +185,12 @@ impl Allocator {
             }
             held = held.overflow(blocks.first_open());
         }
+        // Most hosts have one block: there is nothing to choose.
+        if let Some(only) = held.only()
+            && let Some(port) = take(shared, only, random)
+        {
+            return Ok((port, None));
+        }
         let has_room = |index: BlockIndex| match &search {
             Some(search) => search.has_room(shared, index),
             None => blocks.has_free(index, &allowed, request.now, policy.hold),
