@@ -70,6 +70,12 @@ impl Phase {
         }
     }
 
+    /// Whether anything is sent from the inside, or from the outside.
+    pub fn sends(&self, from_inside: bool) -> bool {
+        let extra = |(kind, _): (Extra, f64)| kind.from_inside() == from_inside;
+        self.direction.sends(from_inside) || self.extra.is_some_and(extra)
+    }
+
     /// At a share of an earlier phase's rate.
     pub fn paced(self, of: usize, share: f64) -> Phase {
         Phase {

@@ -186,6 +186,14 @@ impl Procedure {
                 let scan =
                     |name, extra| Phase::new(name, Outward, frames).with(extra, 0.5).refused();
                 rig.phases = opened.to_vec();
+                let undisturbed = rig.phases.len();
+                // Established flows at 60 % of what was possible, and as many packets again.
+                let beside = |name, extra| {
+                    Phase::new(name, Outward, PACED)
+                        .with(extra, 0.5)
+                        .refused()
+                        .paced(undisturbed, 1.2)
+                };
                 rig.phases.extend([
                     Phase::new("undisturbed", Outward, frames),
                     scan("syn from inside", Extra::SynFromInside),
@@ -193,6 +201,9 @@ impl Procedure {
                     scan("syn from outside", Extra::SynFromOutside),
                     scan("udp from outside", Extra::UdpFromOutside),
                     scan("lone fragments", Extra::LonePieces),
+                    beside("60 %, syn from inside", Extra::SynFromInside),
+                    beside("60 %, syn from outside", Extra::SynFromOutside),
+                    beside("60 %, udp from outside", Extra::UdpFromOutside),
                 ]);
             }
             Procedure::Fragments => {

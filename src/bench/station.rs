@@ -301,7 +301,7 @@ impl Station {
         let thorough = phase.thorough;
         let count = match (established, extra) {
             (false, None) => 0,
-            _ => self.wanted(phase).min(self.free.len()),
+            _ => self.wanted(phase, inside).min(self.free.len()),
         };
         let mut flows = [(0, 0); BURST];
         if established {
@@ -341,8 +341,9 @@ impl Station {
         self.progress.received_at[usize::from(inside)] = crate::arch::cycles();
     }
 
-    /// Frames the phase wants now: at most a burst, fewer at its end or before their time.
-    fn wanted(&self, phase: &Phase) -> usize {
+    /// Frames the phase wants now from one side: at most a burst, fewer at its end or before their time. What is due is
+    /// shared out where both sides send; the inside is asked first.
+    fn wanted(&self, phase: &Phase, inside: bool) -> usize {
         let progress = &self.progress;
         let mut wanted = BURST as u64;
         if let Length::Frames(frames) = phase.length {
@@ -351,7 +352,11 @@ impl Station {
         if progress.interval > 0.0 {
             let elapsed = crate::arch::cycles() - progress.began_cycles;
             let due = (elapsed as f64 / progress.interval) as u64;
-            wanted = wanted.min(due.saturating_sub(progress.generated));
+            let due = due.saturating_sub(progress.generated);
+            wanted = wanted.min(match inside && phase.sends(false) {
+                true => due.div_ceil(2),
+                false => due,
+            });
         }
         wanted as usize
     }
