@@ -425,11 +425,7 @@ impl Mappings {
         A::hash_key(&self.hasher, &key)
     }
 
-    fn hash_outside<A: Address>(
-        &self,
-        e: OutsideEndpoint<A>,
-        remote: Remote<A>,
-    ) -> Hash {
+    fn hash_outside<A: Address>(&self, e: OutsideEndpoint<A>, remote: Remote<A>) -> Hash {
         let tuple = Tuple {
             source: remote.address,
             source_port: remote.port,
