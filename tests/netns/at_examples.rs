@@ -27,7 +27,8 @@ fn example(text: &'static str, instead: &[(&str, &str)]) -> Setup {
 /// Gives the end hosts other addresses and routes than the lab's.
 fn readdress(lab: &Lab, inside: &str, outside: &str) {
     for (ns, commands) in [(&lab.inside, inside), (&lab.outside, outside)] {
-        ns.sh("ip addr flush dev eth0; ip route flush dev eth0; ip -6 route flush dev eth0");
+        // Link-local addresses stay: neighbours are asked for with them.
+        ns.sh("ip addr flush dev eth0 scope global; ip route flush dev eth0; ip -6 route del default || true");
         ns.ip(commands);
     }
 }
