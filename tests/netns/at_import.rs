@@ -252,7 +252,7 @@ fn a_closed_lan_of_ipv6() {
         lab.expect("UDP in [fd00:1::2]:0 > [fd99::5]:5000 => seen [fd00:1::2]:*, reply");
         lab.expect("TCP out [2001:db8::9]:0 > [2001:db8::1]:8022 listener in@[fd00:1::2]:22 => seen [2001:db8::9]:*, reply");
         lab.expect("UDP out [2001:db8::9]:0 > [2001:db8::1]:9001 listener in@[fd00:1::3]:21 => seen [2001:db8::9]:*, reply");
-        lab.expect("TCP out [2001:db8::9]:0 > [fd00:1::2]:99 => seen –, refused");
+        lab.expect("TCP out [2001:db8::9]:0 > [fd00:1::2]:99 => seen –, no reply");
         // IPv4 is not its business.
         lab.expect("UDP in 10.0.0.2:40000 > 203.0.113.9:5000 => seen 10.0.0.2:40000, reply");
     });
