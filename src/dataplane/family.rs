@@ -3,7 +3,7 @@
 use crate::base::time::Now;
 use crate::base::{DropReason, InterfaceId};
 use crate::dataplane::buffer::{Buffer, Incoming, Sink};
-use crate::dataplane::fast::Batch;
+use crate::dataplane::fast::{Batch, MAX_BLOCK};
 use crate::dataplane::shard::Shard;
 use crate::flow::key::Tuple;
 use crate::nat::family::Family;
@@ -18,6 +18,8 @@ use crate::wire::{ipv4, ipv6};
 pub(super) trait Ip: Family {
     /// Its EtherType.
     const ETHERTYPE: u16 = <Self::Pair as Ends>::ETHERTYPE;
+    /// Frames that are in one stage of a batch together, at most [`MAX_BLOCK`].
+    const BLOCK: usize;
 
     /// Whether the policy has flows of it.
     fn is_stateful(policy: &Policy) -> bool;
@@ -69,6 +71,8 @@ pub(super) trait Ip: Family {
 }
 
 impl Ip for u32 {
+    const BLOCK: usize = MAX_BLOCK;
+
     #[inline(always)]
     fn is_stateful(policy: &Policy) -> bool {
         policy.stateful
@@ -125,6 +129,9 @@ impl Ip for u32 {
 }
 
 impl Ip for u128 {
+    // A session is two lines to fetch.
+    const BLOCK: usize = MAX_BLOCK / 2;
+
     #[inline(always)]
     fn is_stateful(policy: &Policy) -> bool {
         policy.stateful_v6

@@ -1,4 +1,4 @@
-//! The fast path: a batch in blocks of eight through four stages, so that every memory access is under way before its
+//! The fast path: a batch in blocks of a few frames through four stages, so that every memory access is under way before its
 //! result is needed, and the processor works on other blocks meanwhile.
 //!
 //! ```text
@@ -73,7 +73,7 @@ pub(super) struct Batch<A: Ip> {
     /// Flow-table values that are probably right, or [`NONE`].
     candidates: [u32; BURST],
     /// Positions of the packets whose table entry may be displaced, of the block that has just been through stage 2.
-    displaced: ArrayVec<u8, BLOCK>,
+    displaced: ArrayVec<u8, MAX_BLOCK>,
     slots: [Slot; BURST],
     /// Positions of the packets for [`Shard::new_flows`], those not for a new flow with [`BY_HAND`].
     later: [u8; BURST],
@@ -96,18 +96,19 @@ impl<A: Ip> Batch<A> {
 const BY_HAND: u8 = 0x80;
 const _: () = assert!(BURST <= BY_HAND as usize);
 
-/// Frames that are in one stage together. Fewer cost more in loops; with more, so many prefetches follow each other that the
-/// processor drops some (measured at a million sessions: 4, 8, 16, 64 together cost 178, 153, 205, 197 cycles a packet).
-const BLOCK: usize = 8;
+/// Most frames that are in one stage together. Fewer cost more in loops; with more, so many prefetches follow each other that
+/// the processor drops some (measured at a million IPv4 sessions: 4, 8, 16, 64 together cost 178, 153, 205, 197 cycles a
+/// packet; at a million of IPv6, two lines each, 4 and 8 cost 200 and 230).
+pub(super) const MAX_BLOCK: usize = 8;
 
 /// Stages after the first.
 const STAGES: usize = 3;
 
 /// The positions of a batch of `count` that block number `block` has: none when it is past the end, or missing.
 #[inline(always)]
-fn lanes(block: Option<usize>, count: usize) -> Range<usize> {
-    let start = block.map_or(count, |block| (block * BLOCK).min(count));
-    start..(start + BLOCK).min(count)
+fn lanes<A: Ip>(block: Option<usize>, count: usize) -> Range<usize> {
+    let start = block.map_or(count, |block| (block * A::BLOCK).min(count));
+    start..(start + A::BLOCK).min(count)
 }
 
 /// Frames ahead of the one being read whose first line is fetched.
@@ -197,8 +198,8 @@ impl<B: Buffer> Shard<B> {
             .filter(|_| A::is_stateful(policy));
         let mut frames = frames.into_iter();
         let mut later = Burst::new();
-        for step in 0..count.div_ceil(BLOCK) + STAGES {
-            let block = |stage: usize| lanes(step.checked_sub(stage), count);
+        for step in 0..count.div_ceil(A::BLOCK) + STAGES {
+            let block = |stage: usize| lanes::<A>(step.checked_sub(stage), count);
             let sent = count - frames.len();
             if let Some(unread) = frames.as_slice().get(block(0).start - sent..) {
                 self.read_headers::<A>(policy, port, untagged, unread, block(0));

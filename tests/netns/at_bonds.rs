@@ -1,12 +1,14 @@
 //! Several devices as one link, with VLANs on it (S0.5, AT-0.13).
 
 use std::collections::BTreeMap;
+use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use crate::accounting;
 use crate::lab::{Gateway, Lab, Setup, on_natgate, on_workers};
 use crate::natgate::Natgate;
 use crate::probe::Answer;
+use crate::servers::Server;
 
 /// Two cables in the middle namespace, `m0a`–`m0b` and `m1a`–`m1b`; the `b` ends and `wan0` are on one bridge.
 const CABLES_TO_A_SWITCH: &str = "link add m0a type veth peer name m0b
@@ -233,4 +235,98 @@ fn balance_carries_vlans() {
             bond = { mode = "balance", members = ["af_packet:m0b", "af_packet:m1b"] }
         "#,
     );
+}
+
+/// A host that has no VLAN interfaces: it reads and writes tagged frames itself. It answers ARP and datagrams on two VLANs,
+/// writes down what it got, and sends fifty frames on a third.
+const TAGGED_HOST: &str = r#"
+import sys
+from scapy.all import ARP, Dot1Q, Ether, IP, UDP, conf, get_if_hwaddr
+ADDRESSES = {2: "203.0.113.9", 3: "198.51.100.9"}
+mac = get_if_hwaddr("eth0")
+seen = open(sys.argv[1], "w", buffering=1)
+wire = conf.L2socket(iface="eth0")
+for _ in range(50):
+    wire.send(Ether(src=mac, dst="ff:ff:ff:ff:ff:ff") / Dot1Q(vlan=4) / ARP(psrc="192.0.2.4", pdst="192.0.2.1"))
+print("ready", file=seen)
+while True:
+    frame = wire.recv()
+    if frame is None or Dot1Q not in frame or frame.src == mac:
+        continue
+    vlan = frame[Dot1Q].vlan
+    mine = ADDRESSES.get(vlan)
+    head = Ether(src=mac, dst=frame.src) / Dot1Q(vlan=vlan)
+    if ARP in frame and frame[ARP].op == 1 and frame[ARP].pdst == mine:
+        asked = frame[ARP]
+        wire.send(head / ARP(op=2, hwsrc=mac, psrc=mine, hwdst=asked.hwsrc, pdst=asked.psrc))
+    elif UDP in frame and frame[IP].dst == mine:
+        print(vlan, frame[IP].src, file=seen)
+        ports = UDP(sport=frame[UDP].dport, dport=frame[UDP].sport)
+        wire.send(head / IP(src=mine, dst=frame[IP].src) / ports / bytes(frame[UDP].payload))
+"#;
+
+#[test]
+fn at_0_13_tagged_frames_outside_untagged_ones_inside() {
+    let setup = Setup {
+        whole: Some(
+            r#"
+            [[port]]
+            name = "p-lan"
+            device = "af_packet:lan0"
+            [[port]]
+            name = "p-wan"
+            device = "af_packet:wan0"
+            [[interface]]
+            name = "lan0"
+            port = "p-lan"
+            address = ["10.0.0.1/24"]
+            [[interface]]
+            name = "wan2"
+            port = "p-wan"
+            vlan = 2
+            address = ["203.0.113.1/24"]
+            [[interface]]
+            name = "wan3"
+            port = "p-wan"
+            vlan = 3
+            address = ["198.51.100.1/24"]
+            [[source-nat]]
+            out = "wan*"
+            via = "interface"
+        "#,
+        ),
+        ..Setup::PLAIN
+    };
+    on_natgate(&setup, |lab| {
+        let dir = lab.dir.path();
+        let (script, seen) = (dir.join("host.py"), dir.join("seen"));
+        std::fs::write(&script, TAGGED_HOST).unwrap();
+        let line = format!("/usr/bin/python3 {} {}", script.display(), seen.display());
+        let _host = Server::start(&lab.outside, &line);
+        let read = || std::fs::read_to_string(&seen).unwrap_or_default();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while read().is_empty() {
+            assert!(Instant::now() < deadline, "the tagged host does not start");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let call = lab
+            .inside
+            .enter(|| UdpSocket::bind("10.0.0.2:40000"))
+            .unwrap();
+        call.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        for to in ["203.0.113.9:5000", "198.51.100.9:5000"] {
+            call.send_to(to.as_bytes(), to).unwrap();
+            let mut answer = [0; 64];
+            let (length, from) = call
+                .recv_from(&mut answer)
+                .expect("an answer without a tag");
+            assert_eq!(
+                (&answer[..length], from.to_string()),
+                (to.as_bytes(), to.to_owned())
+            );
+        }
+        assert_eq!(read(), "ready\n2 203.0.113.1\n3 198.51.100.1\n");
+        // What the host's kernel says without a tag counts, too, but is not that much.
+        assert!(accounting::dropped(lab.natgate(), "unknown_vlan") >= 50);
+    });
 }
