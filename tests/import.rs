@@ -19,6 +19,8 @@ mod ip6tables;
 mod iptables;
 #[path = "import/kube.rs"]
 mod kube;
+#[path = "import/targets.rs"]
+mod targets;
 
 use std::path::{Path, PathBuf};
 
