@@ -35,6 +35,12 @@ impl Clock {
     /// Now, for the packet path.
     #[inline]
     pub fn now(&self) -> Now {
-        Now::at(1_000 + self.nanos() / 1_000_000)
+        Clock::at(self.nanos())
+    }
+
+    /// That many nanoseconds after the epoch, for the packet path.
+    #[inline]
+    pub fn at(nanos: u64) -> Now {
+        Now::at(1_000 + nanos / 1_000_000)
     }
 }

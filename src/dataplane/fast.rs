@@ -47,7 +47,6 @@ use crate::wire::{ETHERTYPE_IPV6, ETHERTYPE_VLAN, TCP, mac_word, read_u16};
 #[derive(Clone, Copy, Default)]
 struct Slot {
     ip_length: u16,
-    ingress: InterfaceId,
     /// 0 unless the packet is plain and for the gateway's MAC address.
     ttl: u8,
     tcp_flags: u8,
@@ -114,34 +113,50 @@ fn lanes<A: Ip>(block: Option<usize>, count: usize) -> Range<usize> {
 /// Frames ahead of the one being read whose first line is fetched.
 const AHEAD: usize = 8;
 
+/// An interface and its MAC address as [`mac_word`] would read it.
+#[derive(Clone, Copy)]
+struct Station<'a> {
+    interface: &'a Interface,
+    mac: u64,
+}
+
+impl<'a> Station<'a> {
+    #[inline(always)]
+    fn of(interface: &'a Interface) -> Station<'a> {
+        Station {
+            interface,
+            mac: interface.mac.word(),
+        }
+    }
+}
+
 /// Reads a frame that arrived on `port`; writes key and slot if it is a plain packet for the gateway, else says no.
 #[inline(always)]
 fn read<A: Ip, B: Buffer>(
     policy: &Policy,
     port: PortId,
-    untagged: Option<&Interface>,
+    untagged: Option<Station<'_>>,
     buffer: &B,
     key: &mut A::Block,
     slot: &mut Slot,
 ) -> Option<()> {
     let bytes = buffer.bytes();
     let plain = Plain::<A::Pair>::read(bytes)?;
-    let interface = match plain.vlan {
+    let to = match plain.vlan {
         None => untagged?,
-        tagged => policy.receiving(port, tagged)?,
+        tagged => Station::of(policy.receiving(port, tagged)?),
     };
     // Ours by destination, and the source is no group.
-    let ours = mac_word(bytes)? & 0x0001_ffff_ffff_ffff == interface.mac.word();
+    let ours = mac_word(bytes)? & 0x0001_ffff_ffff_ffff == to.mac;
     if !ours || buffer.checksum_bad() || !buffer.is_whole() {
         return None;
     }
     *key = A::block(
         plain.addresses,
-        port_word(plain.ports, plain.protocol, interface.realm),
+        port_word(plain.ports, plain.protocol, to.interface.realm),
     );
     *slot = Slot {
         ip_length: plain.ip_length,
-        ingress: interface.id,
         ttl: plain.ttl,
         tcp_flags: plain.tcp_flags,
         tagged: plain.vlan.is_some(),
@@ -195,7 +210,8 @@ impl<B: Buffer> Shard<B> {
         let count = frames.len();
         let untagged = policy
             .receiving(port, None)
-            .filter(|_| A::is_stateful(policy));
+            .filter(|_| A::is_stateful(policy))
+            .map(Station::of);
         let mut frames = frames.into_iter();
         let mut later = Burst::new();
         for step in 0..count.div_ceil(A::BLOCK) + STAGES {
@@ -287,11 +303,12 @@ impl<B: Buffer> Shard<B> {
             let (hash, key) = (batch.hashes[lane], batch.keys[lane]);
             let known = by_hand || nat.find_block(NONE, hash, key).is_some();
             let parsed = parse(buffer.bytes()).ok().filter(|_| !known);
-            let Some(packet) = parsed else {
+            let ingress = parsed.and_then(|packet| policy.receiving(port, packet.vlan));
+            let (Some(packet), Some(ingress)) = (parsed, ingress) else {
                 self.by_hand(policy, now, port, buffer, sink);
                 continue;
             };
-            let incoming = incoming(buffer, batch.slots[lane].ingress);
+            let incoming = incoming(buffer, ingress.id);
             let realm = policy.realm_of(incoming.ingress);
             let tuple = A::tuple(incoming.buffer.bytes(), &packet);
             let key = FlowKey::new(tuple, packet.protocol, realm);
@@ -305,7 +322,7 @@ impl<B: Buffer> Shard<B> {
         &mut self,
         policy: &Policy,
         port: PortId,
-        untagged: Option<&Interface>,
+        untagged: Option<Station<'_>>,
         unread: &[B],
         lanes: Range<usize>,
     ) {

@@ -225,8 +225,8 @@ impl<B: Buffer> Worker<B> {
         if shard.id == WorkerId(0) {
             shard.announce(policy.get(), None, &mut sink);
         }
+        let mut now = clock.now();
         loop {
-            let now = clock.now();
             if let Some(before) = policy.refresh() {
                 shard.policy_changed(policy.get(), now, &mut sink);
                 if shard.id == WorkerId(0) {
@@ -294,7 +294,7 @@ impl<B: Buffer> Worker<B> {
                 Some(until) if now.millis >= until => break,
                 _ => {}
             }
-            pace.after(work, now, &clock, &shared);
+            now = pace.after(work, &clock, &shared);
         }
         for ring in &mut rings_in {
             while let Ok(message) = ring.pop() {
@@ -547,8 +547,11 @@ impl Pace {
         }
     }
 
-    fn after(&mut self, work: usize, now: Now, clock: &Clock, shared: &WorkerShared) {
+    /// Accounts for a loop with `work` and waits if there has been none for long. Returns the time, which the next loop goes by:
+    /// a loop is short, and a look at the clock costs as much as a packet.
+    fn after(&mut self, work: usize, clock: &Clock, shared: &WorkerShared) -> Now {
         let nanos = clock.nanos();
+        let now = Clock::at(nanos);
         shared.heartbeat_millis.store(now.millis, Ordering::Relaxed);
         add(&shared.loops, 1);
         if work > 0 {
@@ -560,7 +563,7 @@ impl Pace {
         }
         self.last_nanos = nanos;
         if self.idle == Idle::Poll || self.empty_loops < Pace::YIELD_AFTER {
-            return;
+            return now;
         }
         if self.empty_loops < Pace::SLEEP_AFTER {
             std::thread::yield_now();
@@ -570,5 +573,6 @@ impl Pace {
             std::thread::sleep(Duration::from_micros(micros));
         }
         self.last_nanos = clock.nanos();
+        Clock::at(self.last_nanos)
     }
 }

@@ -98,30 +98,27 @@ impl Ends for u64 {
         head: &[u8; LEAST_V4],
         vlan: Option<VlanId>,
     ) -> Option<Plain<u64>> {
-        let (first, second) = (eight(head, L3), eight(head, L3 + 8));
-        let addresses = eight(head, L3 + 12);
+        // As the words lie in memory of a little-endian machine: only what is kept needs turning round.
+        let (first, second, ends) = (raw(head, L3), raw(head, L3 + 8), raw(head, L3 + 12));
         // Version 4, five words of header; neither "more fragments" nor an offset.
-        if first & 0xff00_0000_0000_3fff != 0x4500_0000_0000_0000 {
+        const KIND: u64 = u64::from_le_bytes([0xff, 0, 0, 0, 0, 0, 0x3f, 0xff]);
+        if first & KIND != 0x45 || !sums_up(first, second, (ends >> 32) as u32) {
             return None;
         }
-        if !sums_up(first, second, addresses as u32) {
+        let ip_length = ((first >> 16) as u16).swap_bytes();
+        if L3 + usize::from(ip_length) > frame.len() {
             return None;
         }
-        let ip_length = (first >> 32) as u16;
-        let segment = usize::from(ip_length).wrapping_sub(IP_HEADER);
-        if L3 + usize::from(ip_length) > frame.len() || segment > usize::from(u16::MAX) {
-            return None;
-        }
-        let protocol = (second >> 48) as u8;
+        let protocol = (second >> 8) as u8;
         Some(Plain {
             l3: L3 as u16,
             vlan,
-            addresses: addresses.rotate_left(32),
+            addresses: ends.swap_bytes().rotate_left(32),
             ports: ports(head, L3 + IP_HEADER),
             ip_length,
             protocol,
-            ttl: (second >> 56) as u8,
-            tcp_flags: tcp_flags(frame, head, L3 + IP_HEADER, protocol, segment)?,
+            ttl: second as u8,
+            tcp_flags: tcp_flags(frame, head, L3, L3 + IP_HEADER, protocol, ip_length)?,
         })
     }
 }
@@ -146,7 +143,7 @@ impl Ends for [u128; 2] {
         head: &[u8; LEAST_V6],
         vlan: Option<VlanId>,
     ) -> Option<Plain<[u128; 2]>> {
-        let first = eight(head, L3);
+        let first = raw(head, L3).swap_bytes();
         let segment = first >> 16 & 0xffff;
         let ip_length = ipv6::HEADER as u64 + segment;
         // A length of 0 would announce a jumbogram; no checked segment is that short.
@@ -166,7 +163,7 @@ impl Ends for [u128; 2] {
             ip_length: ip_length as u16,
             protocol,
             ttl: first as u8,
-            tcp_flags: tcp_flags(frame, head, l4, protocol, segment as usize)?,
+            tcp_flags: tcp_flags(frame, head, L3, l4, protocol, ip_length as u16)?,
         })
     }
 }
@@ -176,11 +173,12 @@ fn word(head: &[u8], at: usize) -> u16 {
     u16::from_be_bytes([head[at], head[at + 1]])
 }
 
+/// The eight bytes at `at`, the first the lowest.
 #[inline(always)]
-fn eight(head: &[u8], at: usize) -> u64 {
+fn raw(head: &[u8], at: usize) -> u64 {
     let mut bytes = [0; 8];
     bytes.copy_from_slice(&head[at..at + 8]);
-    u64::from_be_bytes(bytes)
+    u64::from_le_bytes(bytes)
 }
 
 #[inline(always)]
@@ -193,26 +191,37 @@ fn sixteen(head: &[u8], at: usize) -> u128 {
 /// The ports of the transport header at `l4`.
 #[inline(always)]
 fn ports(head: &[u8], l4: usize) -> u32 {
-    u32::from(word(head, l4)) | u32::from(word(head, l4 + 2)) << 16
+    let mut bytes = [0; 4];
+    bytes.copy_from_slice(&head[l4..l4 + 4]);
+    u32::from_be_bytes(bytes).rotate_left(16)
 }
 
-/// The flags of a TCP header at `l4`, 0 for a UDP header; `None` if it is neither, or its segment of `length` bytes cannot be.
+/// The flags of a TCP header at `l4`, 0 for a UDP header; `None` if it is neither, or if what its header says does not fit
+/// into the `ip_length` bytes of a packet that begins at `l3`.
 #[inline(always)]
-fn tcp_flags(frame: &[u8], head: &[u8], l4: usize, protocol: u8, length: usize) -> Option<u8> {
+fn tcp_flags(
+    frame: &[u8],
+    head: &[u8],
+    l3: usize,
+    l4: usize,
+    protocol: u8,
+    ip_length: u16,
+) -> Option<u8> {
+    let fits = |length: usize| l4 - l3 + length <= usize::from(ip_length);
     if protocol == UDP {
         let stated = usize::from(word(head, l4 + 4));
-        (stated >= UDP_HEADER && stated <= length).then_some(0)
+        (stated >= UDP_HEADER && fits(stated)).then_some(0)
     } else if protocol == TCP {
         let &[offset, flags] = frame.get(l4 + 12..)?.first_chunk()?;
         let header = usize::from(offset >> 4) * 4;
-        (header >= 20 && header <= length && possible_flags(flags)).then_some(flags)
+        (header >= 20 && fits(header) && possible_flags(flags)).then_some(flags)
     } else {
         None
     }
 }
 
 /// Whether the five words of an IPv4 header, its checksum among them, sum to minus zero (RFC 1071): sums of wider words
-/// with the carry added back are sums of 16-bit words. That sum is a multiple of 65535, and not zero, which only a header
+/// with the carry added back are sums of 16-bit words, in either byte order. That sum is a multiple of 65535, and not zero, which only a header
 /// of zeros gives. Whether an odd number divides another shows in one multiplication by its inverse modulo 2⁶⁴: the
 /// product is the quotient if it does, and too large to be one if not.
 #[inline(always)]
