@@ -54,7 +54,7 @@ drop_reasons! {
     NeighbourQueueFull "neighbour_queue_full" "Too many packets wait for the same next hop to answer ARP or neighbour discovery.";
     Multicast "multicast" "Multicast or broadcast that is not for the gateway itself is not forwarded.";
     PolicyFilter "policy_filter" "A filter rule, or the filter's default, refused the packet; natgate show filter counts by rule.";
-    L4Truncated "l4_truncated" "The packet ends inside its TCP, UDP or ICMP header.";
+    L4Truncated "l4_truncated" "The packet ends inside its TCP, UDP, SCTP or ICMP header.";
     L4Length "l4_length" "The UDP length field contradicts the IP length.";
     L4Checksum "l4_checksum" "The network card reported a wrong TCP or UDP checksum.";
     TcpFlags "tcp_flags" "The TCP flag combination is impossible (SYN with FIN or RST, or none).";
@@ -62,7 +62,7 @@ drop_reasons! {
     FragmentTiny "fragment_tiny" "A first fragment too short to hold the transport header, or an offset that would overwrite it (RFC 1858).";
     FragmentOverlap "fragment_overlap" "A fragment that brings other bytes for a place another one has filled, or one of the same datagram (RFC 5722).";
     FragmentOversize "fragment_oversize" "A fragment that ends beyond 65,535 bytes.";
-    FragmentTimeout "fragment_timeout" "The first fragment of the datagram did not arrive in time.";
+    FragmentTimeout "fragment_timeout" "The first fragment of the datagram, or of SCTP the last one, did not arrive in time.";
     FragmentNoFirst "fragment_no_first" "A later fragment of a datagram whose first fragment was not forwarded.";
     FragmentBudget "fragment_budget" "Too many fragmented datagrams, or too many held fragments of one, at a time; raise system.fragments if legitimate.";
     FragmentSource "fragment_source" "One source has as many fragmented datagrams, or fragments waiting, as there is room left for everybody else; raise system.fragments if legitimate.";

@@ -20,8 +20,8 @@ const IPV6_SHARE_UNUSED: u32 = 64;
 pub const IPV6_SESSION_BYTES: u64 = 240;
 /// Bytes of an inside host.
 pub const SUBSCRIBER_BYTES: u64 = 72;
-/// Bytes of one external address: port bitmaps of three protocols, resting ports, block owners.
-pub const ADDRESS_BYTES: u64 = 48 * 1024;
+/// Bytes of one external address: port bitmaps of four protocols, resting ports, block owners.
+pub const ADDRESS_BYTES: u64 = 64 * 1024;
 /// Bytes of a tracked fragmented datagram with the fragments held for it.
 pub const FRAGMENT_BYTES: u64 = 512;
 /// What the process needs whatever the configuration.

@@ -128,6 +128,7 @@ pub const TIMEOUTS: &[Key] = &[
     key("icmp", Kind::Duration, "\"60s\""),
     key("expected", Kind::Duration, "\"2m\""),
     key("sctp", Kind::Duration, "\"10m\""),
+    key("sctp_transitory", Kind::Duration, "\"2m\""),
     key("other", Kind::Duration, "\"10m\""),
 ];
 
@@ -253,6 +254,7 @@ pub const PROTOCOLS: &[Key] = &[
     bare("tcp", Kind::Text),
     bare("udp", Kind::Text),
     bare("icmp", Kind::Text),
+    bare("sctp", Kind::Text),
 ];
 
 /// `[[pool]] block`.

@@ -50,6 +50,7 @@ pub enum PerProtocol {
         tcp: Option<String>,
         udp: Option<String>,
         icmp: Option<String>,
+        sctp: Option<String>,
     },
 }
 
@@ -123,6 +124,7 @@ pub struct Timeouts {
     pub icmp: String,
     pub expected: String,
     pub sctp: String,
+    pub sctp_transitory: String,
     pub other: String,
 }
 

@@ -151,8 +151,10 @@ pub struct Timeouts {
     pub expected: Duration,
     /// ICMP queries (RFC 5508 REQ-2).
     pub icmp: Duration,
-    /// SCTP associations.
+    /// SCTP associations, answered.
     pub sctp: Duration,
+    /// SCTP associations not yet answered, or at their end.
+    pub sctp_transitory: Duration,
     /// Every other protocol.
     pub other: Duration,
 }
@@ -322,6 +324,8 @@ pub struct PerProtocol<T> {
     pub udp: T,
     /// ICMP queries.
     pub icmp: T,
+    /// SCTP.
+    pub sctp: T,
 }
 
 impl<T: Copy> PerProtocol<T> {
@@ -331,6 +335,7 @@ impl<T: Copy> PerProtocol<T> {
             tcp: of,
             udp: of,
             icmp: of,
+            sctp: of,
         }
     }
 
@@ -340,6 +345,7 @@ impl<T: Copy> PerProtocol<T> {
             PortSpace::Tcp => self.tcp,
             PortSpace::Udp => self.udp,
             PortSpace::Icmp => self.icmp,
+            PortSpace::Sctp => self.sctp,
         })
     }
 }

@@ -21,13 +21,14 @@ use crate::flow::session::Direction;
 use crate::gateway::interface::Interface;
 use crate::nat::behaviour::Behaviour;
 use crate::nat::family::Family;
+use crate::nat::filter::flows::has_ports;
 use crate::nat::policy::Policy;
 use crate::nat::ports::{Pool, PortSpace};
 use crate::nat::state::Nat;
 use crate::nat::trace::{DestinationStep, SourceStep, Trace};
 use crate::wire::{
-    ETHERTYPE_IPV4, ETHERTYPE_IPV6, ICMP, ICMPV6, MacAddr, TCP, UDP, checksum, ethernet, icmp,
-    ipv4, ipv6, tcp, write_u16,
+    ETHERTYPE_IPV4, ETHERTYPE_IPV6, ICMP, ICMPV6, MacAddr, SCTP, TCP, UDP, checksum, ethernet,
+    icmp, ipv4, ipv6, sctp, tcp, write_u16,
 };
 
 /// The MAC address of whoever sends the packet.
@@ -127,16 +128,15 @@ fn frame(on: &Interface, question: &Question) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// The transport header: a SYN, a datagram, an echo request or what `icmp_type` says; eight bytes of nothing else.
+/// The transport header: a SYN, a datagram, an echo request or what `icmp_type` says; of anything else eight bytes of
+/// nothing.
 fn segment(question: &Question) -> Vec<u8> {
-    let mut segment = vec![
-        0;
-        if question.protocol == TCP {
-            tcp::HEADER
-        } else {
-            8
-        }
-    ];
+    let length = match question.protocol {
+        TCP => tcp::HEADER,
+        SCTP => sctp::HEADER,
+        _ => 8,
+    };
+    let mut segment = vec![0; length];
     let (source_port, destination_port) = question.ports();
     match question.protocol {
         TCP => {
@@ -148,6 +148,12 @@ fn segment(question: &Question) -> Vec<u8> {
             write_u16(&mut segment, 0, source_port);
             write_u16(&mut segment, 2, destination_port);
             write_u16(&mut segment, 4, 8);
+        }
+        SCTP => {
+            write_u16(&mut segment, 0, source_port);
+            write_u16(&mut segment, 2, destination_port);
+            let sum = sctp::checksum(&segment).unwrap_or_default();
+            sctp::set_checksum(&mut segment, 0, sum);
         }
         ICMP | ICMPV6 => {
             let echo = if question.protocol == ICMP {
@@ -341,7 +347,7 @@ impl Telling<'_> {
     /// An endpoint; without a port where there is none.
     fn end(&self, address: IpAddr, port: u16) -> String {
         match self.question.protocol {
-            TCP | UDP => SocketAddr::new(address, port).to_string(),
+            ported if has_ports(ported) => SocketAddr::new(address, port).to_string(),
             _ => address.to_string(),
         }
     }
@@ -469,6 +475,34 @@ result       forwarded as 203.0.113.1:40000 > 203.0.113.9:53
             let expected = format!("from pool p{how}  by source-nat out\n");
             assert!(out.contains(&expected), "{out}");
         }
+    }
+
+    #[test]
+    fn sctp_has_ports() {
+        for (source, to, sent) in [
+            (
+                "10.0.0.2",
+                "203.0.113.9",
+                "203.0.113.1:40000 > 203.0.113.9:3868",
+            ),
+            (
+                "fd00:1::2",
+                "2001:db8::9",
+                "[2001:db8::1]:40000 > [2001:db8::9]:3868",
+            ),
+        ] {
+            let words = [
+                "in=lan",
+                &format!("src={source}"),
+                &format!("dst={to}"),
+                "proto=sctp",
+                "dport=3868",
+            ];
+            let out = told(&words);
+            assert!(out.ends_with(&format!("forwarded as {sent}\n")), "{out}");
+        }
+        let words = ["in=lan", "src=10.0.0.2", "dst=203.0.113.9", "proto=sctp"];
+        assert!(Question::from_words(&words).is_err(), "dport is missing");
     }
 
     #[test]

@@ -16,7 +16,6 @@ use crate::gateway::neighbour::{Neighbour, NeighbourId, Resolution};
 use crate::nat::open::flow_hash;
 use crate::nat::policy::Policy;
 use crate::nat::rewrite;
-use crate::nat::window::Numbers;
 use crate::wire::parse::Parsed;
 use crate::wire::{ETHERTYPE_IPV4, ipv4, tcp};
 
@@ -203,15 +202,8 @@ impl<B: Buffer> Shard<B> {
         }
         rewrite::forward(incoming.buffer.bytes_mut(), packet, &session, direction);
         number_piece(policy, &mut incoming, packet);
-        let numbers = || Numbers::read(incoming.buffer.bytes(), usize::from(packet.l4));
-        A::nat_mut(&mut self.nat, &mut self.nat_v6).touch(
-            index,
-            direction,
-            packet.transport,
-            packet.tcp_flags,
-            now.tick,
-            numbers,
-        );
+        let bytes = incoming.buffer.bytes();
+        A::nat_mut(&mut self.nat, &mut self.nat_v6).saw(index, direction, packet, bytes, now.tick);
         self.accounts.packet(session.rule, packet.ip_length);
         self.emit(
             policy,

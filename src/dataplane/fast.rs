@@ -453,7 +453,11 @@ impl<B: Buffer> Shard<B> {
         let whole = !packet.fragment.is_fragment();
         let tracked = matches!(
             packet.transport,
-            Transport::Tcp | Transport::Udp | Transport::IcmpQuery | Transport::IcmpReply
+            Transport::Tcp
+                | Transport::Udp
+                | Transport::Sctp
+                | Transport::IcmpQuery
+                | Transport::IcmpReply
         );
         let incoming = incoming(buffer, interface.id);
         match packet.network {
@@ -519,15 +523,8 @@ impl<B: Buffer> Shard<B> {
         }
         let rule = session.rule;
         let port = neighbour.port;
-        let numbers = || Numbers::read(incoming.buffer.bytes(), usize::from(packet.l4));
-        A::nat_mut(&mut self.nat, &mut self.nat_v6).touch(
-            index,
-            direction,
-            packet.transport,
-            packet.tcp_flags,
-            now.tick,
-            numbers,
-        );
+        let bytes = incoming.buffer.bytes();
+        A::nat_mut(&mut self.nat, &mut self.nat_v6).saw(index, direction, packet, bytes, now.tick);
         let framed = frame(
             &mut incoming.buffer,
             packet.l3,

@@ -24,8 +24,9 @@ impl<B: Buffer> Shard<B> {
         sink: &mut impl Sink<B>,
     ) {
         let mut with_ports = *packet;
-        if let Some(Shown { ports, .. }) = incoming.shown {
+        if let Some(Shown { ports, length, .. }) = incoming.shown {
             (with_ports.source_port, with_ports.destination_port) = ports;
+            with_ports.fragment.datagram = length;
             return self.lookup::<A>(policy, now, incoming, &with_ports, sink);
         }
         let realm = policy.realm_of(incoming.ingress);
@@ -51,7 +52,12 @@ impl<B: Buffer> Shard<B> {
         sink: &mut impl Sink<B>,
     ) {
         let refused = match self.fragments.later(key, span) {
-            Ok(Some(shown)) => return self.with_first(policy, now, incoming, shown, sink),
+            Ok(Some(shown)) => {
+                if shown.length.is_some() {
+                    self.release(policy, now, key, shown, sink);
+                }
+                return self.with_first(policy, now, incoming, shown, sink);
+            }
             Ok(None) => self.fragments.hold(key, span, incoming, now.millis).err(),
             Err(reason) => Some((incoming, reason)),
         };
@@ -76,7 +82,7 @@ impl<B: Buffer> Shard<B> {
         }
     }
 
-    /// The pieces that wait for the first one of their datagram.
+    /// The pieces that wait for another one of their datagram.
     fn waited_for(&mut self, key: &DatagramKey) -> ArrayVec<Incoming<B>, HELD_PER_DATAGRAM> {
         let mut waited = ArrayVec::new();
         self.fragments.release(key, |held| waited.push(held));
@@ -96,11 +102,28 @@ impl<B: Buffer> Shard<B> {
         let number = || self.identification.next(policy);
         let span = Span::of(packet);
         let learned = self.fragments.learn(key, span, ports, number, now.millis);
-        let shown = match learned {
-            Ok(shown) => shown,
-            Err(reason) => return self.refuse_piece(key, incoming, reason, sink),
+        let refused = match learned {
+            Ok(Some(shown)) => {
+                self.with_first(policy, now, incoming, shown, sink);
+                return self.release(policy, now, key, shown, sink);
+            }
+            Ok(None) => self.fragments.hold(key, span, incoming, now.millis).err(),
+            Err(reason) => Some((incoming, reason)),
         };
-        self.with_first(policy, now, incoming, shown, sink);
+        if let Some((incoming, reason)) = refused {
+            self.refuse_piece(key, incoming, reason, sink);
+        }
+    }
+
+    /// Forwards the pieces that waited.
+    fn release(
+        &mut self,
+        policy: &Policy,
+        now: Now,
+        key: &DatagramKey,
+        shown: Shown,
+        sink: &mut impl Sink<B>,
+    ) {
         for held in self.waited_for(key) {
             self.with_first(policy, now, held, shown, sink);
         }

@@ -10,7 +10,6 @@ use crate::dataplane::shard::Shard;
 use crate::flow::session::{Direction, FLAG_HELPED, SessionIndex};
 use crate::nat::policy::Policy;
 use crate::nat::rewrite;
-use crate::nat::window::Numbers;
 use crate::wire::parse::Parsed;
 
 impl<B: Buffer> Shard<B> {
@@ -73,15 +72,8 @@ impl<B: Buffer> Shard<B> {
             addresses,
             transport,
         );
-        let numbers = || Numbers::read(incoming.buffer.bytes(), usize::from(packet.l4));
-        A::nat_mut(&mut self.nat, &mut self.nat_v6).touch(
-            index,
-            direction,
-            packet.transport,
-            packet.tcp_flags,
-            now.tick,
-            numbers,
-        );
+        let bytes = incoming.buffer.bytes();
+        A::nat_mut(&mut self.nat, &mut self.nat_v6).saw(index, direction, packet, bytes, now.tick);
         self.accounts.packet(session.rule, packet.ip_length);
         if let Some(shown) = &mut incoming.shown {
             let to = session.leaving(direction);

@@ -33,6 +33,9 @@ impl<B: Buffer> Shard<B> {
                 let windows = &mut nat.windows;
                 windows.begin(index, from_inside, flow.tcp_flags, numbers);
             }
+            if flow.transport == Transport::Sctp {
+                nat.windows.forget(index);
+            }
             helpers::mark(policy, session);
             session.rule = self.accounts.open(session.rule, verdict.rule);
             flows::bar_answers(policy, session, flow.icmp);

@@ -173,7 +173,7 @@ impl<B: Buffer> Shard<B> {
             return sink.discard(incoming.buffer);
         }
         let kind = match packet.transport {
-            Transport::Tcp | Transport::Udp => ErrorKind::PortUnreachable,
+            Transport::Tcp | Transport::Udp | Transport::Sctp => ErrorKind::PortUnreachable,
             _ => ErrorKind::ProtocolUnreachable { pointer: 0 },
         };
         if self.is_unsolicited_syn(policy, &incoming, packet) {

@@ -108,6 +108,12 @@ pub enum State {
     TcpClosing,
     /// TCP: a reset was seen (TRANS); a later segment shows the connection alive.
     TcpReset,
+    /// SCTP: not answered yet.
+    SctpOpening,
+    /// SCTP: answered.
+    SctpEstablished,
+    /// SCTP: ABORT or SHUTDOWN COMPLETE was seen.
+    SctpClosing,
     /// A flow that another announced; its remote port, 0, stands for any.
     Expected,
 }
@@ -129,6 +135,9 @@ impl State {
         State::TcpServerFin,
         State::TcpClosing,
         State::TcpReset,
+        State::SctpOpening,
+        State::SctpEstablished,
+        State::SctpClosing,
         State::Expected,
     ];
 
@@ -153,6 +162,9 @@ impl State {
             State::TcpServerFin => "server-fin",
             State::TcpClosing => "closing",
             State::TcpReset => "reset",
+            State::SctpOpening => "sctp-opening",
+            State::SctpEstablished => "sctp-established",
+            State::SctpClosing => "sctp-closing",
             State::Expected => "expected",
         }
     }
@@ -325,6 +337,15 @@ impl<A: Address> Session<A> {
     pub fn from_inside(&self, direction: Direction) -> bool {
         let calls_out = self.before.destination == self.after.destination;
         (direction == Direction::Forward) == calls_out
+    }
+
+    /// Whether a packet of `direction` shows that the flow is alive, in protocols other than TCP: the inside sent it, or
+    /// no port of a pool is held.
+    #[inline(always)]
+    pub fn is_kept_alive(&self, direction: Direction) -> bool {
+        let inside_opened = self.flags & FLAG_INBOUND == 0;
+        let from_inside = (direction == Direction::Forward) == inside_opened;
+        from_inside || self.flags & FLAG_MAPPED == 0
     }
 
     /// Whether the flow is forwarded as it is.

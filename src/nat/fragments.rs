@@ -11,6 +11,9 @@
 //! by a share cut for many. Datagrams whose first fragment is still to come take at most half of the table, shared out in
 //! the same way: fragments in order never lack room for those that are not.
 //!
+//! Of an SCTP datagram the first fragment waits, too, and the others with it, until the last one has come: other ports change
+//! its checksum by what depends on its length.
+//!
 //! A piece that overlaps another one takes the whole datagram with it, as far as it is still here (RFC 5722; IPv4 alike).
 
 mod pieces;
@@ -27,6 +30,7 @@ use hashbrown::HashTable;
 
 use crate::base::{DropReason, RealmId};
 use crate::flow::hash::{Hash, Hasher};
+use crate::wire::SCTP;
 use crate::wire::parse::Parsed;
 
 /// How long a datagram's fragments belong together, from the first one seen. RFC 6146's FRAGMENT_MIN is 2 s.
@@ -66,6 +70,11 @@ impl DatagramKey {
         }
     }
 
+    /// Whether pieces forwarded as `shown` have to wait for the last one.
+    fn waits(&self, shown: Shown) -> bool {
+        self.protocol == SCTP && shown.length.is_none()
+    }
+
     fn from(&self) -> Source {
         Source {
             address: self.source,
@@ -94,6 +103,8 @@ pub struct Shown {
     pub ports: Ports,
     /// The identification they get where their source is translated.
     pub number: u16,
+    /// Bytes of the datagram, once its last one was seen.
+    pub length: Option<u16>,
 }
 
 /// Who sends fragments.
@@ -141,6 +152,8 @@ struct Datagram {
     key: DatagramKey,
     shown: Option<Shown>,
     pieces: Pieces,
+    /// Its bytes, once the last one was seen.
+    length: Option<u16>,
     /// Two pieces overlapped.
     refused: bool,
     /// It is counted among those whose first fragment is still to come.
@@ -157,7 +170,15 @@ impl Datagram {
             return Err(DropReason::FragmentOverlap);
         }
         match self.pieces.add(span) {
-            Fit::New | Fit::Duplicate => Ok(shown),
+            Fit::New | Fit::Duplicate => {
+                if span.last {
+                    self.length = Some(span.end);
+                }
+                Ok(Shown {
+                    length: self.length,
+                    ..shown
+                })
+            }
             Fit::Scattered => Err(DropReason::FragmentBudget),
             Fit::Overlap => {
                 self.refused = true;
@@ -211,23 +232,22 @@ impl<B> Fragments<B> {
         }
     }
 
-    /// Whether a later fragment may pass, and with what: `None` when its first one is still to come.
+    /// Whether a later fragment may pass, and with what: `None` when its first one is still to come, or of SCTP the last.
     ///
     /// # Errors
     /// [`DropReason::FragmentOverlap`] when it overlaps another, or others did.
     pub fn later(&mut self, key: &DatagramKey, span: Span) -> Result<Option<Shown>, DropReason> {
         let hash = key.hash(&self.hasher).0;
-        match self.datagrams.find_mut(hash, |d| d.key == *key) {
-            Some(datagram) => datagram
-                .shown
-                .map(|shown| datagram.admit(span, shown))
-                .transpose(),
-            None => Ok(None),
-        }
+        let known = self.datagrams.find_mut(hash, |d| d.key == *key);
+        let Some((datagram, shown)) = known.and_then(|d| d.shown.map(|shown| (d, shown))) else {
+            return Ok(None);
+        };
+        let shown = datagram.admit(span, shown)?;
+        Ok(Some(shown).filter(|shown| !key.waits(*shown)))
     }
 
-    /// Takes the ports from a first fragment; `number` draws the identification of a datagram that is new. Fragments that
-    /// waited for it come out of [`Fragments::release`] then.
+    /// Takes the ports from a first fragment; `number` draws the identification of a datagram that is new. `None` where it has
+    /// to wait for the last one; else fragments that waited for it come out of [`Fragments::release`] then.
     ///
     /// # Errors
     /// [`DropReason::FragmentBudget`] when the table is full, [`DropReason::FragmentSource`] when the source has its share,
@@ -239,15 +259,19 @@ impl<B> Fragments<B> {
         ports: Ports,
         number: impl FnOnce() -> u16,
         now_millis: u64,
-    ) -> Result<Shown, DropReason> {
+    ) -> Result<Option<Shown>, DropReason> {
         let datagram = self.entry(key, now_millis, false)?;
         let known = datagram.shown.filter(|_| !datagram.pieces.is_empty());
+        if known.is_none() && datagram.pieces.is_empty() {
+            datagram.length = None;
+        }
         if known.is_some_and(|shown| shown.ports != ports) {
             datagram.refused = true;
         }
         let shown = known.unwrap_or_else(|| Shown {
             ports,
             number: number(),
+            length: None,
         });
         let shown = datagram.admit(span, shown)?;
         datagram.shown = Some(shown);
@@ -255,10 +279,10 @@ impl<B> Fragments<B> {
             self.headless -= 1;
             self.account(key.from(), |used| used.headless -= 1);
         }
-        Ok(shown)
+        Ok(Some(shown).filter(|shown| !key.waits(*shown)))
     }
 
-    /// Keeps a later fragment until the first one arrives.
+    /// Keeps a fragment until the one it waits for arrives.
     ///
     /// # Errors
     /// The fragment itself and the reason when there is no room for it, none for this source, or it overlaps another.
@@ -285,26 +309,30 @@ impl<B> Fragments<B> {
         if let Err(reason) = datagram.admit(span, Shown::default()) {
             return Err((buffer, reason));
         }
-        let last = datagram.held_last;
+        let (first, last) = (datagram.held_first, datagram.held_last);
+        // The datagram's first fragment goes first: what it opens, the others need.
+        let ahead = span.start == 0 && first != NOTHING;
         datagram.held += 1;
-        datagram.held_last = slot;
-        if datagram.held_first == NOTHING {
+        if !ahead {
+            datagram.held_last = slot;
+        }
+        if ahead || first == NOTHING {
             datagram.held_first = slot;
         }
-        if let Some(previous) = self.arena.get_mut(last as usize) {
+        if let Some(previous) = self.arena.get_mut(last as usize).filter(|_| !ahead) {
             previous.next = slot;
         }
         self.free = next_free;
         self.arena[slot as usize] = Held {
             buffer: Some(buffer),
-            next: NOTHING,
+            next: if ahead { first } else { NOTHING },
         };
         self.held += 1;
         self.account(key.from(), |used| used.held += 1);
         Ok(())
     }
 
-    /// Hands out the fragments that waited for `key`'s first fragment, in order of arrival.
+    /// Hands out the fragments of `key` that waited: the first one ahead, if it is among them, the others in order of arrival.
     pub fn release(&mut self, key: &DatagramKey, mut out: impl FnMut(B)) {
         let hash = key.hash(&self.hasher).0;
         let Some(datagram) = self.datagrams.find_mut(hash, |d| d.key == *key) else {
@@ -431,6 +459,7 @@ impl<B> Fragments<B> {
                 key: *key,
                 shown: None,
                 pieces: Pieces::default(),
+                length: None,
                 refused: false,
                 headless,
                 held_first: NOTHING,

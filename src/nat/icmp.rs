@@ -26,6 +26,8 @@ pub struct Complaint<A> {
     pub l4: u16,
     /// Bytes of the quoted packet that are there: what follows is padding and extensions (RFC 4884), and stays as it is.
     pub length: u16,
+    /// Bytes the quoted packet had from its transport header on, whatever part of them is there; nothing of a fragment.
+    pub segment: Option<u16>,
 }
 
 impl<A: Family> Complaint<A> {
@@ -91,6 +93,7 @@ fn about<A: Family>(quote: &[u8], quoted: &Quoted, (source, destination): (A, A)
         protocol: quoted.protocol,
         l4: quoted.l4,
         length: quoted.l4 + without_padding(segment, quoted.available),
+        segment: (!quoted.more).then(|| quoted.ip_length.saturating_sub(quoted.l4)),
     }
 }
 
@@ -151,7 +154,7 @@ pub fn translate<A: Family>(
     let change = rewrite::quoted(
         quote,
         usize::from(complaint.l4),
-        complaint.protocol,
+        (complaint.protocol, complaint.segment),
         &arriving.reversed(),
         &leaving.reversed(),
     );

@@ -286,6 +286,10 @@ pub struct TimeoutSettings {
     pub expected: Duration,
     /// ICMP queries (RFC 5508 REQ-2: not below 60 s).
     pub icmp: Duration,
+    /// SCTP, answered.
+    pub sctp: Duration,
+    /// SCTP, not answered yet or at its end.
+    pub sctp_transitory: Duration,
     /// Protocols without ports.
     pub other: Duration,
 }
@@ -302,6 +306,8 @@ impl Default for TimeoutSettings {
             tcp_reset: minutes(4),
             expected: minutes(2),
             icmp: minutes(1),
+            sctp: minutes(10),
+            sctp_transitory: minutes(2),
             other: minutes(10),
         }
     }
@@ -323,6 +329,8 @@ impl Timeouts {
                 // A half-closed connection may carry data for hours the other way.
                 State::TcpEstablished | State::TcpClientFin | State::TcpServerFin => settings.tcp,
                 State::TcpReset => settings.tcp_reset,
+                State::SctpEstablished => settings.sctp,
+                State::SctpOpening | State::SctpClosing => settings.sctp_transitory,
                 State::Expected => settings.expected,
             };
             by_state[state as usize] = Tick::span(duration);

@@ -6,10 +6,10 @@
 use crate::flow::key::Tuple;
 use crate::flow::session::{Direction, Session};
 use crate::nat::family::Family;
-use crate::wire::checksum::Delta;
+use crate::wire::checksum::{self, Delta};
 use crate::wire::parse::{Parsed, Transport};
 use crate::wire::plain::{Ends, LEAST_V4, LEAST_V6};
-use crate::wire::{DCCP, UDP_LITE, read_u16, write_u16, write_u32};
+use crate::wire::{DCCP, SCTP, UDP_LITE, read_u16, sctp, write_u16, write_u32};
 
 const SOURCE: usize = 12;
 const DESTINATION: usize = 16;
@@ -159,6 +159,10 @@ pub fn translate<A: Family>(
             write_u16(frame, l4 + ICMP_ID, to.destination_port);
             apply(frame, l4 + ICMP_CHECKSUM, transport);
         }
+        Transport::Sctp => {
+            let length = packet.datagram_length();
+            sctp::set_ports(frame, l4, length, to.source_port, to.destination_port);
+        }
         // Other protocols are translated by address only, which some cover by their checksum.
         Transport::Other => {
             let at = l4 + COVERING_CHECKSUM;
@@ -232,20 +236,23 @@ fn apply_udp(frame: &mut [u8], at: usize, delta: Delta) {
 
 /// Un-translates the packet quoted in an ICMP error so that its receiver recognises what it sent (RFC 5508 REQ-4, REQ-5).
 ///
-/// `quote` starts at the embedded IP header, `l4` is the offset of its transport header, `from` the tuple it carries and
-/// `to` the one it shall carry. Returns the change of the one's complement sum over the quoted bytes, which the ICMP
-/// checksum has to follow.
+/// `quote` starts at the embedded IP header, `l4` is the offset of its transport header, `length` what the packet had from
+/// there on, if that is known; `from` is the tuple it carries and `to` the one it shall carry. Returns the change of the one's
+/// complement sum over the quoted bytes, which the ICMP checksum has to follow.
 // Implements: I4a, I5a, F7.
 pub fn quoted<A: Family>(
     quote: &mut [u8],
     l4: usize,
-    protocol: u8,
+    (protocol, length): (u8, Option<u16>),
     from: &Tuple<A>,
     to: &Tuple<A>,
 ) -> Delta {
     let (addresses, transport) = deltas(from, to, protocol);
     let header = A::write_ends(quote, 0, to.source, to.destination, addresses);
     let mut change = addresses.and(header);
+    if protocol == SCTP {
+        return change.and(quoted_sctp(quote, l4, length, to));
+    }
     let (port_at, checksum_at) = match protocol {
         crate::wire::TCP => (Some(l4), Some(l4 + TCP_CHECKSUM)),
         crate::wire::UDP => (Some(l4), Some(l4 + UDP_CHECKSUM)),
@@ -276,6 +283,21 @@ pub fn quoted<A: Family>(
         }
     }
     change
+}
+
+/// The ports of a quoted SCTP packet, and its checksum where the quote reaches so far: what it changes by depends on the
+/// length the whole had. Of a quoted fragment that is not known, and the checksum stays.
+fn quoted_sctp<A: Family>(
+    quote: &mut [u8],
+    l4: usize,
+    length: Option<u16>,
+    to: &Tuple<A>,
+) -> Delta {
+    let end = quote.len().min(l4 + sctp::HEADER);
+    let sum = |quote: &[u8]| checksum::sum(quote.get(l4..end).unwrap_or(&[])) as u16;
+    let before = sum(quote);
+    sctp::set_ports(quote, l4, length, to.source_port, to.destination_port);
+    Delta::u16(before, sum(quote))
 }
 
 /// [`apply`], returning what the change of the field itself does to a sum over it.

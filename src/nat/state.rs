@@ -6,8 +6,8 @@ use crate::base::{RealmId, Stamp, Tick, WorkerId};
 use crate::flow::hash::{Hash, Hasher};
 use crate::flow::key::{Address, FlowKey, of_port_word};
 use crate::flow::session::{
-    Direction, FLAG_HELPED, FLAG_INBOUND, FLAG_MAPPED, FlowEntry, MappingLink, NONE, Session,
-    SessionIndex, State,
+    Direction, FLAG_HELPED, FLAG_INBOUND, FlowEntry, MappingLink, NONE, Session, SessionIndex,
+    State,
 };
 use crate::flow::slab::Slab;
 use crate::flow::sweep::ClockHand;
@@ -290,14 +290,11 @@ impl<A: Family> Nat<A> {
         };
         let state = session.state;
         if session.last_seen != tick.0 && tcp_flags & tcp::RST == 0 {
-            let inside_opened = session.flags & FLAG_INBOUND == 0;
-            let from_inside = (direction == Direction::Forward) == inside_opened;
-            let free = session.flags & FLAG_MAPPED == 0;
             if transport == Transport::Tcp {
                 session.last_seen = tick.0;
                 let from_inside = session.from_inside(direction);
                 self.windows.note(index, from_inside, tcp_flags, numbers());
-            } else if from_inside || free {
+            } else if session.is_kept_alive(direction) {
                 session.last_seen = tick.0;
             }
         }

@@ -21,11 +21,14 @@
 //! believed is translated and sent on like any other (RFC 7857 section 2.2: MUST), only the session stays as it is. While
 //! nothing is known of a connection, everything is believed.
 //!
+//! Of SCTP associations the same places hold verification tags, likewise by halves: see [`super::association`].
+//!
 //! A blind attacker hits with one forged segment in 500, for each outside port tried, as at an endpoint with a window of 8 MiB.
 
 use crate::arch::{HugeVec, OutOfMemory, Pages};
 use crate::flow::session::SessionIndex;
 use crate::nat::tcp::{ACK, SYN};
+use crate::wire::sctp::{Event, Told};
 use crate::wire::tcp;
 
 /// Bits of a number that are not noted: what is believed is a matter of megabytes, and half a number is half the memory.
@@ -101,9 +104,7 @@ impl Windows {
 
     /// Forgets what an earlier session at `index` left, and notes the segment that opens the new one.
     pub fn begin(&mut self, index: SessionIndex, from_inside: bool, flags: u8, numbers: Numbers) {
-        if let Some(noted) = self.notes.get_mut(index.0 as usize) {
-            *noted = Noted::default();
-        }
+        self.forget(index);
         self.set(index, from_inside, flags, numbers);
     }
 
@@ -131,6 +132,50 @@ impl Windows {
             0 => noted.inside == Place::UNKNOWN,
             _ => noted.inside == Place::UNKNOWN || noted.inside.is_near(numbers.acknowledgment),
         }
+    }
+
+    /// Forgets what an earlier session at `index` left.
+    pub fn forget(&mut self, index: SessionIndex) {
+        if let Some(noted) = self.notes.get_mut(index.0 as usize) {
+            *noted = Noted::default();
+        }
+    }
+
+    /// Notes the verification tags an SCTP packet of the inside shows: the one it calls by, and the one it wants to be
+    /// called by.
+    pub fn note_tags(&mut self, index: SessionIndex, told: Told) {
+        let Some(noted) = self.notes.get_mut(index.0 as usize) else {
+            return;
+        };
+        match told.event {
+            // The packet has no tag yet, and what was known of the other side is over.
+            Event::Init(own) => {
+                *noted = Noted {
+                    inside: Place::of(own),
+                    outside: Place::UNKNOWN,
+                };
+                return;
+            }
+            Event::InitAck(own) => noted.inside = Place::of(own),
+            Event::End { reflected: true } => return,
+            Event::End { reflected: false } | Event::None => {}
+        }
+        noted.outside = Place::of(told.tag);
+    }
+
+    /// Whether an SCTP packet from outside may change the session's state: it ends nothing, or it has the tag it should.
+    pub fn believes_end(&self, index: SessionIndex, told: Told) -> bool {
+        let (Event::End { reflected }, Some(noted)) =
+            (told.event, self.notes.get(index.0 as usize))
+        else {
+            return true;
+        };
+        let expected = if reflected {
+            noted.outside
+        } else {
+            noted.inside
+        };
+        expected == Place::UNKNOWN || expected == Place::of(told.tag)
     }
 
     fn set(&mut self, index: SessionIndex, from_inside: bool, flags: u8, numbers: Numbers) {
@@ -228,6 +273,32 @@ mod tests {
             windows.believes(AT, RST, numbers(5000 + bytes(AHEAD), 0)),
             "moved"
         );
+    }
+
+    #[test]
+    fn an_end_from_outside_needs_the_tag() {
+        let told = |tag, event| Told { tag, event };
+        let end = |tag, reflected| told(tag, Event::End { reflected });
+        let mut windows = Windows::new(8, Pages::Transparent).unwrap();
+        let (mine, theirs) = (0x1234_0000, 0x9876_0000);
+        assert!(windows.believes_end(AT, end(9, false)), "nothing is known");
+        windows.note_tags(AT, told(0, Event::Init(mine)));
+        assert!(windows.believes_end(AT, end(mine, false)));
+        assert!(!windows.believes_end(AT, end(theirs, false)));
+        assert!(windows.believes_end(AT, end(9, true)), "not known yet");
+        windows.note_tags(AT, told(theirs, Event::None));
+        assert!(windows.believes_end(AT, end(theirs, true)));
+        assert!(!windows.believes_end(AT, end(mine, true)));
+        assert!(windows.believes_end(AT, told(9, Event::None)), "no end");
+        windows.note_tags(AT, end(mine, true));
+        assert!(
+            windows.believes_end(AT, end(theirs, true)),
+            "no tag of theirs"
+        );
+        windows.note_tags(AT, told(theirs, Event::InitAck(mine / 2)));
+        assert!(windows.believes_end(AT, end(mine / 2, false)), "answered");
+        windows.forget(AT);
+        assert!(windows.believes_end(AT, end(9, false)));
     }
 
     #[test]

@@ -10,7 +10,8 @@
 //! | [`arp`], [`nd`] | neighbour resolution | 826, 4861 |
 //! | [`ipv4`], [`ipv6`] | network headers, fragmentation | 791, 8200 |
 //! | [`tcp`], [`udp`], [`icmp`], [`reset`] | transports, ICMP errors, TCP resets | 9293, 768, 792, 4443 |
-//! | [`checksum`] | full and incremental checksums | 1071, 1624 |
+//! | [`sctp`] | SCTP's header, the chunks that begin and end an association | 9260 |
+//! | [`checksum`], [`crc32c`] | full and incremental checksums | 1071, 1624, 9260 |
 //! | [`plain`] | the short way through plain TCP and UDP packets | 791, 9293, 768 |
 //!
 //! Numbers are in host order on this side of the accessors, in network order in the packet. Field
@@ -20,6 +21,7 @@
 
 pub mod arp;
 pub mod checksum;
+pub mod crc32c;
 pub mod ethernet;
 pub mod icmp;
 pub mod ipv4;
@@ -29,6 +31,7 @@ pub mod nd;
 pub mod parse;
 pub mod plain;
 pub mod reset;
+pub mod sctp;
 pub mod tcp;
 pub mod udp;
 

@@ -22,8 +22,8 @@ mod tests;
 pub use quoted::{Quoted, parse_quoted, parse_quoted_v6};
 
 use super::{
-    ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, ICMP, ICMPV6, TCP, UDP, chunk,
-    read_u8, read_u16, read_u32,
+    ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, ICMP, ICMPV6, SCTP, TCP, UDP,
+    chunk, read_u8, read_u16, read_u32, sctp,
 };
 use crate::base::{DropReason, VlanId};
 
@@ -48,6 +48,8 @@ pub enum Transport {
     Tcp,
     /// UDP with a whole header.
     Udp,
+    /// SCTP with a whole common header.
+    Sctp,
     /// An ICMP query: echo, timestamp, information or address-mask request.
     IcmpQuery,
     /// The reply to such a query.
@@ -74,6 +76,8 @@ pub struct Fragment {
     pub id: u32,
     /// Routers must not fragment it: DF in IPv4, always true in IPv6.
     pub dont_fragment: bool,
+    /// Bytes the whole datagram has from its transport header on; no single piece tells it.
+    pub datagram: Option<u16>,
 }
 
 impl Fragment {
@@ -116,9 +120,9 @@ pub struct Parsed {
     pub source: u32,
     /// IPv4 destination, 0 otherwise.
     pub destination: u32,
-    /// TCP and UDP source port; identifier of an ICMP query; 0 otherwise.
+    /// TCP, UDP and SCTP source port; identifier of an ICMP query; 0 otherwise.
     pub source_port: u16,
-    /// TCP and UDP destination port; identifier of an ICMP reply, so that a reply's tuple is its query's
+    /// TCP, UDP and SCTP destination port; identifier of an ICMP reply, so that a reply's tuple is its query's
     /// reversed; 0 otherwise.
     pub destination_port: u16,
     /// Fragmentation fields.
@@ -136,6 +140,15 @@ impl Parsed {
     #[inline]
     pub const fn l4_length(&self) -> u16 {
         self.ip_length.saturating_sub(self.l4 - self.l3)
+    }
+
+    /// Bytes the datagram has from its transport header on, as far as that is known.
+    #[inline]
+    pub fn datagram_length(&self) -> Option<u16> {
+        match self.fragment.is_fragment() {
+            true => self.fragment.datagram,
+            false => Some(self.l4_length()),
+        }
     }
 
     /// What IP and transport checks start from.
@@ -240,6 +253,7 @@ fn parse_ipv4(frame: &[u8], l3: usize, vlan: Option<VlanId>) -> Result<Parsed, D
             offset: flags << 3,
             id: u32::from(read_u16(header, 4)),
             dont_fragment: flags & 0x4000 != 0,
+            datagram: None,
         },
         ..Parsed::at(Network::Ipv4, l3, vlan)
     };
@@ -318,6 +332,7 @@ fn first_fragment(parsed: &mut Parsed, segment: &[u8]) -> Result<(), DropReason>
     let needed = match (parsed.network, parsed.protocol) {
         // The checksum, which a translator has to correct, must be in the same piece as the ports.
         (_, TCP) => 20,
+        (_, SCTP) => sctp::HEADER,
         (_, UDP) | (Network::Ipv4, ICMP) | (Network::Ipv6, ICMPV6) => 8,
         _ => 1,
     };
@@ -364,6 +379,14 @@ fn transport(parsed: &mut Parsed, segment: &[u8]) -> Result<(), DropReason> {
             Ok(())
         }
         ICMP | ICMPV6 => icmp(parsed, segment),
+        SCTP => {
+            if segment.len() < sctp::HEADER {
+                return Err(DropReason::L4Truncated);
+            }
+            parsed.transport = Transport::Sctp;
+            ports(parsed, segment);
+            Ok(())
+        }
         _ => Ok(()),
     }
 }

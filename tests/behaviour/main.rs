@@ -36,6 +36,7 @@ mod refusals;
 mod reload;
 mod rings;
 mod sanity;
+mod sctp;
 mod services;
 mod services_v6;
 mod standards;

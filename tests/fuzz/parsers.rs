@@ -7,7 +7,7 @@ use natgate::wire::parse::{
     Network, Parsed, Quoted, Transport, parse, parse_quoted, parse_quoted_v6,
 };
 use natgate::wire::plain::Plain;
-use natgate::wire::{arp, ipv4, nd, tcp};
+use natgate::wire::{arp, ipv4, nd, sctp, tcp};
 
 use crate::common::corpus;
 use crate::common::mutate::{self, l3_of, mend_ipv4, ones_sum, pick};
@@ -85,6 +85,7 @@ fn check_parsed(frame: &[u8], p: &Parsed) {
     let least = match p.transport {
         Transport::Tcp if p.fragment.is_fragment() => 16,
         Transport::Tcp => 20,
+        Transport::Sctp => 12,
         Transport::Udp => 8,
         Transport::IcmpQuery
         | Transport::IcmpReply
@@ -93,6 +94,25 @@ fn check_parsed(frame: &[u8], p: &Parsed) {
         Transport::Other | Transport::LaterFragment => 0,
     };
     assert!(p.end() - l4 >= least, "{p:?}");
+    if p.transport == Transport::Sctp {
+        check_sctp(&frame[l4..p.end()]);
+    }
+}
+
+/// Other ports and back are the same packet, and a wrong checksum stays as wrong as it was.
+fn check_sctp(segment: &[u8]) {
+    let wrong_by =
+        |segment: &[u8]| sctp::carried_checksum(segment, 0) ^ sctp::checksum(segment).unwrap();
+    let told = sctp::Told::read(segment);
+    let (mut copy, length) = (segment.to_vec(), Some(segment.len() as u16));
+    sctp::set_ports(&mut copy, 0, length, 0xffff, 0x8001);
+    assert_eq!(
+        (sctp::Told::read(&copy), wrong_by(&copy)),
+        (told, wrong_by(segment))
+    );
+    let port = |at: usize| u16::from_be_bytes([segment[at], segment[at + 1]]);
+    sctp::set_ports(&mut copy, 0, length, port(0), port(2));
+    assert_eq!(copy, segment);
 }
 
 /// The short way for plain packets takes exactly the plain ones, and reads what the long way reads.

@@ -25,6 +25,7 @@ mod common;
 mod rows;
 mod rows_helpers;
 mod rows_icmp;
+mod rows_sctp;
 #[cfg(feature = "dpdk")]
 mod tap;
 

@@ -80,6 +80,7 @@ pub fn all() -> impl Iterator<Item = &'static Source> {
     ALL.iter()
         .chain(crate::rows_icmp::ALL)
         .chain(crate::rows_helpers::ALL)
+        .chain(crate::rows_sctp::ALL)
         .chain(v6::ALL)
 }
 

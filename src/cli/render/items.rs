@@ -89,6 +89,7 @@ pub fn headings(listing: Listing, verbose: bool) -> Vec<&'static str> {
                 "TCP-USED",
                 "UDP-USED",
                 "ICMP-USED",
+                "SCTP-USED",
                 "PORTS",
                 "USED%",
                 "REFUSED",
@@ -367,6 +368,7 @@ fn pool(p: &Pool) -> (Vec<String>, Vec<String>) {
         used("tcp"),
         used("udp"),
         used("icmp"),
+        used("sctp"),
         total.to_string(),
         fullest.map_or("-".into(), |ports| {
             percent(ports.in_use as f64, ports.total as f64)

@@ -143,6 +143,8 @@ fn timeouts(t: &validated::Timeouts) -> TimeoutSettings {
         tcp_reset: t.tcp_reset,
         expected: t.expected,
         icmp: t.icmp,
+        sctp: t.sctp,
+        sctp_transitory: t.sctp_transitory,
         other: t.other,
     }
 }

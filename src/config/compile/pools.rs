@@ -19,13 +19,19 @@ use crate::nat::ports::{
     BlockPolicy, Exhaustion, ExternalRef, Externals, Layout, Pairing, Pool, PoolPolicy, Pools,
     PortMask, PortRange, PortRanges, PortSpace, Select,
 };
-use crate::wire::{TCP, UDP};
+use crate::wire::{SCTP, TCP, UDP};
 
 /// Hold-down of masqueraded ports (RFC 6888 REQ-8), the default of pools.
 const HOLD: Duration = Duration::from_secs(120);
 /// How long a block of a deterministic pool stays with its host without use (RFC 7768 section 4: a few minutes beyond
 /// the mappings' own timers).
 const OVERFLOW_IDLE: Duration = Duration::from_secs(120);
+/// Protocols whose forwarded ports are not given out.
+const RESERVED: [(u8, PortSpace); 3] = [
+    (TCP, PortSpace::Tcp),
+    (UDP, PortSpace::Udp),
+    (SCTP, PortSpace::Sctp),
+];
 /// Masqueraded ports in hold-down at a time, the default of pools.
 const HOLD_MAX: u32 = 4096;
 
@@ -234,7 +240,7 @@ impl Compiler<'_> {
         let mut mask = PortMask::none().clone();
         for rule in &self.config.port_forwards {
             for &(first, last) in rule.dport.ranges() {
-                for (protocol, space) in [(TCP, PortSpace::Tcp), (UDP, PortSpace::Udp)] {
+                for (protocol, space) in RESERVED {
                     if rule.proto.contains(protocol) && !rule.dport.is_any() {
                         mask.reserve(space, PortRange { first, last });
                     }
@@ -242,7 +248,7 @@ impl Compiler<'_> {
             }
         }
         for service in self.config.services.iter().filter(|s| !s.is_virtual) {
-            for (protocol, space) in [(TCP, PortSpace::Tcp), (UDP, PortSpace::Udp)] {
+            for (protocol, space) in RESERVED {
                 if let Some(port) = service.port.filter(|_| service.proto.contains(protocol)) {
                     let range = PortRange {
                         first: port,

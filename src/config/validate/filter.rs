@@ -126,7 +126,8 @@ fn check_readable(path: &str, proto: &ProtocolSet, ports: &PortSet, findings: &m
     }
     if let Some(without) = proto.iter().find(|p| !has_ports(*p)) {
         let name = ProtocolSet::name(without);
-        let message = format!("the filter reads no ports of {name} (allowed with ports: tcp, udp)");
+        let message =
+            format!("the filter reads no ports of {name} (allowed with ports: tcp, udp, sctp)");
         findings.error(path, message);
     }
 }

@@ -166,7 +166,12 @@ fn behaviour(
         |path: &str, word: &str| choice(path, word, DEPENDENCE, findings).unwrap_or(default);
     match written {
         raw::PerProtocol::All(word) => PerProtocol::all(one(path, word)),
-        raw::PerProtocol::Each { tcp, udp, icmp } => {
+        raw::PerProtocol::Each {
+            tcp,
+            udp,
+            icmp,
+            sctp,
+        } => {
             let mut of = |name: &str, word: &Option<String>| match word {
                 Some(word) => one(&format!("{path}.{name}"), word),
                 None => default,
@@ -175,6 +180,7 @@ fn behaviour(
                 tcp: of("tcp", tcp),
                 udp: of("udp", udp),
                 icmp: of("icmp", icmp),
+                sctp: of("sctp", sctp),
             }
         }
     }

@@ -12,15 +12,13 @@ use super::super::validated::{Pool, Validated};
 use super::super::values;
 use super::operands::{self, Names, element_path};
 use super::{checked, choice, label, required};
+use crate::nat::filter::flows::has_ports;
 use crate::nat::services::hash::Fields;
 use crate::nat::services::{Balance, Drain, Refusal, ServiceSource, maglev};
-use crate::wire::{ICMP, ICMPV6, TCP, UDP};
+use crate::wire::{ICMP, ICMPV6};
 
 /// Shortest interval and timeout of a check.
 const SHORTEST: Duration = Duration::from_millis(100);
-
-/// Protocols whose ports natgate reads, so that services can be told apart by them.
-const READ: [u8; 2] = [TCP, UDP];
 
 const REFUSALS: [(&str, Refusal); 2] = [("drop", Refusal::Drop), ("reject", Refusal::Reject)];
 
@@ -131,7 +129,7 @@ fn protocols(path: &str, raw: &raw::Service, findings: &mut Findings) -> Protoco
         if raw.port.is_some() {
             findings.error(
                 &at,
-                "\"any\" includes protocols without ports (name tcp or udp with port)",
+                "\"any\" includes protocols without ports (name tcp, udp or sctp with port)",
             );
         }
         return proto;
@@ -142,12 +140,14 @@ fn protocols(path: &str, raw: &raw::Service, findings: &mut Findings) -> Protoco
             "icmp cannot be a service (ping = true lets the address answer pings)",
         );
     }
-    let unread = proto.iter().find(|p| !READ.contains(p));
+    let unread = proto.iter().find(|p| !has_ports(*p));
     if let Some(protocol) = unread.filter(|_| raw.port.is_some()) {
         let name = ProtocolSet::name(protocol);
         findings.error(
             &format!("{path}.port"),
-            format!("natgate reads the ports of tcp and udp only (leave port out for {name})"),
+            format!(
+                "natgate reads the ports of tcp, udp and sctp only (leave port out for {name})"
+            ),
         );
     }
     proto
@@ -296,7 +296,7 @@ fn backend(
         .and_then(|text| checked(&at("to"), endpoint(text), findings))
         .and_then(|(address, port)| Some((host(&at("to"), address, findings)?, port)))
         .unwrap_or((NOBODY, None));
-    let no_ports = service.proto.iter().any(|p| !READ.contains(&p));
+    let no_ports = service.proto.iter().any(|p| !has_ports(p));
     if port.is_some() && no_ports {
         findings.error(
             &at("to"),

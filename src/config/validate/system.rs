@@ -160,6 +160,7 @@ pub(super) fn timeouts(raw: &raw::Timeouts, findings: &mut Findings) -> Timeouts
         expected: read("expected", &raw.expected),
         icmp: read("icmp", &raw.icmp),
         sctp: read("sctp", &raw.sctp),
+        sctp_transitory: read("sctp_transitory", &raw.sctp_transitory),
         other: read("other", &raw.other),
     }
 }

@@ -2,7 +2,8 @@
 
 use super::filter::{self, protocol_name};
 use super::{Failure, FailureKind};
-use crate::wire::{ICMP, ICMPV6, TCP, UDP};
+use crate::nat::filter::flows::has_ports;
+use crate::wire::{ICMP, ICMPV6};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
@@ -73,14 +74,14 @@ impl Question {
     }
 
     fn has_ports(&self) -> bool {
-        matches!(self.protocol, TCP | UDP)
+        has_ports(self.protocol)
     }
 
     /// The two ports as the flow table knows them: of ICMP queries the identifier alone.
     pub fn ports(&self) -> (u16, u16) {
         let source = self.source_port.unwrap_or(SOURCE_PORT);
         match self.protocol {
-            TCP | UDP => (source, self.destination_port.unwrap_or(0)),
+            ported if has_ports(ported) => (source, self.destination_port.unwrap_or(0)),
             ICMP | ICMPV6 => (source, 0),
             _ => (0, 0),
         }

@@ -206,7 +206,7 @@ pub struct Worker {
 /// Ports of a pool in one protocol.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolPorts {
-    /// `tcp`, `udp`, `icmp`.
+    /// `tcp`, `udp`, `icmp`, `sctp`.
     pub protocol: String,
     /// Ports there are.
     pub total: u64,
@@ -273,7 +273,7 @@ pub struct Pool {
     /// How ports are chosen: `preserve`, `random`, `sequential`.
     pub select: String,
     /// What a mapping depends on besides the inside endpoint: `endpoint` (nothing), `address`, `address-port` of the remote;
-    /// or `tcp=…,udp=…,icmp=…` where protocols differ.
+    /// or `tcp=…,udp=…,icmp=…,sctp=…` where protocols differ.
     pub mapping: String,
     /// Who may send to a mapped port: `endpoint`, `address`, `address-port`; or by protocol in the same way.
     pub filtering: String,
@@ -334,7 +334,7 @@ pub struct Subscriber {
 /// An inside endpoint and what it looks like outside.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Mapping {
-    /// `tcp`, `udp`, `icmp`.
+    /// `tcp`, `udp`, `icmp`, `sctp`.
     pub protocol: String,
     /// Inside endpoint.
     pub inside: Endpoint,

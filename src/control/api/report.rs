@@ -177,7 +177,7 @@ pub struct Drops {
 /// Live sessions of one protocol in one state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionCount {
-    /// `tcp`, `udp`, `icmp`, `other`.
+    /// `tcp`, `udp`, `sctp`, `icmp`, `other`.
     pub protocol: String,
     /// The state.
     pub state: String,
@@ -246,7 +246,7 @@ pub struct Counters {
 pub struct Timeout {
     /// The session state it applies to.
     pub state: String,
-    /// `tcp`, `udp`, `icmp`, `other`.
+    /// `tcp`, `udp`, `sctp`, `icmp`, `other`.
     pub protocol: String,
     /// How long a session may be idle.
     pub idle_seconds: f64,

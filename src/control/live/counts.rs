@@ -230,6 +230,7 @@ pub fn protocol_of(state: State) -> &'static str {
     match state {
         State::UdpUnreplied | State::Udp => "udp",
         State::Icmp => "icmp",
+        State::SctpOpening | State::SctpEstablished | State::SctpClosing => "sctp",
         State::Free | State::Other | State::Expected => "other",
         State::TcpOpening
         | State::TcpAnswered

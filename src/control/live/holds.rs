@@ -375,7 +375,7 @@ mod tests {
             (&whole[..whole.len() - 6], "ends early"),
             (&whole.replace("end 3", "end 2"), "lost lines"),
             (&whole.replace("0400:", "0401:"), "has a line"),
-            (&whole.replace(" tcp ", " sctp "), "has a line"),
+            (&whole.replace(" tcp ", " dccp "), "has a line"),
         ] {
             let error = Saved::parse(text).unwrap_err();
             assert!(error.contains(why), "{error}");

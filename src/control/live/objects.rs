@@ -572,6 +572,6 @@ to = "10.0.0.2:80"
         let pools = pools(&policy);
         let names: Vec<_> = pools.iter().map(|p| p.pool.as_str()).collect();
         assert_eq!(names, ["interface:lan", "interface:wan"]);
-        assert_eq!(pools[1].ports.len(), 3);
+        assert_eq!(pools[1].ports.len(), 4);
     }
 }

@@ -12,7 +12,7 @@ use crate::nat::policy::Policy;
 use crate::nat::rules::Facts;
 use crate::nat::tcp;
 use crate::wire::parse::Transport;
-use crate::wire::{ICMPV6, TCP, UDP};
+use crate::wire::{ICMPV6, SCTP, TCP, UDP};
 
 /// Where a new flow is going, as the filter is told.
 #[derive(Clone, Copy, Debug)]
@@ -221,5 +221,5 @@ fn when(holds: bool, states: States) -> States {
 
 /// Protocols whose ports natgate reads.
 pub fn has_ports(protocol: u8) -> bool {
-    matches!(protocol, TCP | UDP)
+    matches!(protocol, SCTP | TCP | UDP)
 }

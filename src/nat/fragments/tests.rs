@@ -42,13 +42,14 @@ fn early_fragments_wait_for_the_first_in_order() {
         fragments.hold(&key(1), piece(n), n, 0).unwrap();
     }
     let shown = Shown {
+        length: None,
         ports: (4000, 53),
         number: 7,
     };
     let learned = fragments.learn(&key(1), FIRST, (4000, 53), || 7, 5);
-    assert_eq!(learned, Ok(shown));
+    assert_eq!(learned, Ok(Some(shown)));
     let again = fragments.learn(&key(1), FIRST, (4000, 53), || 8, 5);
-    assert_eq!(again, Ok(shown), "an exact duplicate");
+    assert_eq!(again, Ok(Some(shown)), "an exact duplicate");
     let mut out = Vec::new();
     fragments.release(&key(1), |b| out.push(b));
     assert_eq!((out, fragments.held()), (vec![30, 10, 20], 0));
@@ -187,7 +188,43 @@ fn an_overlap_takes_the_datagram_with_it() {
     assert!(fragments.later(&key(4), last).is_ok());
     let next = fragments.learn(&key(4), FIRST, (1, 3), || 10, 0);
     assert_eq!(
-        next.map(|shown| (shown.ports, shown.number)),
-        Ok(((1, 3), 10))
+        next.map(|shown| shown.map(|s| (s.ports, s.number))),
+        Ok(Some(((1, 3), 10)))
     );
+}
+
+#[test]
+fn pieces_of_sctp_wait_for_the_first_and_the_last() {
+    let key = DatagramKey {
+        protocol: 132,
+        ..key(1)
+    };
+    let last = Span {
+        last: true,
+        ..piece(1)
+    };
+    let shown = Some(Shown {
+        ports: (1, 2),
+        number: 9,
+        length: Some(last.end),
+    });
+    let mut fragments = table(8);
+    // The second one, then the first with a duplicate of its own, which go ahead.
+    assert_eq!(fragments.later(&key, piece(0)), Ok(None));
+    fragments.hold(&key, piece(0), 2, 0).unwrap();
+    for n in [1, 0] {
+        assert_eq!(fragments.learn(&key, FIRST, (1, 2), || 9, 0), Ok(None));
+        fragments.hold(&key, FIRST, n, 0).unwrap();
+    }
+    assert_eq!(fragments.later(&key, last), Ok(shown));
+    let mut out = Vec::new();
+    fragments.release(&key, |b| out.push(b));
+    assert_eq!((out, fragments.held()), (vec![0, 1, 2], 0));
+    // The next datagram with the number of the last one, which was complete, is of another length.
+    assert_eq!(fragments.learn(&key, FIRST, (1, 2), || 9, 0), Ok(None));
+    // The last one first.
+    let key = DatagramKey { id: 2, ..key };
+    fragments.hold(&key, last, 3, 0).unwrap();
+    assert_eq!(fragments.learn(&key, FIRST, (1, 2), || 9, 0), Ok(shown));
+    assert_eq!(fragments.later(&key, piece(0)), Ok(shown));
 }

@@ -251,6 +251,7 @@ fn first_state<A: Family>(flow: &NewFlow<A>) -> State {
     match flow.transport {
         Transport::Tcp => tcp::opening(flow.tcp_flags),
         Transport::Udp => State::UdpUnreplied,
+        Transport::Sctp => State::SctpOpening,
         Transport::IcmpQuery => State::Icmp,
         _ => State::Other,
     }

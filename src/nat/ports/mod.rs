@@ -70,13 +70,20 @@ pub enum PortSpace {
     Udp,
     /// ICMP and ICMPv6 query identifiers (RFC 5508): every value 0–65535 is usable.
     Icmp,
+    /// SCTP ports.
+    Sctp,
 }
 
 impl PortSpace {
     /// Number of spaces.
-    pub const COUNT: usize = 3;
+    pub const COUNT: usize = 4;
     /// Every space, in index order.
-    pub const ALL: [PortSpace; Self::COUNT] = [PortSpace::Tcp, PortSpace::Udp, PortSpace::Icmp];
+    pub const ALL: [PortSpace; Self::COUNT] = [
+        PortSpace::Tcp,
+        PortSpace::Udp,
+        PortSpace::Icmp,
+        PortSpace::Sctp,
+    ];
 
     /// The space of an IP protocol number, or `None` for a protocol without ports natgate can translate.
     #[inline]
@@ -85,6 +92,7 @@ impl PortSpace {
             6 => Some(PortSpace::Tcp),
             17 => Some(PortSpace::Udp),
             1 | 58 => Some(PortSpace::Icmp),
+            132 => Some(PortSpace::Sctp),
             _ => None,
         }
     }
@@ -95,12 +103,13 @@ impl PortSpace {
         self as usize
     }
 
-    /// `tcp`, `udp` or `icmp`.
+    /// `tcp`, `udp`, `icmp` or `sctp`.
     pub const fn name(self) -> &'static str {
         match self {
             PortSpace::Tcp => "tcp",
             PortSpace::Udp => "udp",
             PortSpace::Icmp => "icmp",
+            PortSpace::Sctp => "sctp",
         }
     }
 }

@@ -95,7 +95,10 @@ mod tests {
         counts.count(PortSpace::Udp, Some(DropReason::NoPort));
         counts.count(PortSpace::Udp, Some(DropReason::QuotaBlocks));
         let of = |space| counts.refused(space).map(|(_, n)| n).collect::<Vec<_>>();
-        assert_eq!(PortSpace::ALL.map(|space| counts.created(space)), [1, 0, 0]);
+        assert_eq!(
+            PortSpace::ALL.map(|space| counts.created(space)),
+            [1, 0, 0, 0]
+        );
         assert_eq!(of(PortSpace::Udp), [0, 0, 2, 0, 1]);
         assert_eq!(of(PortSpace::Tcp), [0; 5]);
     }

@@ -188,7 +188,7 @@ impl PortMask {
     /// A mask that reserves nothing yet.
     pub const fn new() -> PortMask {
         PortMask {
-            spaces: [Vec::new(), Vec::new(), Vec::new()],
+            spaces: [const { Vec::new() }; PortSpace::COUNT],
         }
     }
 

@@ -40,7 +40,7 @@ impl SinglePorts {
             counters: Counters::default(),
         };
         SinglePorts {
-            spaces: [space(), space(), space()],
+            spaces: std::array::from_fn(|_| space()),
             errors: AtomicU64::new(0),
         }
     }

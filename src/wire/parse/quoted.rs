@@ -5,7 +5,7 @@
 
 use super::{Network, Transport, icmp_kind, icmp_ports, ip6};
 use crate::base::DropReason;
-use crate::wire::{ICMP, ICMPV6, TCP, UDP, checksum, chunk, read_u8, read_u16, read_u32};
+use crate::wire::{ICMP, ICMPV6, SCTP, TCP, UDP, checksum, chunk, read_u8, read_u16, read_u32};
 
 /// A quoted packet. Offsets are from the quote's first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub struct Quoted {
     pub available: u16,
     /// Length the quoted IP packet had, whatever part of it is quoted.
     pub ip_length: u16,
+    /// It was the first fragment of a datagram.
+    pub more: bool,
     /// IP protocol number; IPv6: as in [`Parsed::protocol`](super::Parsed::protocol).
     pub protocol: u8,
     /// IPv4 source, 0 otherwise.
@@ -70,6 +72,7 @@ pub fn parse_quoted(packet: &[u8]) -> Result<Quoted, DropReason> {
         l4: l4 as u16,
         available: 0,
         ip_length,
+        more: read_u16(fixed, 6) & 0x2000 != 0,
         protocol: fixed[9],
         source: read_u32(fixed, 12),
         destination: read_u32(fixed, 16),
@@ -106,6 +109,7 @@ pub fn parse_quoted_v6(packet: &[u8]) -> Result<Quoted, DropReason> {
         l4: chain.offset as u16,
         available: 0,
         ip_length,
+        more: chain.fragment.more,
         protocol: chain.protocol,
         source: 0,
         destination: 0,
@@ -128,6 +132,7 @@ fn quoted_transport(quoted: &mut Quoted, segment: &[u8], complete: bool) -> Resu
         _ if !complete => return Ok(()),
         (_, TCP) => quoted.transport = Transport::Tcp,
         (_, UDP) => quoted.transport = Transport::Udp,
+        (_, SCTP) => quoted.transport = Transport::Sctp,
         (Network::Ipv4, ICMP) | (Network::Ipv6, ICMPV6) => {
             quoted.transport = icmp_kind(quoted.network, read_u8(segment, 0));
             if quoted.transport == Transport::IcmpError {

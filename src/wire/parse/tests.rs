@@ -423,6 +423,40 @@ fn ipv6_fragments() {
 }
 
 #[test]
+fn sctp_packets() {
+    let mut header = [0; 16];
+    header[..8].copy_from_slice(&[0x13, 0x88, 0, 80, 1, 2, 3, 4]);
+    let p = parse(&ipv4(SCTP, 0, &[], &header)).unwrap();
+    assert_eq!(
+        (p.transport, p.source_port, p.destination_port),
+        (Transport::Sctp, 5000, 80)
+    );
+    assert_eq!((p.datagram_length(), p.tcp_flags), (Some(16), 0));
+    let p = parse(&ipv6(SCTP, &header)).unwrap();
+    assert_eq!((p.transport, p.destination_port), (Transport::Sctp, 80));
+    let error = |flags, header: &[u8]| parse(&ipv4(SCTP, flags, &[], header)).err();
+    assert_eq!(error(0, &header[..12]), None);
+    assert_eq!(error(0, &header[..11]), Some(DropReason::L4Truncated));
+    // The ports come with the checksum that covers them.
+    assert_eq!(error(0x2000, &header[..8]), Some(DropReason::FragmentTiny));
+    let first = parse(&ipv4(SCTP, 0x2000, &[], &header)).unwrap();
+    assert_eq!(
+        (first.transport, first.source_port, first.datagram_length()),
+        (Transport::Sctp, 5000, None)
+    );
+    let q = parse_quoted(&ipv4(SCTP, 0x2000, &[], &header[..8])[14..]).unwrap();
+    assert_eq!(
+        (q.transport, q.source_port, q.destination_port, q.more),
+        (Transport::Sctp, 5000, 80, true)
+    );
+    let q = parse_quoted_v6(&ipv6(SCTP, &header)[14..]).unwrap();
+    assert_eq!(
+        (q.transport, q.ip_length, q.more),
+        (Transport::Sctp, 56, false)
+    );
+}
+
+#[test]
 fn quotes() {
     let frame = udp(40);
     let q = parse_quoted(&frame[14..42]).unwrap();
@@ -485,6 +519,7 @@ fn check_offsets(frame: &[u8]) {
         let needed = match p.transport {
             Transport::Tcp if p.fragment.is_first() => 16,
             Transport::Tcp => 20,
+            Transport::Sctp => 12,
             Transport::Udp | Transport::IcmpQuery | Transport::IcmpReply => 8,
             Transport::IcmpError | Transport::IcmpOther => 8,
             Transport::Other | Transport::LaterFragment => 0,
@@ -520,7 +555,7 @@ proptest! {
 
     #[test]
     fn mutated_frames_never_panic(
-        which in 0usize..7,
+        which in 0usize..8,
         changes in proptest::collection::vec((0usize..80, any::<u8>()), 0..4),
         length in 0usize..120,
         repair in any::<bool>(),
@@ -532,6 +567,7 @@ proptest! {
             3 => ipv6(0, &[[43, 0, 0, 0, 0, 0, 0, 0], [44, 0, 0, 0, 0, 0, 0, 0], [17, 0, 0, 1, 0, 0, 0, 0], UDP_HEADER].concat()),
             4 => ipv4(TCP, 0x2000, &[7, 7, 4, 0, 0, 0, 0, 0], &[2; 40]),
             5 => ipv4(ICMP, 0, &[], &[3; 40]),
+            6 => ipv4(SCTP, 0, &[], &[1; 40]),
             _ => ipv6(ICMPV6, &[1; 60]),
         };
         for (at, value) in changes {

@@ -147,10 +147,17 @@ fn the_fullest_protocol_decides_how_full_a_pool_is() {
         refused: [("no_port".to_owned(), 2)].into(),
     };
     let pool = Pool {
-        ports: vec![ports("tcp", 10), ports("udp", 250), ports("icmp", 0)],
+        ports: vec![
+            ports("tcp", 10),
+            ports("udp", 250),
+            ports("icmp", 0),
+            ports("sctp", 40),
+        ],
         ..Pool::default()
     };
     let cells = cells(&Item::Pool(pool), true);
-    let expected = ["25.0", "6", "3", "3", "900", "-", "-", "no", "0"];
-    assert_eq!(cells[13..], expected);
+    let expected = [
+        "40", "1000", "25.0", "8", "4", "4", "1200", "-", "-", "no", "0",
+    ];
+    assert_eq!(cells[12..], expected);
 }
