@@ -192,6 +192,13 @@ fn endpoints_as_commands_write_them() {
             &["proto = \"sctp\""],
         ),
         (
+            "proto sctp vip 198.18.0.2 3868 to ->10.0.0.2 13868",
+            &[
+                "proto = \"sctp\"\nport = 3868",
+                "{ to = \"10.0.0.2:13868\" }",
+            ],
+        ),
+        (
             "vip 198.18.0.2 80 to 10.0.0.9->10.0.0.2 8080:nonat",
             &["{ to = \"10.0.0.2\", forward_only = true }"],
         ),
@@ -260,11 +267,6 @@ fn what_no_command_of_cnat_says() {
             "cnat translation add vip 198.18.0.2 80 to ->fd00:1::2 80",
             "E-MATCH",
             "family",
-        ),
-        (
-            "cnat translation add proto sctp vip 198.18.0.2 80 to ->10.0.0.2",
-            "E-PORTS",
-            "sctp",
         ),
         (
             "cnat translation add proto icmp vip 198.18.0.2 to ->10.0.0.2",
@@ -502,7 +504,7 @@ fn the_stanza_of_the_startup_file() {
         &done,
         &[
             "startup.conf:1: note unix { … } is not cnat's; not read",
-            "startup.conf:5: ok timeouts = \"30s\" for udp, udp_unreplied, icmp, tcp_opening, sctp, other",
+            "startup.conf:5: ok timeouts = \"30s\" for udp, udp_unreplied, icmp, tcp_opening, sctp, sctp_transitory, other",
             "startup.conf:6: ok timeouts.tcp = \"3600s\"",
             "startup.conf:7: ok system.sessions = 100000",
             "startup.conf:8: note session-db-buckets: natgate sizes its tables",

@@ -237,7 +237,7 @@ fn what_the_filter_cannot_ask() {
         ("-m conntrack --ctstatus DNAT -j ACCEPT", "E-UNKNOWN"),
         ("-p tcp ! --syn -j DROP", "E-MATCH"),
         ("-p tcp -m tcp --tcp-flags ALL NONE -j DROP", "E-MATCH"),
-        ("-p sctp --dport 5 -j ACCEPT", "E-MATCH"),
+        ("-p dccp --dport 5 -j ACCEPT", "E-MATCH"),
         ("-p icmp -m icmp --icmp-type nonsense -j DROP", "E-SYNTAX"),
         ("-m icmp --icmp-type 8 -j DROP", "E-SYNTAX"),
         ("-f -j DROP", "E-MATCH"),

@@ -56,6 +56,18 @@ fn service_chains_become_services() {
 }
 
 #[test]
+fn services_speak_sctp_too() {
+    let whole = input("kube.rules").text.replace("udp", "sctp");
+    let done = expanded(&whole);
+    has(
+        &done,
+        &["f:28: ok service 10.96.0.10 port 53/sctp, 2 backends"],
+    );
+    assert_eq!(done.report.count(Level::Reject), 0, "{}", lines(&done));
+    assert!(body(&done).contains("proto = \"sctp\"\nport = 53"));
+}
+
+#[test]
 fn what_is_not_as_kube_proxy_writes_it() {
     let whole = input("kube.rules").text;
     for (theirs, other, why) in [

@@ -18,6 +18,8 @@ fn what_the_targets_accept() {
         "-p tcp -j SNAT --to-source 203.0.113.20-203.0.113.30:1025-65535",
         "-s 10.0.0.5 -o eth0 -j NETMAP --to 203.0.113.40",
         "-p sctp --dport 5 -j SNAT --to 203.0.113.20",
+        "-p sctp -j SNAT --to 203.0.113.20:3000-4000",
+        "-p sctp -j MASQUERADE --to-ports 1024-65535",
     ] {
         let done = post(rule);
         assert!(
@@ -42,6 +44,14 @@ fn what_the_targets_accept() {
     gives(
         &pre("-d 203.0.113.1 -p tcp --dport 1000 -j DNAT --to-destination 10.0.0.9:ssh"),
         &["10.0.0.9:22"],
+    );
+    gives(
+        &pre("-d 203.0.113.1 -p sctp --dport 3868 -j DNAT --to-destination 10.0.0.9:13868"),
+        &[
+            "proto = \"sctp\"",
+            "dport = \"3868\"",
+            "to = \"10.0.0.9:13868\"",
+        ],
     );
     let both = save(
         "*nat\n:PREROUTING ACCEPT\n:POSTROUTING ACCEPT\n-A PREROUTING -d 203.0.113.40/30 -i eth0 -j NETMAP --to 10.0.0.40/30\n-A POSTROUTING -s 10.0.0.40/30 -o eth0 -j NETMAP --to 203.0.113.40/30\nCOMMIT\n",

@@ -95,6 +95,7 @@ fn age(key: &str, seconds: u32, table: Table, place: &str, report: &mut Report) 
         "icmp",
         "tcp_opening",
         "sctp",
+        "sctp_transitory",
         "other",
     ];
     report.ok(

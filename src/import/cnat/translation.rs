@@ -165,11 +165,6 @@ impl Translation {
             let text = format!("{source} is of another address family than the service");
             return Err(("E-MATCH", text));
         }
-        let named = self.at.port.is_some() || self.paths.iter().any(|p| p.port.is_some());
-        if self.proto == "sctp" && named {
-            let text = "natgate reads the ports of tcp and udp only: an sctp service takes every port of its address";
-            return Err(("E-PORTS", text.to_owned()));
-        }
         if self.proto.starts_with("icmp") {
             return Err((
                 "E-MATCH",

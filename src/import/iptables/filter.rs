@@ -169,11 +169,11 @@ impl Importer<'_> {
         }
         let ports = flat.when.sport.is_some() || flat.when.dport.is_some() || rule.either.is_some();
         if (ports || flat.when.orig_dport.is_some())
-            && !matches!(flat.when.proto.only, Some(6 | 17))
+            && !matches!(flat.when.proto.only, Some(6 | 17 | 132))
         {
             return Err((
                 "E-MATCH",
-                "the filter reads ports of tcp and udp alone".to_owned(),
+                "the filter reads ports of tcp, udp and sctp alone".to_owned(),
             ));
         }
         let icmp = if forward.v6 { 58 } else { 1 };

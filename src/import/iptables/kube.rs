@@ -148,6 +148,7 @@ impl Importer<'_> {
         let proto = match when.proto.only {
             Some(6) => "tcp",
             Some(17) => "udp",
+            Some(132) => "sctp",
             _ => return Err(unlike()),
         };
         if net.prefix_len() != net.max_prefix_len() || low != high || !rule.refused.is_empty() {
