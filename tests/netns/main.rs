@@ -34,6 +34,9 @@ mod probe;
 #[path = "../common/process.rs"]
 mod process;
 mod raw;
+#[path = "../common/sctp.rs"]
+#[allow(dead_code, reason = "frames are made for other tests")]
+mod sctp;
 mod servers;
 
 mod at_bonds;
@@ -50,6 +53,7 @@ mod at_ports;
 mod at_realms;
 mod at_reload;
 mod at_rows;
+mod at_sctp;
 mod at_service_flows;
 mod at_services;
 mod at_services_v6;
