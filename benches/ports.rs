@@ -91,6 +91,7 @@ impl Lab {
     fn take(&mut self) -> Option<Returned> {
         let request = Request {
             select: None,
+            exactly: None,
             pool: &self.pool,
             ports: None,
             subscriber: self.subscriber,

@@ -36,6 +36,7 @@ command -v vsftpd             | vsftpd
 command -v lftp               | lftp
 command -v tftp               | tftp-hpa
 command -v in.tftpd           | tftpd-hpa
+command -v sipp               | sip-tester
 command -v promtool           | prometheus
 /usr/bin/python3 -c 'import scapy' | python3-scapy
 EOF

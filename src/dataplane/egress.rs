@@ -10,7 +10,7 @@ use crate::dataplane::help::Helped;
 use crate::dataplane::identification::number_piece;
 use crate::dataplane::services::towards;
 use crate::dataplane::shard::{Parked, Shard};
-use crate::flow::session::{Direction, Egress, FLAG_HELPED, SessionIndex};
+use crate::flow::session::{Direction, Egress, FLAG_HELPED, SessionIndex, State};
 use crate::gateway::errors::ErrorKind;
 use crate::gateway::neighbour::{Neighbour, NeighbourId, Resolution};
 use crate::nat::open::flow_hash;
@@ -140,6 +140,10 @@ impl<B: Buffer> Shard<B> {
         };
         if session.egress[direction.index()] == Egress::BARRED {
             return self.barred(policy, now, &session, incoming, packet, sink);
+        }
+        if session.state == State::Expected {
+            // Its remote stands for others: nobody has port 0.
+            return self.discard(incoming.buffer, DropReason::Filtered, sink);
         }
         let mut packet = *packet;
         if session.flags & FLAG_HELPED != 0 {

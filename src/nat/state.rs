@@ -404,6 +404,25 @@ impl<A: Family> Nat<A> {
         self.discharge(&session);
     }
 
+    /// Takes back a session that was entered just now and carried nothing, as if it had never been: its port does not rest.
+    pub fn withdraw(&mut self, policy: &Policy, index: SessionIndex, now: Now) {
+        let gone = self.mappings.leave(&mut self.sessions, index);
+        let Some(session) = self.remove(index) else {
+            return;
+        };
+        self.counts.created -= 1;
+        if let Some(mapping) = Mapping::of(&session) {
+            let remote = remote_of(&session);
+            self.contacts.forget(mapping.outside, remote);
+        }
+        if let Some(mapping) = gone {
+            self.counts.mappings_created -= 1;
+            let subscriber = SubscriberIndex(session.subscriber);
+            self.give_back(policy, &mapping, subscriber, false, now);
+        }
+        self.discharge(&session);
+    }
+
     /// Returns a mapping's port to its address, to rest there or not.
     // Implements: G8.
     fn give_back(

@@ -39,6 +39,7 @@ mod sanity;
 mod sctp;
 mod services;
 mod services_v6;
+mod sip;
 mod standards;
 mod tcp;
 

@@ -11,7 +11,7 @@ use crate::common::*;
 use crate::engine::{Target, fuzz, signature};
 
 /// Pieces of what clients and servers say.
-const WORDS: [&str; 22] = [
+const WORDS: &[&str] = &[
     "PORT ",
     "EPRT ",
     "227 ",
@@ -36,8 +36,8 @@ const WORDS: [&str; 22] = [
     "LIST\r\n",
 ];
 
-/// A target made of a function over what is said; zeros part it into segments.
-struct Said(fn(&[u8]) -> Vec<u64>);
+/// A target made of a function over what is said, and of the words it is said in; zeros part it into segments.
+pub struct Said(pub fn(&[u8]) -> Vec<u64>, pub &'static [&'static str]);
 
 impl Target for Said {
     fn run(&self, input: &[u8]) -> Vec<u64> {
@@ -53,7 +53,7 @@ impl Target for Said {
             } else {
                 let at = random.below(text.len() as u32 + 1) as usize;
                 let end = (at + random.below(6) as usize).min(text.len());
-                text.splice(at..end, pick(&WORDS, random).unwrap().bytes());
+                text.splice(at..end, pick(self.1, random).unwrap().bytes());
             }
         }
         text.truncate(2000);
@@ -117,7 +117,7 @@ fn lines(payload: &[u8]) -> Vec<u64> {
 
 #[test]
 fn ftp_lines() {
-    fuzz("ftp", &Said(lines), conversations(), 6);
+    fuzz("ftp", &Said(lines, WORDS), conversations(), 6);
 }
 
 fn segment(port: PortId, flags: &str, numbers: (u32, u32), payload: &[u8]) -> Vec<u8> {
@@ -201,5 +201,10 @@ fn connection(said: &[u8]) -> Vec<u64> {
 
 #[test]
 fn ftp_connections() {
-    fuzz("ftp_connection", &Said(connection), conversations(), 7);
+    fuzz(
+        "ftp_connection",
+        &Said(connection, WORDS),
+        conversations(),
+        7,
+    );
 }

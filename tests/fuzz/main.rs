@@ -23,4 +23,5 @@ mod engine;
 mod helpers;
 mod parsers;
 mod rack;
+mod sip;
 mod texts;

@@ -12,6 +12,9 @@ const SERVER_INSIDE: &str = "[[source-nat]]\nout = \"wan0\"\nvia = \"interface\"
 const TFTP: &str = "[[pool]]\nname = \"p\"\naddresses = [\"203.0.113.20\"]\nhelpers = [\"tftp\"]\n\
     [[source-nat]]\nout = \"wan0\"\nvia = \"pool:p\"\n";
 
+const SIP: &str = "[[pool]]\nname = \"p\"\naddresses = [\"203.0.113.20\"]\nhelpers = [\"sip\"]\n\
+    [[source-nat]]\nout = \"wan0\"\nvia = \"pool:p\"\n";
+
 pub const ALL: &[Source] = &[
     Source {
         name: "ftp-active",
@@ -32,6 +35,11 @@ pub const ALL: &[Source] = &[
         name: "tftp",
         rules: TFTP,
         input: tftp,
+    },
+    Source {
+        name: "sip-call",
+        rules: SIP,
+        input: sip,
     },
 ];
 
@@ -190,4 +198,44 @@ fn tftp() -> Input {
             ),
         ),
     ]
+}
+
+/// A phone calls; voice comes from a third host; the call ends from outside.
+fn sip() -> Input {
+    let (phone, proxy, public) = (
+        ("10.0.0.2", 5060),
+        ("203.0.113.9", 5060),
+        ("203.0.113.20", 5060),
+    );
+    let body = "v=0\r\no=- 1 1 IN IP4 10.0.0.2\r\ns=-\r\nc=IN IP4 10.0.0.2\r\nt=0 0\r\nm=audio 8000 RTP/AVP 0\r\n";
+    let invite = format!(
+        "INVITE sip:bob@203.0.113.9 SIP/2.0\r\nVia: SIP/2.0/UDP 10.0.0.2;branch=z9hG4bK1;rport\r\n\
+         From: <sip:alice@10.0.0.2>;tag=1\r\nTo: <sip:bob@203.0.113.9>\r\nCall-ID: 1@10.0.0.2\r\nCSeq: 1 INVITE\r\n\
+         Contact: <sip:alice@10.0.0.2>\r\nContent-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let answer = "SIP/2.0 200 OK\r\nVia: SIP/2.0/UDP 203.0.113.20;branch=z9hG4bK1;received=203.0.113.20;rport=5060\r\n\
+         Contact: <sip:bob@203.0.113.11>\r\nContent-Length: 0\r\n\r\n";
+    let bye =
+        "BYE sip:alice@203.0.113.20 SIP/2.0\r\nVia: SIP/2.0/UDP 203.0.113.9:5060\r\nl: 0\r\n\r\n";
+    let voice = |port| {
+        let to = ("203.0.113.20", port);
+        (WAN, udp(WAN, ("203.0.113.11", 9000), to, b"voice"))
+    };
+    let frames = vec![
+        voice(8000),
+        (LAN, udp(LAN, phone, proxy, invite.as_bytes())),
+        voice(8000),
+        voice(8001),
+        (WAN, udp(WAN, proxy, public, answer.as_bytes())),
+        (WAN, udp(WAN, proxy, public, bye.as_bytes())),
+        (
+            LAN,
+            udp(LAN, ("10.0.0.2", 8000), ("203.0.113.11", 9000), b"voice"),
+        ),
+    ];
+    let timed = frames.into_iter().enumerate();
+    timed
+        .map(|(i, (port, frame))| (i as u64, port, frame))
+        .collect()
 }

@@ -57,5 +57,6 @@ mod at_sctp;
 mod at_service_flows;
 mod at_services;
 mod at_services_v6;
+mod at_sip;
 mod at_snat;
 mod programs;

@@ -226,7 +226,12 @@ impl Importer<'_> {
                 "tftp",
                 "none is active (write it into helpers of the [[interface]])",
             ),
-            (17, 5060, "sip", "none is active"),
+            (
+                17,
+                5060,
+                "sip",
+                "none is active (write it into helpers of the [[interface]])",
+            ),
             (6, 5060, "sip", "none is active"),
         ];
         let to = |port: u16| {

@@ -1,16 +1,13 @@
 //! What is remembered of control connections whose texts changed: by how much they are moved, and the latest text.
 
-use arrayvec::ArrayVec;
 use hashbrown::HashMap;
 
+use super::edit::Text;
 use super::shift::Shift;
 use crate::flow::session::SessionIndex;
 
 /// Connections remembered at a time, by one worker. Others keep their texts unless the new one is as long as the old.
 const CAPACITY: usize = 4096;
-
-/// The longest text a helper writes.
-pub const TEXT: usize = 64;
 
 /// One connection.
 #[derive(Clone, Debug, Default)]
@@ -18,7 +15,7 @@ pub struct Control {
     /// How far its inside's numbers are moved.
     pub shift: Shift,
     /// What the text at `shift.position` became: what is sent again becomes the same again.
-    pub text: ArrayVec<u8, TEXT>,
+    pub text: Text,
 }
 
 /// The control connections of one worker.
@@ -41,13 +38,7 @@ impl Controls {
     }
 
     /// Remembers a text that was changed; false when there is no room.
-    pub fn changed(
-        &mut self,
-        index: SessionIndex,
-        position: u32,
-        more: u32,
-        text: ArrayVec<u8, TEXT>,
-    ) -> bool {
+    pub fn changed(&mut self, index: SessionIndex, position: u32, more: u32, text: Text) -> bool {
         if self.known.len() >= CAPACITY && !self.known.contains_key(&index.0) {
             return false;
         }

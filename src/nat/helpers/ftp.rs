@@ -13,9 +13,7 @@
 use core::ops::Range;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use arrayvec::ArrayVec;
-
-use super::control::TEXT;
+use super::edit::{Text, text};
 
 /// How a line writes an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,26 +90,22 @@ pub fn scan(payload: &[u8], speaker: Speaker) -> Scan {
 }
 
 /// Writes an endpoint as `form` does; six numbers cannot be an IPv6 address.
-pub fn write(form: Form, address: IpAddr, port: u16) -> Option<ArrayVec<u8, TEXT>> {
-    use std::io::Write;
-    let mut text = ArrayVec::new();
-    // At most 50 bytes, so that there always is room.
-    let written = match (form, address) {
-        (Form::Six, IpAddr::V6(_)) => return None,
+pub fn write(form: Form, address: IpAddr, port: u16) -> Option<Text> {
+    match (form, address) {
+        (Form::Six, IpAddr::V6(_)) => None,
         (Form::Six, IpAddr::V4(address)) => {
             let ([a, b, c, d], [high, low]) = (address.octets(), port.to_be_bytes());
-            write!(text, "{a},{b},{c},{d},{high},{low}")
+            text(format_args!("{a},{b},{c},{d},{high},{low}"))
         }
         (Form::Extended(by), address) => {
             let (by, family) = (char::from(by), if address.is_ipv4() { 1 } else { 2 });
-            write!(text, "{by}{family}{by}{address}{by}{port}{by}")
+            text(format_args!("{by}{family}{by}{address}{by}{port}{by}"))
         }
         (Form::PortAlone(by), _) => {
             let by = char::from(by);
-            write!(text, "{by}{by}{by}{port}{by}")
+            text(format_args!("{by}{by}{by}{port}{by}"))
         }
-    };
-    written.ok().map(|()| text)
+    }
 }
 
 #[derive(Clone, Copy)]

@@ -9,18 +9,24 @@
 //! remote port is 0 ([`State::Expected`](crate::flow::session::State::Expected)). So it holds its outside port, counts on its
 //! subscriber, expires, is listed, and lies on the worker its packets are steered to, by what sessions are there for
 //! anyway. The first packet from that remote to the outside endpoint opens the flow itself, which the filter lets pass
-//! as part of what it let pass before, and ends the expectation. See [`expect`](crate::nat::open::expect).
+//! as part of what it let pass before, and ends the expectation. Media may come from anybody: then the remote address is 0,
+//! too, and the expectation ends with its time alone. See [`expect`](crate::nat::open::expect).
 //!
 //! Sessions with a helper never learn their way out ([`FLAG_HELPED`]), so their packets leave the fast path without its
 //! having to ask. Each helper is a module of its own that reads bytes and knows nothing else:
 //!
 //! - [`ftp`]: the control connection's commands and replies (RFC 959, RFC 2428), from clients and servers inside;
 //! - TFTP (RFC 1350): the server answers a request to port 69 from a port of its choice;
+//! - [`sip`]: messages over UDP (RFC 3261), and the media their bodies ([`sdp`]) name, for clients and servers inside;
 //! - [`shift`]: sequence numbers behind a text that changed its length.
 
 pub mod control;
+pub mod cursor;
+pub mod edit;
 pub mod ftp;
+pub mod sdp;
 pub mod shift;
+pub mod sip;
 
 use crate::flow::session::{Direction, FLAG_HELPED, Session};
 use crate::nat::behaviour::Behaviour;
@@ -38,17 +44,20 @@ pub enum Helper {
     Ftp,
     /// TFTP, on UDP port 69.
     Tftp,
+    /// SIP, on UDP port 5060.
+    Sip,
 }
 
 impl Helper {
     /// All of them.
-    pub const ALL: [Helper; 2] = [Helper::Ftp, Helper::Tftp];
+    pub const ALL: [Helper; 3] = [Helper::Ftp, Helper::Tftp, Helper::Sip];
 
     /// As the configuration writes it.
     pub fn name(self) -> &'static str {
         match self {
             Helper::Ftp => "ftp",
             Helper::Tftp => "tftp",
+            Helper::Sip => "sip",
         }
     }
 
@@ -57,6 +66,7 @@ impl Helper {
         match self {
             Helper::Ftp => (TCP, 21),
             Helper::Tftp => (UDP, 69),
+            Helper::Sip => (UDP, sip::PORT),
         }
     }
 

@@ -102,6 +102,7 @@ fn from_gateway<A: Family>(
         pool: policy.nat.pool(pool).ok_or(DropReason::Internal)?,
         ports: None,
         select: None,
+        exactly: None,
     };
     session.flags |= FLAG_MASQUERADE;
     allocate(nat, policy, session, &from, now, random)

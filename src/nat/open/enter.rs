@@ -83,6 +83,8 @@ pub(super) struct Allocation<'a> {
     pub(super) pool: &'a Pool,
     pub(super) ports: Option<&'a PortRanges>,
     pub(super) select: Option<Select>,
+    /// The only port that will do.
+    pub(super) exactly: Option<u16>,
 }
 
 /// Gives the flow an outside endpoint and enters its session.
@@ -195,6 +197,7 @@ fn with_new_port<A: Family>(
         pool: from.pool,
         ports: from.ports,
         select: from.select,
+        exactly: from.exactly,
         subscriber,
         inside_port: session.before.source_port,
         space,

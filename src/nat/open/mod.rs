@@ -32,16 +32,17 @@ use crate::nat::filter::flows::{self, Bound};
 use crate::nat::policy::Policy;
 use crate::nat::ports::PortSpace;
 use crate::nat::rules::Facts;
-use crate::nat::state::{EndCause, Nat, blank_session};
+use crate::nat::state::{Nat, blank_session};
 use crate::nat::tcp;
 use crate::nat::trace::Trace;
 use crate::wire::parse::Transport;
 use apart::enter_apart;
 use destination::{Destination, destination};
 use enter::{Allocation, allocate, inbound};
+use expected::met;
 use source::{Source, source};
 
-pub use expected::{Ends, expect};
+pub use expected::{Caller, Ends, Wanted, expect, expect_pair};
 pub use source::is_leased;
 
 /// A packet that no session claimed.
@@ -135,7 +136,7 @@ pub fn open<A: Family>(
         session.flags |= FLAG_INBOUND;
         let index = inbound(nat, policy, session, first, now)?;
         if let Some(expected) = destination.expected {
-            nat.end(policy, expected, EndCause::Met, now);
+            met(nat, policy, expected, now);
         }
         return Ok(Opened::Session(index));
     }
@@ -176,6 +177,7 @@ pub fn open<A: Family>(
                 pool,
                 ports: ports.as_ref(),
                 select,
+                exactly: None,
             };
             allocate(nat, policy, session, &from, now, random).map(Opened::Session)
         }

@@ -31,6 +31,8 @@ pub struct Request<'a> {
     pub select: Option<Select>,
     /// Who asks; referred to by the caller ([`Subscribers::enter`]).
     pub subscriber: SubscriberIndex,
+    /// No port but this one, if it can be had without another block. A refusal says nothing about the pool and is not counted.
+    pub exactly: Option<u16>,
     /// The source port, or the ICMP query id. 0 as a port is never preserved: the mapping gets a real one.
     pub inside_port: u16,
     /// The space of the port.
@@ -176,7 +178,9 @@ impl Allocator {
     ) -> Result<Lease, DropReason> {
         let leased = self.lease(externals, subscribers, request, random);
         let refused = leased.as_ref().err().copied();
-        request.pool.counts().count(request.space, refused);
+        if refused.is_none() || request.exactly.is_none() {
+            request.pool.counts().count(request.space, refused);
+        }
         leased
     }
 

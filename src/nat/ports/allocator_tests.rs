@@ -132,6 +132,7 @@ impl Lab {
     ) -> Result<Lease, DropReason> {
         let request = Request {
             select: None,
+            exactly: None,
             pool: &self.pool,
             ports,
             subscriber,

@@ -27,6 +27,10 @@ impl Allocator {
             &external.reserved,
             request.space,
         ));
+        if let Some(port) = request.exactly {
+            let free = whole.contains(port) && single.claim(request.space, port, self.worker);
+            return free.then_some(port);
+        }
         let index = external.index;
         let classed = policy.low_ports && request.ports.is_none();
         if !classed {
@@ -134,7 +138,10 @@ impl Allocator {
             Some(ports) => Allowed::new(ports, &external.reserved, request.space),
             None => Allowed::all(&external.reserved, request.space),
         };
-        let allowed = request.of_parity(allowed);
+        let mut allowed = request.of_parity(allowed);
+        if let Some(port) = request.exactly {
+            allowed = allowed.clip(PortRange::new(port, port));
+        }
         let wanted = (request.select() == Select::Preserve && request.inside_port != 0)
             .then_some(request.inside_port);
         let view = request.share.map(|share| View {
@@ -205,7 +212,7 @@ impl Allocator {
             let port = take(shared, index, random).ok_or(DropReason::Internal)?;
             return Ok((port, None));
         }
-        if block.max_per_host == 0 {
+        if block.max_per_host == 0 || request.exactly.is_some() {
             return Err(DropReason::NoPort);
         }
         if held.count(policy.pairing) >= block.max_per_host {
