@@ -50,6 +50,8 @@ pub struct Incoming<B> {
     pub shown: Option<Shown>,
     /// The worker that holds the destination port found no flow: the sender's worker opens one.
     pub not_a_reply: bool,
+    /// The worker that would have the call of a packet of GRE knows no such call.
+    pub no_call: bool,
     /// An unsolicited SYN whose answer has waited long enough.
     pub waited: bool,
     /// Times it was handed on or looped.

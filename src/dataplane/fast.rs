@@ -572,6 +572,7 @@ fn incoming<B>(buffer: B, ingress: InterfaceId) -> Incoming<B> {
         looped: false,
         shown: None,
         not_a_reply: false,
+        no_call: false,
         waited: false,
         hops: 0,
     }

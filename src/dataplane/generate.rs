@@ -188,6 +188,7 @@ impl<B: Buffer> Shard<B> {
             looped: true,
             shown: None,
             not_a_reply: false,
+            no_call: false,
             waited: false,
             hops: about.hops,
         };

@@ -2,6 +2,7 @@
 
 mod ftp;
 mod payload;
+mod pptp;
 mod sip;
 
 use crate::base::DropReason;
@@ -58,6 +59,7 @@ impl<B: Buffer> Shard<B> {
                 Ok(())
             }
             (Some(Helper::Sip), Transport::Udp | Transport::LaterFragment) => self.sip(helped),
+            (Some(Helper::Pptp), Transport::Tcp) => self.pptp(helped),
             _ => Ok(()),
         }
     }

@@ -98,6 +98,7 @@ impl<B: Buffer> Shard<B> {
                 looped: false,
                 shown: None,
                 not_a_reply: false,
+                no_call: false,
                 waited: false,
                 hops: 0,
             };

@@ -8,7 +8,7 @@ use crate::dataplane::family::Ip;
 use crate::dataplane::judge::icmp_kind;
 use crate::dataplane::shard::{MAX_HOPS, Shard};
 use crate::dataplane::steering::{self, Steer};
-use crate::flow::key::FlowKey;
+use crate::flow::key::{FlowKey, Tuple};
 use crate::flow::session::{Direction, Egress, SessionIndex};
 use crate::gateway::errors::ErrorKind;
 use crate::gateway::sanity;
@@ -20,6 +20,7 @@ use crate::nat::rewrite;
 use crate::nat::rules::Facts;
 use crate::nat::trace::Trace;
 use crate::nat::window::Numbers;
+use crate::wire::GRE;
 use crate::wire::parse::{Network, Parsed, Transport, parse};
 
 impl<B: Buffer> Shard<B> {
@@ -143,6 +144,33 @@ impl<B: Buffer> Shard<B> {
                 self.discard(incoming.buffer, DropReason::TcpSynCrossed, sink)
             }
             Some(entry) => self.hit::<A>(policy, now, entry, incoming, packet, sink),
+            None if key.protocol == GRE && tuple.destination_port != 0 => {
+                self.lookup_uncalled(policy, now, incoming, packet, &key, sink);
+            }
+            None => self.miss(policy, now, incoming, packet, &key, sink),
+        }
+    }
+
+    /// A packet of a call that is not known here: the worker that would know it is asked first. If it does not, the packet is
+    /// one of GRE like any other, and goes by its addresses.
+    #[cold]
+    fn lookup_uncalled<A: Ip>(
+        &mut self,
+        policy: &Policy,
+        now: Now,
+        mut incoming: Incoming<B>,
+        packet: &Parsed,
+        key: &FlowKey<A>,
+        sink: &mut impl Sink<B>,
+    ) {
+        let owner = steering::call_owner(policy, &steer_of(key, &incoming));
+        match owner.filter(|_| !incoming.no_call) {
+            Some(owner) if owner != self.id => return self.hand_over(owner, incoming, sink),
+            _ => incoming.no_call = true,
+        }
+        let key = without_call(key);
+        match A::nat(&self.nat, &self.nat_v6).lookup(&key) {
+            Some(entry) => self.hit::<A>(policy, now, entry, incoming, packet, sink),
             None => self.miss(policy, now, incoming, packet, &key, sink),
         }
     }
@@ -219,16 +247,7 @@ impl<B: Buffer> Shard<B> {
         mut incoming: Incoming<B>,
         sink: &mut impl Sink<B>,
     ) -> Option<Incoming<B>> {
-        let mut steer = Steer {
-            facts: Facts {
-                ingress: incoming.ingress,
-                tuple: key.tuple,
-                protocol: key.protocol,
-            },
-            realm: key.realm_id(),
-            looped: incoming.looped,
-            not_a_reply: incoming.not_a_reply,
-        };
+        let mut steer = steer_of(key, &incoming);
         let Some(mut owner) = steering::owner(policy, &steer) else {
             return Some(incoming);
         };
@@ -350,7 +369,9 @@ impl<B: Buffer> Shard<B> {
         };
         let realm = policy.realm_of(incoming.ingress);
         let key = complaint.key(realm);
-        if let Some(entry) = A::nat(&self.nat, &self.nat_v6).lookup(&key) {
+        let nat = A::nat(&self.nat, &self.nat_v6);
+        let known = nat.lookup(&key).or_else(|| nat.lookup(&without_call(&key)));
+        if let Some(entry) = known {
             return self.translate_error(
                 policy,
                 now,
@@ -515,6 +536,33 @@ impl<B: Buffer> Shard<B> {
         );
         true
     }
+}
+
+/// What steering looks at in a packet.
+fn steer_of<A: Ip, B>(key: &FlowKey<A>, incoming: &Incoming<B>) -> Steer<A> {
+    Steer {
+        facts: Facts {
+            ingress: incoming.ingress,
+            tuple: key.tuple,
+            protocol: key.protocol,
+        },
+        realm: key.realm_id(),
+        looped: incoming.looped,
+        not_a_reply: incoming.not_a_reply,
+    }
+}
+
+/// The key of a packet of GRE that belongs to no call; other keys as they are.
+fn without_call<A: Ip>(key: &FlowKey<A>) -> FlowKey<A> {
+    if key.protocol != GRE {
+        return *key;
+    }
+    let tuple = Tuple {
+        source_port: 0,
+        destination_port: 0,
+        ..key.tuple
+    };
+    FlowKey::new(tuple, GRE, key.realm_id())
 }
 
 /// Multicast or limited broadcast.

@@ -16,6 +16,7 @@
 //! | to a subscriber | hash of the destination address |
 //! | without ports, from or to a subscriber | hash of the remote address, since the reply shows nothing else |
 //! | from neither to neither, or from one to another | hash of both, the same for both directions; if that worker knows no such flow and it gets an outside port, hash of the source address |
+//! | of a PPTP call | to an external address: the remainder of its id; from a subscriber: hash of the source address; if that worker knows no such call, as if it was of none |
 //! | a fragment whose ports are not known yet | hash of the datagram's identity |
 
 use crate::base::{RealmId, WorkerId};
@@ -23,7 +24,7 @@ use crate::flow::key::Tuple;
 use crate::nat::destination::{PolicyDestination, by_policy};
 use crate::nat::family::Family;
 use crate::nat::fragments::DatagramKey;
-use crate::nat::open::{flow_hash, is_leased};
+use crate::nat::open::{flow_hash, is_leased, worker_of};
 use crate::nat::policy::Policy;
 use crate::nat::ports::PortSpace;
 use crate::nat::rules::Facts;
@@ -111,6 +112,19 @@ fn leases<A: Family>(
     };
     let hash = flow_hash(&steer.facts.tuple);
     !steer.looped && is_leased(policy, &translated, realm, hash)
+}
+
+/// The worker that knows the call of a packet of GRE, if there may be calls.
+pub fn call_owner<A: Family>(policy: &Policy, steer: &Steer<A>) -> Option<WorkerId> {
+    if policy.workers == 1 || !policy.helps_calls {
+        return None;
+    }
+    let tuple = &steer.facts.tuple;
+    if !steer.looped && policy.was_inside(steer.facts.ingress, tuple.source) {
+        return Some(of_address(policy, tuple.source));
+    }
+    let external = policy.nat.external_of(tuple.destination);
+    external.map(|_| worker_of(tuple.destination_port, policy.workers))
 }
 
 fn to_external<A: Family>(

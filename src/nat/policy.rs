@@ -68,6 +68,8 @@ pub struct Policy {
     pub tracks_contacts: bool,
     /// Whether mappings may share ports; fixed at start, because it needs memory.
     pub shares_ports: bool,
+    /// Whether some pool helps PPTP's calls, or did: calls outlive the word for it.
+    pub helps_calls: bool,
     /// Whether senders are told when ports ran out (some pool has `exhaustion = "icmp"`).
     pub tells_exhaustion: bool,
 }

@@ -9,7 +9,7 @@ use crate::nat::family::Family;
 use crate::wire::checksum::{self, Delta};
 use crate::wire::parse::{Parsed, Transport};
 use crate::wire::plain::{Ends, LEAST_V4, LEAST_V6};
-use crate::wire::{DCCP, SCTP, UDP_LITE, read_u16, sctp, write_u16, write_u32};
+use crate::wire::{DCCP, GRE, SCTP, UDP_LITE, gre, read_u16, sctp, write_u16, write_u32};
 
 const SOURCE: usize = 12;
 const DESTINATION: usize = 16;
@@ -169,6 +169,8 @@ pub fn translate<A: Family>(
             match packet.protocol {
                 DCCP if at + 2 <= packet.end() => apply(frame, at, transport),
                 UDP_LITE if at + 2 <= packet.end() => apply_udp(frame, at, transport),
+                // A flow of a call alone has the call's id for a port.
+                GRE if to.destination_port != 0 => gre::set_call(frame, l4, to.destination_port),
                 _ => {}
             }
         }
@@ -274,6 +276,9 @@ pub fn quoted<A: Family>(
         );
         write_u16(quote, l4 + ICMP_ID, new);
         change = change.and(Delta::u16(old, new));
+    } else if protocol == GRE && to.destination_port != 0 {
+        gre::set_call(quote, l4, to.destination_port);
+        change = change.and(Delta::u16(from.destination_port, to.destination_port));
     }
     // The quote may end before the checksum: then there is nothing to repair (RFC 5508 REQ-3c).
     if let Some(at) = checksum_at.filter(|at| at + 2 <= quote.len()) {

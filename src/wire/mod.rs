@@ -23,6 +23,7 @@ pub mod arp;
 pub mod checksum;
 pub mod crc32c;
 pub mod ethernet;
+pub mod gre;
 pub mod icmp;
 pub mod ipv4;
 pub mod ipv6;

@@ -22,8 +22,8 @@ mod tests;
 pub use quoted::{Quoted, parse_quoted, parse_quoted_v6};
 
 use super::{
-    ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, ICMP, ICMPV6, SCTP, TCP, UDP,
-    chunk, read_u8, read_u16, read_u32, sctp,
+    ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ETHERTYPE_VLAN, GRE, ICMP, ICMPV6, SCTP, TCP,
+    UDP, chunk, gre, read_u8, read_u16, read_u32, sctp,
 };
 use crate::base::{DropReason, VlanId};
 
@@ -123,7 +123,7 @@ pub struct Parsed {
     /// TCP, UDP and SCTP source port; identifier of an ICMP query; 0 otherwise.
     pub source_port: u16,
     /// TCP, UDP and SCTP destination port; identifier of an ICMP reply, so that a reply's tuple is its query's
-    /// reversed; 0 otherwise.
+    /// reversed; the call a packet of PPTP's GRE goes to; 0 otherwise.
     pub destination_port: u16,
     /// Fragmentation fields.
     pub fragment: Fragment,
@@ -385,6 +385,10 @@ fn transport(parsed: &mut Parsed, segment: &[u8]) -> Result<(), DropReason> {
             }
             parsed.transport = Transport::Sctp;
             ports(parsed, segment);
+            Ok(())
+        }
+        GRE if parsed.network == Network::Ipv4 => {
+            parsed.destination_port = gre::call(segment).unwrap_or(0);
             Ok(())
         }
         _ => Ok(()),

@@ -31,6 +31,7 @@ mod mtu;
 mod nat66;
 mod neighbours;
 mod parity;
+mod pptp;
 mod realms;
 mod refusals;
 mod reload;

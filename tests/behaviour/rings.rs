@@ -123,6 +123,7 @@ fn a_packet_that_goes_round_ends_after_eight_hops() {
                 looped: false,
                 shown: None,
                 not_a_reply: false,
+                no_call: false,
                 waited: false,
                 hops,
             });

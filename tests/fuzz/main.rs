@@ -22,6 +22,7 @@ mod edits;
 mod engine;
 mod helpers;
 mod parsers;
+mod pptp;
 mod rack;
 mod sip;
 mod texts;

@@ -50,6 +50,7 @@ mod at_helpers;
 mod at_import;
 mod at_nat66;
 mod at_ports;
+mod at_pptp;
 mod at_realms;
 mod at_reload;
 mod at_rows;

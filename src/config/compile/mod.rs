@@ -27,6 +27,7 @@ use super::validated::{self, Validated};
 use crate::base::{Generation, InterfaceId, PoolId, Random, RealmId};
 use crate::gateway::routes::Routes;
 use crate::nat::family::Family;
+use crate::nat::helpers::Helper;
 use crate::nat::policy::{NatPolicy, Policy, RuleInfo, TimeoutSettings, Timeouts};
 use crate::nat::ports::Exhaustion;
 use crate::nat::revalidate::stands_alike;
@@ -88,6 +89,11 @@ pub fn compile(
         realms,
         tracks_contacts,
         shares_ports,
+        helps_calls: previous.is_some_and(|p| p.helps_calls)
+            || nat
+                .pools
+                .iter()
+                .any(|p| p.policy().helpers.has(Helper::Pptp)),
         tells_exhaustion: nat
             .pools
             .iter()

@@ -18,12 +18,15 @@
 //! - [`ftp`]: the control connection's commands and replies (RFC 959, RFC 2428), from clients and servers inside;
 //! - TFTP (RFC 1350): the server answers a request to port 69 from a port of its choice;
 //! - [`sip`]: messages over UDP (RFC 3261), and the media their bodies ([`sdp`]) name, for clients and servers inside;
+//! - [`pptp`]: calls that a control connection makes (RFC 2637), from clients and servers inside, over IPv4; they are no
+//!   expectations but [flows of GRE](crate::nat::open::begin_call);
 //! - [`shift`]: sequence numbers behind a text that changed its length.
 
 pub mod control;
 pub mod cursor;
 pub mod edit;
 pub mod ftp;
+pub mod pptp;
 pub mod sdp;
 pub mod shift;
 pub mod sip;
@@ -46,11 +49,13 @@ pub enum Helper {
     Tftp,
     /// SIP, on UDP port 5060.
     Sip,
+    /// PPTP, on TCP port 1723; over IPv4 alone.
+    Pptp,
 }
 
 impl Helper {
     /// All of them.
-    pub const ALL: [Helper; 3] = [Helper::Ftp, Helper::Tftp, Helper::Sip];
+    pub const ALL: [Helper; 4] = [Helper::Ftp, Helper::Tftp, Helper::Sip, Helper::Pptp];
 
     /// As the configuration writes it.
     pub fn name(self) -> &'static str {
@@ -58,6 +63,7 @@ impl Helper {
             Helper::Ftp => "ftp",
             Helper::Tftp => "tftp",
             Helper::Sip => "sip",
+            Helper::Pptp => "pptp",
         }
     }
 
@@ -67,6 +73,7 @@ impl Helper {
             Helper::Ftp => (TCP, 21),
             Helper::Tftp => (UDP, 69),
             Helper::Sip => (UDP, sip::PORT),
+            Helper::Pptp => (TCP, 1723),
         }
     }
 

@@ -33,16 +33,27 @@ pub(super) fn enter<A: Family>(
 pub(super) fn inbound<A: Family>(
     nat: &mut Nat<A>,
     policy: &Policy,
-    mut session: Session<A>,
+    session: Session<A>,
     first: SessionIndex,
+    now: Now,
+) -> Result<SessionIndex, DropReason> {
+    let index = enter_alone(nat, policy, session, now)?;
+    join(nat, policy, first, index);
+    Ok(index)
+}
+
+/// Enters a session that takes nothing of a pool, on its subscriber's account.
+pub(super) fn enter_alone<A: Family>(
+    nat: &mut Nat<A>,
+    policy: &Policy,
+    mut session: Session<A>,
     now: Now,
 ) -> Result<SessionIndex, DropReason> {
     let subscriber = charge(nat, policy, &session, now)?;
     session.subscriber = subscriber.0;
     let entered = enter(nat, session);
-    match entered {
-        Ok(index) => join(nat, policy, first, index),
-        Err(_) => nat.discharge(&session),
+    if entered.is_err() {
+        nat.discharge(&session);
     }
     entered
 }

@@ -12,6 +12,7 @@
 //! nothing: no living flow is evicted, moved or overwritten (RFC 6888 REQ-11d).
 
 mod apart;
+mod call;
 mod destination;
 mod enter;
 mod expected;
@@ -42,6 +43,7 @@ use enter::{Allocation, allocate, inbound};
 use expected::met;
 use source::{Source, source};
 
+pub use call::{begin_call, inside_call, join_call, leave_call, outside_call, worker_of};
 pub use expected::{Caller, Ends, Wanted, expect, expect_pair};
 pub use source::is_leased;
 

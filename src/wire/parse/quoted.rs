@@ -5,7 +5,9 @@
 
 use super::{Network, Transport, icmp_kind, icmp_ports, ip6};
 use crate::base::DropReason;
-use crate::wire::{ICMP, ICMPV6, SCTP, TCP, UDP, checksum, chunk, read_u8, read_u16, read_u32};
+use crate::wire::{
+    GRE, ICMP, ICMPV6, SCTP, TCP, UDP, checksum, chunk, gre, read_u8, read_u16, read_u32,
+};
 
 /// A quoted packet. Offsets are from the quote's first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,6 +142,10 @@ fn quoted_transport(quoted: &mut Quoted, segment: &[u8], complete: bool) -> Resu
             }
             (quoted.source_port, quoted.destination_port) =
                 icmp_ports(quoted.transport, read_u16(segment, 4));
+            return Ok(());
+        }
+        (Network::Ipv4, GRE) => {
+            quoted.destination_port = gre::call(segment).unwrap_or(0);
             return Ok(());
         }
         _ => return Ok(()),
