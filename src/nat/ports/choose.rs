@@ -27,10 +27,6 @@ impl Allocator {
             &external.reserved,
             request.space,
         ));
-        if let Some(port) = request.exactly {
-            let free = whole.contains(port) && single.claim(request.space, port, self.worker);
-            return free.then_some(port);
-        }
         let index = external.index;
         let classed = policy.low_ports && request.ports.is_none();
         if !classed {
@@ -57,6 +53,10 @@ impl Allocator {
         random: &mut Random,
     ) -> Option<u16> {
         let (space, wanted) = (request.space, request.inside_port);
+        if let Some(port) = request.exactly {
+            let free = allowed.contains(port) && single.claim(space, port, self.worker);
+            return free.then_some(port);
+        }
         if let Some(share) = request.share {
             let view = View {
                 external,
