@@ -83,7 +83,7 @@ drop_reasons! {
     MappingConflict "mapping_conflict" "The answers to the flow would be indistinguishable from those of a living one, or from itself, and its source port cannot be another.";
     TcpNoSession "tcp_no_session" "A TCP segment in mid-connection that belongs to no known session.";
     TcpSynCrossed "tcp_syn_crossed" "An unsolicited SYN from outside waited for its answer, and the inside host called the same remote meanwhile (RFC 5382 REQ-4).";
-    HelperUnfit "helper_unfit" "A packet whose text a helper cannot change: of FTP part of a line, an old one once more, or one of too many connections at a time; of SIP a fragment, or more than is looked at; of PPTP part of a message. TCP repeats it.";
+    HelperUnfit "helper_unfit" "A packet whose text a helper cannot change: of FTP part of a line, an old one once more, or one of too many connections at a time; of SIP a fragment, or more than is looked at; of PPTP part of a message; of RTSP part of a header, or an old one once more. TCP repeats it.";
     IcmpChecksum "icmp_checksum" "An ICMP error with a wrong checksum (RFC 5508 REQ-3).";
     IcmpInnerChecksum "icmp_inner_checksum" "An ICMP error whose embedded IP header has a wrong checksum (RFC 5508 REQ-3).";
     IcmpInnerShort "icmp_inner_short" "An ICMP error that quotes too little to find the flow.";

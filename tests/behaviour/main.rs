@@ -36,6 +36,7 @@ mod realms;
 mod refusals;
 mod reload;
 mod rings;
+mod rtsp;
 mod sanity;
 mod sctp;
 mod services;

@@ -120,11 +120,18 @@ fn ftp_lines() {
     fuzz("ftp", &Said(lines, WORDS), conversations(), 6);
 }
 
-fn segment(port: PortId, flags: &str, numbers: (u32, u32), payload: &[u8]) -> Vec<u8> {
-    let (from, to) = if port == LAN {
-        (("10.0.0.2", 40000), ("203.0.113.9", 21))
-    } else {
-        (("203.0.113.9", 21), ("203.0.113.1", 40000))
+/// A segment of the client's (from inside) or of the server's, whose port is `service`.
+fn segment(
+    port: PortId,
+    (service, public): (u16, &'static str),
+    flags: &str,
+    numbers: (u32, u32),
+    payload: &[u8],
+) -> Vec<u8> {
+    let (client, server) = (("10.0.0.2", 40000), ("203.0.113.9", service));
+    let (from, to) = match port {
+        LAN => (client, server),
+        _ => (server, (public, 40000)),
     };
     let mut builder = PacketBuilder::ethernet2(HOST_MAC, [2, 0, 0, 0, 1, port.0 as u8])
         .ipv4(ip(from.0).octets(), ip(to.0).octets(), 64)
@@ -157,21 +164,22 @@ fn numbers(sent: &[(PortId, Vec<u8>)]) -> Option<(u32, u32, u32)> {
 
 /// A client says it, segment by segment, now and then twice. The server sees one stream without gaps, and what it
 /// acknowledges is what the client sent.
-fn connection(said: &[u8]) -> Vec<u64> {
-    let mut rack = lab(1, "[[source-nat]]\nout = \"wan0\"\nvia = \"interface\"\n");
+pub fn conversation(said: &[u8], service: u16, public: &'static str, rules: &str) -> Vec<u64> {
+    let mut rack = lab(1, rules);
+    let at = (service, public);
     let worker = WorkerId(0);
     let start = u32::MAX - 200;
     rack.receive(
         worker,
         LAN,
-        &[&segment(LAN, "S", (start.wrapping_sub(1), 0), b"")],
+        &[&segment(LAN, at, "S", (start.wrapping_sub(1), 0), b"")],
     );
     let (mut here, mut there) = (start, start);
     let mut outcomes = Vec::new();
     // Segments that would not fit the link, grown or not, are another matter.
     let fits = |payload: &&[u8]| payload.len() <= 1300;
     for payload in said.split(|byte| *byte == 0).filter(fits) {
-        let frame = segment(LAN, "A", (here, 901), payload);
+        let frame = segment(LAN, at, "A", (here, 901), payload);
         let Some((sequence, _, length)) = numbers(&rack.receive(worker, LAN, &[&frame])) else {
             outcomes.push(signature("dropped"));
             continue;
@@ -187,7 +195,7 @@ fn connection(said: &[u8]) -> Vec<u64> {
         }
         here = here.wrapping_add(payload.len() as u32);
         there = there.wrapping_add(length);
-        let ack = segment(WAN, "A", (901, there), b"");
+        let ack = segment(WAN, at, "A", (901, there), b"");
         let (_, acknowledged, _) = numbers(&rack.receive(worker, WAN, &[&ack])).unwrap();
         assert_eq!(acknowledged, here, "acknowledged as it was sent");
         outcomes.push(signature(
@@ -197,6 +205,11 @@ fn connection(said: &[u8]) -> Vec<u64> {
     balanced(&rack);
     outcomes.push(signature(("sessions", rack.sessions().min(6))));
     outcomes
+}
+
+fn connection(said: &[u8]) -> Vec<u64> {
+    let rules = "[[source-nat]]\nout = \"wan0\"\nvia = \"interface\"\n";
+    conversation(said, 21, "203.0.113.1", rules)
 }
 
 #[test]

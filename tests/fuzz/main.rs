@@ -24,5 +24,6 @@ mod helpers;
 mod parsers;
 mod pptp;
 mod rack;
+mod rtsp;
 mod sip;
 mod texts;

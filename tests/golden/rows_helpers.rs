@@ -15,6 +15,9 @@ const TFTP: &str = "[[pool]]\nname = \"p\"\naddresses = [\"203.0.113.20\"]\nhelp
 const SIP: &str = "[[pool]]\nname = \"p\"\naddresses = [\"203.0.113.20\"]\nhelpers = [\"sip\"]\n\
     [[source-nat]]\nout = \"wan0\"\nvia = \"pool:p\"\n";
 
+const RTSP: &str = "[[pool]]\nname = \"p\"\naddresses = [\"203.0.113.20\"]\nhelpers = [\"rtsp\"]\n\
+    [[source-nat]]\nout = \"wan0\"\nvia = \"pool:p\"\n";
+
 pub const ALL: &[Source] = &[
     Source {
         name: "ftp-active",
@@ -40,6 +43,11 @@ pub const ALL: &[Source] = &[
         name: "sip-call",
         rules: SIP,
         input: sip,
+    },
+    Source {
+        name: "rtsp-setup",
+        rules: RTSP,
+        input: rtsp,
     },
 ];
 
@@ -233,6 +241,45 @@ fn sip() -> Input {
             LAN,
             udp(LAN, ("10.0.0.2", 8000), ("203.0.113.11", 9000), b"voice"),
         ),
+    ];
+    let timed = frames.into_iter().enumerate();
+    timed
+        .map(|(i, (port, frame))| (i as u64, port, frame))
+        .collect()
+}
+
+/// A client sets streams up; the server names the client's address in its answer, so that texts grow and shrink.
+fn rtsp() -> Input {
+    let (client, public, server) = (
+        ("10.0.0.2", 40000),
+        ("203.0.113.20", 40000),
+        ("203.0.113.9", 554),
+    );
+    let ours = |flags, numbers, text| (LAN, segment(LAN, client, server, flags, numbers, text));
+    let theirs = |flags, numbers, text| (WAN, segment(WAN, server, public, flags, numbers, text));
+    let setup = "SETUP rtsp://a/b RTSP/1.0\r\nCSeq: 1\r\nTransport: RTP/AVP;unicast;destination=10.0.0.2;client_port=9000-9001\r\n\r\n";
+    let answer = "RTSP/1.0 200 OK\r\nCSeq: 1\r\nTransport: RTP/AVP;destination=203.0.113.20;client_port=9000-9001;server_port=7000-7001\r\n\r\n";
+    let play = "PLAY rtsp://a/b RTSP/1.0\r\nCSeq: 2\r\n\r\n";
+    let (asked, told) = (101 + setup.len() as u32, 901 + answer.len() as u32);
+    let stream = |from, to| {
+        let to = ("203.0.113.20", to);
+        (WAN, udp(WAN, ("203.0.113.9", from), to, b"stream"))
+    };
+    let frames = vec![
+        ours("S", (100, 0), ""),
+        theirs("SA", (900, 101), ""),
+        stream(7000, 9000),
+        ours("A", (101, 901), setup),
+        theirs("A", (901, asked + 4), answer),
+        ours("A", (asked, told - 4), play),
+        stream(7000, 9000),
+        stream(7001, 9001),
+        stream(7002, 9001),
+        (
+            LAN,
+            udp(LAN, ("10.0.0.2", 9001), ("203.0.113.9", 7001), b"report"),
+        ),
+        ours("A", (101, 901), setup),
     ];
     let timed = frames.into_iter().enumerate();
     timed

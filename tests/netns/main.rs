@@ -54,6 +54,7 @@ mod at_pptp;
 mod at_realms;
 mod at_reload;
 mod at_rows;
+mod at_rtsp;
 mod at_sctp;
 mod at_service_flows;
 mod at_services;

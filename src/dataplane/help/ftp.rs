@@ -30,9 +30,7 @@ impl<B: Buffer> Shard<B> {
             Scan::Partial => return Err(DropReason::HelperUnfit),
             Scan::Named(named) => self.ftp_named(&mut helped, start, &named)?,
         }
-        if let Some(control) = self.nat_of::<A>().controls.get(helped.index) {
-            control.shift.move_sequence(helped.buffer.bytes_mut(), l4);
-        }
+        self.move_numbers(&mut helped);
         Ok(())
     }
 
@@ -72,7 +70,7 @@ impl<B: Buffer> Shard<B> {
                 let text = text.ok_or(DropReason::HelperUnfit)?;
                 let more = (text.len() as u32).wrapping_sub(range.len() as u32);
                 let controls = &mut self.nat_of::<A>().controls;
-                if !controls.changed(helped.index, position, more, text.clone()) {
+                if !controls.changed(helped.index, true, position, more, text.clone()) {
                     return Err(DropReason::HelperUnfit);
                 }
                 text

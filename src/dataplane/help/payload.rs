@@ -4,7 +4,7 @@ use crate::base::DropReason;
 use crate::dataplane::buffer::Buffer;
 use crate::dataplane::family::Ip;
 use crate::dataplane::help::Helped;
-use crate::nat::helpers::edit::{self, Edit};
+use crate::nat::helpers::edit::{self, Edit, Edits, Text};
 use crate::wire::parse::Transport;
 use crate::wire::{tcp, udp};
 
@@ -72,4 +72,17 @@ fn write_checksum<A: Ip, B: Buffer>(helped: &mut Helped<'_, A, B>) {
         };
         udp::set_checksum(bytes, l4, field);
     }
+}
+
+/// One more change, where there is one to make.
+pub(super) fn push(
+    edits: &mut Edits,
+    range: core::ops::Range<usize>,
+    text: Option<Text>,
+) -> Result<(), DropReason> {
+    let Some(text) = text else {
+        return Ok(());
+    };
+    let edit = Edit { range, text };
+    edits.try_push(edit).map_err(|_| DropReason::HelperUnfit)
 }

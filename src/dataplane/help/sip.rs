@@ -6,15 +6,12 @@ use crate::base::DropReason;
 use crate::dataplane::buffer::Buffer;
 use crate::dataplane::family::Ip;
 use crate::dataplane::help::Helped;
-use crate::dataplane::help::payload::{believable, replace};
+use crate::dataplane::help::payload::{believable, push, replace};
 use crate::dataplane::shard::Shard;
-use crate::nat::behaviour::Remote;
-use crate::nat::helpers::edit::{self, Edit, Edits, Text, text};
+use crate::nat::helpers::edit::{self, Edits, text};
 use crate::nat::helpers::sdp::{self, Medium, Rtcp};
 use crate::nat::helpers::sip::{self, Form, Named, PORT, Unread};
-use crate::nat::mapping::{Mapping, OutsideEndpoint};
-use crate::nat::open::{Ends, Wanted, expect_pair};
-use crate::nat::ports::PortSpace;
+use crate::nat::open::{Ends, Wanted};
 use crate::wire::{UDP, udp};
 
 impl<B: Buffer> Shard<B> {
@@ -89,7 +86,7 @@ impl<B: Buffer> Shard<B> {
 
     /// Which endpoint of the inside host an outside one is.
     fn inside_of<A: Ip>(
-        &mut self,
+        &self,
         helped: &Helped<'_, A, B>,
         ends: &Ends<A>,
         named: &Named,
@@ -101,20 +98,8 @@ impl<B: Buffer> Shard<B> {
         if port == ends.outside_port {
             return Some((ends.inside.to_ip(), ends.inside_port));
         }
-        let nat = A::nat(&self.nat, &self.nat_v6);
-        let outside = OutsideEndpoint {
-            address: ends.outside,
-            port,
-            space: PortSpace::Udp,
-        };
-        let remote = Remote {
-            address: ends.remote,
-            port: helped.packet.source_port,
-        };
-        let first = nat.mappings.find_outside(&nat.sessions, outside, remote)?;
-        let inside = nat.session(first).and_then(Mapping::of)?.inside;
-        let own = inside.address == ends.inside && inside.realm == ends.inside_realm;
-        own.then_some((ends.inside.to_ip(), inside.port))
+        let port = self.inside_port(helped, ends, port)?;
+        Some((ends.inside.to_ip(), port))
     }
 
     /// Expects the media that a description of the inside host names, and says so in `edits`. `None` if one is refused:
@@ -181,11 +166,7 @@ impl<B: Buffer> Shard<B> {
             return Some((port, control.map(|_| port)));
         };
         let both = [first, Wanted::from_anyone(UDP, control)];
-        let nat = A::nat_mut(&mut self.nat, &mut self.nat_v6);
-        let (policy, session) = (helped.policy, helped.session);
-        let outside = expect_pair(nat, policy, session, both, helped.now, &mut self.random);
-        nat.counts.expectations_refused += u64::from(outside.is_err());
-        let [port, control] = outside.ok()?;
+        let [port, control] = self.expect_pair(helped, both).ok()?;
         Some((port, Some(control)))
     }
 }
@@ -194,17 +175,4 @@ impl<B: Buffer> Shard<B> {
 fn helped_ends_line<A: Ip, B: Buffer>(helped: &Helped<'_, A, B>, at: usize) -> bool {
     let start = usize::from(helped.packet.l4) + udp::HEADER;
     helped.buffer.bytes().get(start + at - 1) == Some(&b'\n')
-}
-
-/// One more change, where there is one to make.
-fn push(
-    edits: &mut Edits,
-    range: core::ops::Range<usize>,
-    text: Option<Text>,
-) -> Result<(), DropReason> {
-    let Some(text) = text else {
-        return Ok(());
-    };
-    let edit = Edit { range, text };
-    edits.try_push(edit).map_err(|_| DropReason::HelperUnfit)
 }

@@ -14,8 +14,20 @@ const CAPACITY: usize = 4096;
 pub struct Control {
     /// How far its inside's numbers are moved.
     pub shift: Shift,
+    /// How far its remote's are.
+    pub back: Shift,
     /// What the text at `shift.position` became: what is sent again becomes the same again.
     pub text: Text,
+}
+
+impl Control {
+    /// How far the numbers of the inside, or of the remote, are moved.
+    pub fn sent(&self, from_inside: bool) -> &Shift {
+        match from_inside {
+            true => &self.shift,
+            false => &self.back,
+        }
+    }
 }
 
 /// The control connections of one worker.
@@ -37,13 +49,24 @@ impl Controls {
         self.known.get(&index.0)
     }
 
-    /// Remembers a text that was changed; false when there is no room.
-    pub fn changed(&mut self, index: SessionIndex, position: u32, more: u32, text: Text) -> bool {
+    /// Remembers a text of the inside, or of the remote, that was changed; false when there is no room.
+    pub fn changed(
+        &mut self,
+        index: SessionIndex,
+        from_inside: bool,
+        position: u32,
+        more: u32,
+        text: Text,
+    ) -> bool {
         if self.known.len() >= CAPACITY && !self.known.contains_key(&index.0) {
             return false;
         }
         let control = self.known.entry(index.0).or_default();
-        control.shift = control.shift.then(position, more);
+        let shift = match from_inside {
+            true => &mut control.shift,
+            false => &mut control.back,
+        };
+        *shift = shift.then(position, more);
         control.text = text;
         true
     }

@@ -20,6 +20,7 @@
 //! - [`sip`]: messages over UDP (RFC 3261), and the media their bodies ([`sdp`]) name, for clients and servers inside;
 //! - [`pptp`]: calls that a control connection makes (RFC 2637), from clients and servers inside, over IPv4; they are no
 //!   expectations but [flows of GRE](crate::nat::open::begin_call);
+//! - [`rtsp`]: streams that are set up over UDP (RFC 2326), to clients and from servers inside;
 //! - [`shift`]: sequence numbers behind a text that changed its length.
 
 pub mod control;
@@ -27,6 +28,7 @@ pub mod cursor;
 pub mod edit;
 pub mod ftp;
 pub mod pptp;
+pub mod rtsp;
 pub mod sdp;
 pub mod shift;
 pub mod sip;
@@ -51,11 +53,19 @@ pub enum Helper {
     Sip,
     /// PPTP, on TCP port 1723; over IPv4 alone.
     Pptp,
+    /// RTSP, on TCP port 554.
+    Rtsp,
 }
 
 impl Helper {
     /// All of them.
-    pub const ALL: [Helper; 4] = [Helper::Ftp, Helper::Tftp, Helper::Sip, Helper::Pptp];
+    pub const ALL: [Helper; 5] = [
+        Helper::Ftp,
+        Helper::Tftp,
+        Helper::Sip,
+        Helper::Pptp,
+        Helper::Rtsp,
+    ];
 
     /// As the configuration writes it.
     pub fn name(self) -> &'static str {
@@ -64,6 +74,7 @@ impl Helper {
             Helper::Tftp => "tftp",
             Helper::Sip => "sip",
             Helper::Pptp => "pptp",
+            Helper::Rtsp => "rtsp",
         }
     }
 
@@ -74,6 +85,7 @@ impl Helper {
             Helper::Tftp => (UDP, 69),
             Helper::Sip => (UDP, sip::PORT),
             Helper::Pptp => (TCP, 1723),
+            Helper::Rtsp => (TCP, 554),
         }
     }
 

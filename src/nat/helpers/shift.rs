@@ -95,7 +95,11 @@ impl Shift {
 
 /// Writes a number of the TCP header and repairs the checksum.
 fn change(frame: &mut [u8], l4: usize, at: usize, new: u32) {
-    let delta = Delta::u32(read_u32(frame, at), new);
+    let old = read_u32(frame, at);
+    if old == new {
+        return;
+    }
+    let delta = Delta::u32(old, new);
     write_u32(frame, at, new);
     // Options need not be aligned; a value at an odd offset sits across the words of the checksum.
     let even = (at - l4).is_multiple_of(2);
