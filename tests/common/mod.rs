@@ -12,6 +12,7 @@ pub mod mutate;
 pub mod ns;
 pub mod pcap;
 pub mod process;
+pub mod row;
 pub mod sctp;
 
 use std::net::Ipv4Addr;

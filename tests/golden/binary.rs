@@ -14,11 +14,12 @@ use natgate::base::PortId;
 use natgate::control::api::{PacketCounts, Status};
 use natgate::dataplane::buffer::BURST;
 
+use crate::all_rows;
 use crate::common::ns::{self, Ns};
 use crate::common::pcap;
 use crate::common::process::{BINARY, Process};
+use crate::common::row::{Input, PORTS, Row, compare, moved};
 use crate::tap::{NAMES, Taps};
-use crate::{PORTS, Row, all_rows, compare, moved};
 
 /// How long a packet may take to come out.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -131,16 +132,26 @@ fn rows_hold_on_pcap_ports() {
     );
 }
 
-/// Plays one row on tap ports, at its own speed.
-fn run_on_taps(row: &Row, workers: u8) {
-    let ns = Ns::create(&format!("{}-{workers}", row.name));
+/// What came out of `natgate run` on tap ports.
+pub struct Played {
+    /// Before the first packet, and after each.
+    pub sent: Vec<Vec<(PortId, Vec<u8>)>>,
+    process: Process,
+    packets: PacketCounts,
+    // After the process, which lives there.
+    _place: (Ns, tempfile::TempDir),
+}
+
+/// Plays packets on tap ports, at their own speed.
+pub fn play_on_taps(name: &str, config: &str, input: &Input, workers: u8) -> Played {
+    let ns = Ns::create(&format!("{name}-{workers}"));
     // Nobody but the test may send.
     ns.sysctl(&["net.ipv6.conf.default.disable_ipv6=1"]);
     let dir = tempfile::tempdir().unwrap();
-    let mut config = row.config.clone();
+    let mut config = config.to_owned();
     for (port, tap) in PORTS.iter().zip(NAMES) {
         let pcap = format!("device = \"pcap:in.{port}.pcap,out.{port}.pcap\"");
-        assert!(config.contains(&pcap), "row {}: no {pcap}", row.name);
+        assert!(config.contains(&pcap), "row {name}: no {pcap}");
         config = config.replace(
             &pcap,
             &format!("device = \"tap:{tap}\"\nqueues = {workers}"),
@@ -152,14 +163,28 @@ fn run_on_taps(row: &Row, workers: u8) {
     let process = start(ns.command(BINARY), dir.path(), "tap", workers);
     taps.find(&ns);
     let start = Instant::now();
-    let mut packets = settled(&process, &row.name, 0);
-    for (n, (millis, port, frame)) in row.input.iter().enumerate() {
+    let mut packets = settled(&process, name, 0);
+    let mut sent = vec![taps.received(packets.sent as usize)];
+    for (n, (millis, port, frame)) in input.iter().enumerate() {
         let due = start + Duration::from_millis(*millis);
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
         taps.send(*port, frame);
-        packets = settled(&process, &row.name, n as u64 + 1);
+        let before = packets.sent;
+        packets = settled(&process, name, n as u64 + 1);
+        sent.push(taps.received((packets.sent - before) as usize));
     }
-    let output = taps.received(packets.sent as usize);
+    Played {
+        sent,
+        process,
+        packets,
+        _place: (ns, dir),
+    }
+}
+
+/// Plays one row on tap ports, and compares.
+fn run_on_taps(row: &Row, workers: u8) {
+    let played = play_on_taps(&row.name, &row.config, &row.input, workers);
+    let output = played.sent.concat();
     for (i, port) in PORTS.iter().enumerate() {
         let frames: Vec<_> = output
             .iter()
@@ -169,7 +194,7 @@ fn run_on_taps(row: &Row, workers: u8) {
         let expected: Vec<_> = row.output[i].iter().map(|frame| untagged(frame)).collect();
         compare(row, port, &expected, &frames);
     }
-    finish(process, row, &packets);
+    finish(played.process, row, &played.packets);
 }
 
 /// A frame as packet sockets see it: the kernel has taken its VLAN tag off. The rows' other runs look at tags.

@@ -3,17 +3,13 @@
 #[path = "rows_v6.rs"]
 mod v6;
 
-use std::fs;
 use std::path::Path;
 
 use natgate::base::PortId;
 
-use crate::common::pcap::{self, Record};
+pub use crate::common::row::Input;
+use crate::common::row::{self, Row};
 use crate::common::*;
-use crate::{PORTS, moved_in, run_core};
-
-/// Time in milliseconds, port, frame.
-pub type Input = Vec<(u64, PortId, Vec<u8>)>;
 
 /// One row to write.
 pub struct Source {
@@ -195,46 +191,21 @@ const ALL: &[Source] = &[
 /// Writes every row's directory.
 pub fn write_all(directory: &Path) {
     for source in all() {
-        let path = directory.join(source.name);
-        fs::create_dir_all(&path).unwrap();
-        let config = config(source.rules);
-        fs::write(path.join("natgate.toml"), &config).unwrap();
+        let config = row::config(source.rules);
         // As the files say it, and as the binary's worker polls: port by port.
         let mut input = (source.input)();
         input.sort_by_key(|(millis, port, _)| (*millis, port.0));
-        let (output, counters) = run_core(&config, &input, 1);
-        for (i, port) in PORTS.iter().enumerate() {
-            let on_port = |(_, p, _): &&(u64, PortId, Vec<u8>)| p.index() == i;
-            let given: Vec<Record> = input
-                .iter()
-                .filter(on_port)
-                .map(|(t, _, f)| (*t, f.clone()))
-                .collect();
-            pcap::write(&path.join(format!("in.{port}.pcap")), &given).unwrap();
-            let came: Vec<Record> = output[i].iter().map(|f| (0, f.clone())).collect();
-            pcap::write(&path.join(format!("out.{port}.pcap")), &came).unwrap();
-        }
-        let counters = serde_json::to_string_pretty(&moved_in(&counters)).unwrap();
-        fs::write(path.join("counters.json"), counters + "\n").unwrap();
+        let (output, counters) = row::run_core(&config, &input, 1);
+        let row = Row {
+            name: source.name.to_owned(),
+            path: directory.join(source.name),
+            config,
+            input,
+            output,
+            counters: row::moved_in(&counters),
+        };
+        row.write();
     }
-}
-
-/// The lab with pcap devices, as the binary runs it in the row's directory.
-fn config(rules: &str) -> String {
-    let mut devices = ["lan", "wan"].iter();
-    let mut text = String::new();
-    for line in LAB.lines().filter(|l| !l.is_empty()) {
-        match (
-            line,
-            line.starts_with("device").then(|| devices.next()).flatten(),
-        ) {
-            (_, Some(port)) => {
-                text += &format!("device = \"pcap:in.{port}.pcap,out.{port}.pcap\"\n")
-            }
-            (line, None) => text += &format!("{line}\n"),
-        }
-    }
-    text + &neighbours() + rules
 }
 
 /// All at once.

@@ -3,13 +3,12 @@
 
 use std::collections::BTreeSet;
 
-use natgate::dataplane::rack::Rack;
 use natgate::dataplane::shard::ShardSize;
 
 use crate::common::*;
-use crate::packets::{error, inbound, outbound};
-use crate::reference::{DEPENDS, Endpoint, Mapping, Pool, Reference, UDP_UNREPLIED};
-use crate::setting;
+use crate::history::{About, Case, Play, Step};
+use crate::reference::{Endpoint, Mapping, Reference, UDP_UNREPLIED};
+use crate::{setting, shrink};
 
 const ADDRESSES: [&str; 2] = ["203.0.113.20", "203.0.113.21"];
 const HOSTS: [&str; 3] = ["10.0.0.2", "10.0.0.3", "10.0.0.4"];
@@ -31,86 +30,95 @@ enum Action {
     Reload,
 }
 
+fn case(behaviours: (usize, usize)) -> Case {
+    let mut size = ShardSize::small();
+    size.nat.sessions = 64;
+    size.nat_v6.sessions = 16;
+    Case {
+        workers: 1,
+        seed: 1,
+        behaviours,
+        addresses: &ADDRESSES,
+        ports: PORTS[0]..=PORTS[3],
+        more: "",
+        timeouts: ("[timeouts]\nudp = \"2m\"\n", UDP_UNREPLIED),
+        size,
+        fault: None,
+    }
+}
+
+impl Action {
+    /// What that is, where it happens.
+    fn step(self, model: &Reference) -> Option<Step> {
+        let outside = |id: u32| model.mappings.get(&id).map(|m| written(m.outside));
+        let (at, cut) = (0, None);
+        Some(match self {
+            Action::Out(from, to) => Step::Out { at, from, to, cut },
+            Action::In(from, mapping) => {
+                let to = mapping.and_then(outside).unwrap_or((ADDRESSES[0], 1999));
+                Step::In { at, from, to, cut }
+            }
+            Action::Error(id, to) => {
+                let about = About::Endpoint(outside(id)?);
+                Step::Error { at, about, to }
+            }
+            Action::Tick => Step::Wait(TICK),
+            Action::Reload => Step::Reload,
+        })
+    }
+}
+
 struct Pair {
-    rack: Rack,
-    model: Reference,
-    text: String,
-    behaviours: (usize, usize),
+    case: Case,
+    play: Play,
+    /// Since nothing was left.
+    done: Vec<Step>,
 }
 
 impl Pair {
     fn new(behaviours: (usize, usize)) -> Pair {
-        let (m, f) = (DEPENDS[behaviours.0], DEPENDS[behaviours.1]);
-        let rules = format!(
-            "[[pool]]\nname = \"p\"\naddresses = [\"203.0.113.20-203.0.113.21\"]\nports = \"2000-2003\"\nhold = \"0s\"\nmapping = \"{m}\"\nfiltering = \"{f}\"\n\
-             [[source-nat]]\nout = \"wan0\"\nvia = \"pool:p\"\n[timeouts]\nudp = \"2m\"\n"
-        );
-        let text = lab_text(1, &rules, "");
-        let policy = natgate::config::compile::compile_text("test", &text).unwrap();
-        let mut size = ShardSize::small();
-        size.nat.sessions = 64;
-        size.nat_v6.sessions = 16;
-        let rack = Rack::new(policy, size, 1).unwrap();
+        let case = case(behaviours);
         Pair {
-            model: Reference::new(rack.now.millis, behaviours, pool()),
-            rack,
-            text,
-            behaviours,
+            play: Play::new(&case),
+            case,
+            done: Vec::new(),
         }
     }
 
     /// Nothing is left of what was before.
     fn forget(&mut self) {
-        self.rack.advance(2 * UDP_UNREPLIED);
-        self.rack.maintain();
-        assert_eq!(self.rack.sessions(), 0);
-        self.model = Reference::new(self.rack.now.millis, self.behaviours, pool());
-        self.model.answered = UDP_UNREPLIED;
+        self.play.forget();
+        self.done.clear();
     }
 
-    fn perform(&mut self, action: Action, path: &[Action]) {
-        let (rack, model) = (&mut self.rack, &mut self.model);
-        let behaviours = self.behaviours;
-        let context = || format!("{behaviours:?}: {path:?}, then {action:?}");
-        match action {
-            Action::Out(from, to) => {
-                outbound(rack, model, 0, (from, to), None, &context);
-            }
-            Action::In(from, mapping) => {
-                let mapping = mapping.and_then(|id| model.mappings.get(&id));
-                let to = mapping.map_or((ADDRESSES[0], 1999), |m| written(m.outside));
-                inbound(rack, model, 0, (from, to), None, &context);
-            }
-            Action::Error(id, to) => {
-                let outside = model.mappings.get(&id).map(|m| written(m.outside));
-                if let Some(outside) = outside {
-                    error(rack, model, 0, (outside, to), &context);
-                }
-            }
-            Action::Tick => {
-                rack.advance(TICK);
-                model.now += TICK;
-                rack.maintain();
-            }
-            Action::Reload => reload(rack, &self.text),
+    fn perform(&mut self, action: Action) {
+        let Some(step) = action.step(&self.play.model) else {
+            return;
+        };
+        self.done.push(step);
+        let play = &mut self.play;
+        if shrink::caught(|| play.step(step, &String::new)).is_err() {
+            // Alone, it is told in full.
+            shrink::check(&self.case, &self.done);
+            panic!("only after others does this fail: {:?}", self.done);
         }
-        balanced(&self.rack);
     }
 
     /// What may happen in this state: of hosts and ports that are alike, one.
     fn actions(&mut self) -> Vec<Action> {
-        self.model.purge();
+        self.play.model.purge();
         let mut all = vec![Action::Tick, Action::Reload];
         for remote in REMOTES {
             for host in HOSTS {
                 let own = |m: &Mapping| (m.inside.0 == ip(host)).then_some(m.inside.1);
-                let used: BTreeSet<u16> = self.model.mappings.values().filter_map(own).collect();
+                let used: BTreeSet<u16> =
+                    self.play.model.mappings.values().filter_map(own).collect();
                 let fresh = PORTS.into_iter().find(|port| !used.contains(port));
                 let ports = used.iter().copied().chain(fresh);
                 all.extend(ports.map(|port| Action::Out((host, port), remote)));
             }
             all.push(Action::In(remote, None));
-            for id in self.model.mappings.keys() {
+            for id in self.play.model.mappings.keys() {
                 all.push(Action::In(remote, Some(*id)));
                 all.push(Action::Error(*id, remote));
             }
@@ -120,8 +128,8 @@ impl Pair {
 
     /// The state, without the names of hosts and ports.
     fn state(&mut self) -> State {
-        self.model.purge();
-        let model = &self.model;
+        self.play.model.purge();
+        let model = &self.play.model;
         let mut mappings: Vec<_> = model
             .mappings
             .iter()
@@ -169,13 +177,6 @@ fn name<T: PartialEq>(known: &mut Vec<T>, thing: T) -> usize {
     }
 }
 
-fn pool() -> Pool {
-    Pool {
-        addresses: ADDRESSES.map(ip).to_vec(),
-        ports: PORTS[0]..=PORTS[3],
-    }
-}
-
 /// An endpoint of the pool as tests write it.
 fn written(end: Endpoint) -> End {
     let address = ADDRESSES.into_iter().find(|address| ip(address) == end.0);
@@ -193,14 +194,12 @@ fn explore(behaviours: (usize, usize), depth: u32) -> usize {
             let mut index = 0;
             loop {
                 pair.forget();
-                for (n, action) in path.iter().enumerate() {
-                    pair.perform(*action, &path[..n]);
-                }
+                path.iter().for_each(|action| pair.perform(*action));
                 let actions = pair.actions();
                 let Some(action) = actions.get(index) else {
                     break;
                 };
-                pair.perform(*action, path);
+                pair.perform(*action);
                 if known.insert(pair.state()) {
                     next.push([&path[..], &[*action]].concat());
                 }

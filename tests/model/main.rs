@@ -6,6 +6,9 @@
 //! two mappings on one outside endpoint that a packet from outside could mean, nothing delivered that was not admitted, no
 //! port refused while one is left, exact expiry, no packet unaccounted for.
 //!
+//! A history that ends in a difference is shrunk to a few packets, and these are left as a golden row below the target
+//! directory; the message says where, and how to keep it.
+//!
 //! `NATGATE_MODEL_STEPS` and `NATGATE_MODEL_DEPTH` say how far to go; `make test-deep` goes far.
 #![allow(
     clippy::unwrap_used,
@@ -19,9 +22,12 @@
 mod common;
 
 mod all;
+mod history;
 mod packets;
 mod random;
 mod reference;
+mod shrink;
+mod written;
 
 /// A number from the environment.
 fn setting(name: &str, default: u32) -> u32 {

@@ -1,10 +1,11 @@
 //! One packet through both: what comes out of the data plane is what the reference expects.
 
-use natgate::base::{DropReason, PortId, WorkerId};
-use natgate::dataplane::rack::Rack;
+use etherparse::PacketBuilder;
+use natgate::base::{DropReason, PortId};
 use natgate::wire::checksum;
 
 use crate::common::*;
+use crate::history::Gateway;
 use crate::reference::{Endpoint, Expect, Reference};
 
 pub fn endpoint(end: End) -> Endpoint {
@@ -13,6 +14,35 @@ pub fn endpoint(end: End) -> Endpoint {
 
 /// Bytes of a datagram: enough for three pieces.
 const BODY: [u8; 40] = [7; 40];
+
+/// MAC addresses of the gateway's ports.
+const GATEWAY: [[u8; 6]; 2] = [[2, 0, 0, 0, 1, 0], [2, 0, 0, 0, 1, 1]];
+
+/// Who sends errors.
+pub const ROUTER: &str = "203.0.113.77";
+
+/// A datagram as its sender makes it, for the gateway's port.
+pub fn datagram(port: PortId, from: Endpoint, to: Endpoint) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(HOST_MAC, GATEWAY[port.index()]);
+    let builder = builder.ipv4(from.0.octets(), to.0.octets(), 64);
+    let mut frame = Vec::new();
+    builder.udp(from.1, to.1).write(&mut frame, &BODY).unwrap();
+    frame
+}
+
+/// The same packet one router later: sent by the gateway's port to a host.
+pub fn forwarded(port: PortId, mut frame: Vec<u8>) -> Vec<u8> {
+    frame[..6].copy_from_slice(&HOST_MAC);
+    frame[6..12].copy_from_slice(&GATEWAY[port.index()]);
+    frame[22] -= 1;
+    frame[24..26].fill(0);
+    let sum = checksum::ipv4_header(&frame[14..34]);
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    frame
+}
+
+/// Why pieces are dropped whose first one was refused.
+pub const REST_OF_REFUSED: DropReason = DropReason::FragmentNoFirst;
 
 /// A datagram in three pieces, in this order.
 fn pieces(whole: &[u8], id: u16, order: [usize; 3]) -> Vec<Vec<u8>> {
@@ -62,21 +92,29 @@ fn whole(mut sent: Vec<(PortId, Vec<u8>)>) -> (PortId, Vec<u8>) {
 /// How a datagram comes: whole, or cut, with a number and in an order.
 pub type Cut = Option<(u16, [usize; 3])>;
 
+/// A datagram as it comes.
+pub fn frames(whole: Vec<u8>, cut: Cut) -> Vec<Vec<u8>> {
+    match cut {
+        Some((id, order)) => pieces(&whole, id, order),
+        None => vec![whole],
+    }
+}
+
 /// Sends a datagram; what comes out is put together again.
 fn through(
-    rack: &mut Rack,
+    gateway: &mut Gateway,
     at: u8,
     port: PortId,
     frame: &[u8],
     cut: Cut,
 ) -> Vec<(PortId, Vec<u8>)> {
     let Some((id, order)) = cut else {
-        return rack.receive(WorkerId(at), port, &[frame]);
+        return gateway.receive(at, port, frame);
     };
     let pieces = pieces(frame, id, order);
     let mut sent = Vec::new();
     for piece in &pieces {
-        sent.extend(rack.receive(WorkerId(at), port, &[piece]));
+        sent.extend(gateway.receive(at, port, piece));
     }
     match sent.len() {
         3 => vec![whole(sent)],
@@ -84,20 +122,15 @@ fn through(
     }
 }
 
-/// Drops of a packet from outside that must not arrive; its pieces are dropped with it.
-fn refusals(rack: &Rack) -> u64 {
-    let reasons = [
-        DropReason::Filtered,
-        DropReason::NoMapping,
-        DropReason::MappingConflict,
-        DropReason::FragmentNoFirst,
-    ];
-    reasons.map(|reason| rack.drops(reason)).iter().sum()
+/// Drops so far, by reason.
+fn dropped(gateway: &Gateway) -> Vec<u64> {
+    let reasons = DropReason::ALL.iter();
+    reasons.map(|reason| gateway.rack.drops(*reason)).collect()
 }
 
 /// A datagram of an inside host. False if there is no port for it.
 pub fn outbound(
-    rack: &mut Rack,
+    gateway: &mut Gateway,
     model: &mut Reference,
     at: u8,
     (from, to): (End, End),
@@ -105,17 +138,17 @@ pub fn outbound(
     context: &dyn Fn() -> String,
 ) -> bool {
     let expect = model.outbound(endpoint(from), endpoint(to));
-    let refused = rack.drops(DropReason::NoPort);
-    let sent = through(rack, at, LAN, &udp(LAN, from, to, &BODY), cut);
+    let refused = gateway.rack.drops(DropReason::NoPort);
+    let sent = through(gateway, at, LAN, &udp(LAN, from, to, &BODY), cut);
     // The first piece is refused like a whole packet, those that had waited have no first one then.
-    if sent.is_empty() && rack.drops(DropReason::NoPort) > refused {
+    if sent.is_empty() && gateway.rack.drops(DropReason::NoPort) > refused {
         let context = context();
         assert_eq!(
             expect,
             Expect::NewMapping,
             "{context}: a living mapping needs no port"
         );
-        let may = model.may_refuse(endpoint(from), endpoint(to), rack.policy.workers);
+        let may = model.may_refuse(endpoint(from), endpoint(to), gateway.rack.policy.workers);
         assert!(may, "{context}: refused while a port was left for {to:?}");
         return false;
     }
@@ -124,7 +157,7 @@ pub fn outbound(
             "{}: {from:?} → {to:?}: {} packets, drops {}",
             context(),
             sent.len(),
-            drops(rack)
+            drops(&gateway.rack)
         );
     };
     let out = seen(packet);
@@ -145,7 +178,7 @@ pub fn outbound(
             assert_eq!(out.source, outside, "{}: RFC 4787 §4.1", context());
         }
         Expect::NewMapping => {}
-        Expect::Nothing => unreachable!("outbound packets are always expected to leave"),
+        Expect::Refused(_) => unreachable!("outbound packets are always expected to leave"),
     }
     model.sent(endpoint(from), endpoint(to), out.source);
     true
@@ -153,7 +186,7 @@ pub fn outbound(
 
 /// A datagram of an outside host.
 pub fn inbound(
-    rack: &mut Rack,
+    gateway: &mut Gateway,
     model: &mut Reference,
     at: u8,
     (from, to): (End, End),
@@ -161,8 +194,8 @@ pub fn inbound(
     context: &dyn Fn() -> String,
 ) {
     let expect = model.inbound(endpoint(from), endpoint(to));
-    let before = refusals(rack);
-    let sent = through(rack, at, WAN, &udp(WAN, from, to, &BODY), cut);
+    let before = dropped(gateway);
+    let sent = through(gateway, at, WAN, &udp(WAN, from, to, &BODY), cut);
     match expect {
         Expect::Translated(inside) => {
             assert_eq!(
@@ -170,7 +203,7 @@ pub fn inbound(
                 1,
                 "{}: {from:?} → {to:?} must arrive; drops {}",
                 context(),
-                drops(rack)
+                drops(&gateway.rack)
             );
             let back = seen(&sent[0]);
             assert_eq!(
@@ -180,34 +213,41 @@ pub fn inbound(
                 context()
             );
         }
-        Expect::Nothing => {
+        Expect::Refused(reason) => {
             assert_eq!(
                 sent,
                 Vec::<(PortId, Vec<u8>)>::new(),
                 "{}: {from:?} → {to:?} must not arrive",
                 context()
             );
-            let pieces = if cut.is_some() { 3 } else { 1 };
-            let reasons = "the drop has its reason";
-            assert_eq!(refusals(rack), before + pieces, "{}: {reasons}", context());
+            let mut expected = before;
+            expected[reason.index()] += 1;
+            if cut.is_some() {
+                expected[REST_OF_REFUSED.index()] += 2;
+            }
+            assert_eq!(dropped(gateway), expected, "{}: {reason}", context());
         }
         Expect::NewMapping => unreachable!("outside packets make no mapping"),
     }
 }
 
+/// What a router says of a datagram from one endpoint to another, for the gateway's port.
+pub fn report(port: PortId, from: Endpoint, to: Endpoint) -> Vec<u8> {
+    let about = datagram(port, from, to);
+    icmp_error(port, ROUTER, &from.0.to_string(), (3, 1), &about)
+}
+
 /// A router tells what became of a datagram that left by `outside` for `to`: its sender hears of it if the flow lives, and
 /// nothing changes in either case.
 pub fn error(
-    rack: &mut Rack,
+    gateway: &mut Gateway,
     model: &mut Reference,
     at: u8,
-    (outside, to): (End, End),
+    (outside, to): (Endpoint, Endpoint),
     context: &dyn Fn() -> String,
 ) {
-    let about = udp(WAN, outside, to, &BODY);
-    let report = icmp_error(WAN, "203.0.113.77", outside.0, (3, 1), &about);
-    let sent = rack.receive(WorkerId(at), WAN, &[&report]);
-    let Some(inside) = model.sender(endpoint(outside), endpoint(to)) else {
+    let sent = gateway.receive(at, WAN, &report(WAN, outside, to));
+    let Some(inside) = model.sender(outside, to) else {
         assert!(sent.is_empty(), "{}: about nothing", context());
         return;
     };

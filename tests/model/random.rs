@@ -1,13 +1,13 @@
 //! Long random histories.
 
 use natgate::base::Random;
-use natgate::dataplane::rack::Rack;
 use natgate::dataplane::shard::ShardSize;
 
 use crate::common::*;
-use crate::packets::{Cut, endpoint, error, inbound, outbound};
-use crate::reference::{DEPENDS, GRAIN, Pool, Reference, UDP, UDP_UNREPLIED};
-use crate::setting;
+use crate::history::{About, Case, Step};
+use crate::packets::Cut;
+use crate::reference::{DEPENDS, UDP};
+use crate::{setting, shrink};
 
 /// Ports of the pool.
 const PORTS: u16 = 32;
@@ -52,70 +52,50 @@ impl Dice {
     }
 }
 
-fn run(workers: u8, behaviours: (usize, usize), seed: u64, steps: u32) {
-    let (m, f) = (DEPENDS[behaviours.0], DEPENDS[behaviours.1]);
-    let rules = format!(
-        "[[pool]]\nname = \"p\"\naddresses = [\"{POOL}\"]\nports = \"2000-2031\"\nhold = \"0s\"\nmapping = \"{m}\"\nfiltering = \"{f}\"\nselect = \"preserve\"\n\
-         [[source-nat]]\nout = \"wan0\"\nvia = \"pool:p\"\n"
-    );
-    let mut rack = Rack::new(lab_policy(workers, &rules), ShardSize::small(), seed).unwrap();
-    let pool = Pool {
-        addresses: vec![ip(POOL)],
-        ports: 2000..=2000 + PORTS - 1,
-    };
-    let mut model = Reference::new(rack.now.millis, behaviours, pool);
-    let mut dice = Dice(Random::from_seed(seed));
-    for step in 0..steps {
-        while model.near_deadline() {
-            rack.advance(GRAIN);
-            rack.maintain();
-            model.now += GRAIN;
-        }
-        let at = dice.0.below(u32::from(workers)) as u8;
-        let context =
-            || format!("seed {seed}, workers {workers}, mapping {m}, filtering {f}, step {step}");
+/// What happens in a case.
+pub fn history(case: &Case, steps: u32) -> Vec<Step> {
+    let mut dice = Dice(Random::from_seed(case.seed));
+    let step = |number| {
+        let at = dice.0.below(u32::from(case.workers)) as u8;
         match dice.0.below(100) {
             0..42 => {
-                let (flow, cut) = ((dice.inside(), dice.remote()), dice.cut(step));
-                outbound(&mut rack, &mut model, at, flow, cut, &context);
+                let (from, to, cut) = (dice.inside(), dice.remote(), dice.cut(number));
+                Step::Out { at, from, to, cut }
             }
             42..84 => {
-                let (flow, cut) = ((dice.remote(), dice.outside()), dice.cut(step));
-                inbound(&mut rack, &mut model, at, flow, cut, &context);
+                let (from, to, cut) = (dice.remote(), dice.outside(), dice.cut(number));
+                Step::In { at, from, to, cut }
             }
             84..90 => {
-                let (from, to) = (dice.inside(), dice.remote());
-                let wanted = (endpoint(from), endpoint(to));
-                // What the flow's packets left by, or a port nobody has.
-                let flow = model.flows.get(&wanted);
-                let mapping = flow.and_then(|flow| model.mappings.get(&flow.mapping));
-                let port = mapping.map_or(1999, |mapping| mapping.outside.1);
-                let about = ((POOL, port), to);
-                error(&mut rack, &mut model, at, about, &context);
+                let about = About::Sender(dice.inside());
+                let to = dice.remote();
+                Step::Error { at, about, to }
             }
-            90..97 => {
-                let millis = u64::from(dice.0.below(90_000));
-                rack.advance(millis);
-                model.now += millis;
-                // A mapping ends with the sweep that takes its last session, a turn after the timeout at most.
-                rack.maintain();
-            }
-            _ => reload(&mut rack, &lab_text(workers, &rules, "")),
+            90..97 => Step::Wait(u64::from(dice.0.below(90_000))),
+            _ => Step::Reload,
         }
-        balanced(&rack);
+    };
+    (0..steps).map(step).collect()
+}
+
+/// A pool of one address, and its owners.
+pub fn case(workers: u8, behaviours: (usize, usize), seed: u64) -> Case {
+    Case {
+        workers,
+        seed,
+        behaviours,
+        addresses: &[POOL],
+        ports: 2000..=2000 + PORTS - 1,
+        more: "select = \"preserve\"\n",
+        timeouts: ("", UDP),
+        size: ShardSize::small(),
+        fault: None,
     }
-    rack.advance(UDP + UDP_UNREPLIED);
-    rack.maintain();
-    assert_eq!(
-        rack.sessions(),
-        0,
-        "after the last timeout nothing is left (seed {seed})"
-    );
-    for shard in &rack.shards {
-        assert!(shard.nat.mappings.is_empty(), "seed {seed}");
-        assert!(shard.nat.allocator.shared().is_empty(), "seed {seed}");
-        assert_eq!(shard.held(), 0, "seed {seed}");
-    }
+}
+
+/// A history as long as that, of this case.
+pub fn run(case: &Case, steps: u32) {
+    shrink::check(case, &history(case, steps));
 }
 
 /// A million steps in all, unless told otherwise.
@@ -130,7 +110,7 @@ fn random_histories_agree_with_the_reference() {
                 for mapping in 0..DEPENDS.len() {
                     for filtering in 0..DEPENDS.len() {
                         for seed in 0..2 {
-                            run(workers, (mapping, filtering), seed, steps);
+                            run(&case(workers, (mapping, filtering), seed), steps);
                         }
                     }
                 }

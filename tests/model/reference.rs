@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 
+use natgate::base::DropReason;
+
 pub type Endpoint = (Ipv4Addr, u16);
 
 /// How long a flow lives that was answered, and one that was not.
@@ -41,6 +43,7 @@ pub struct Mapping {
 }
 
 /// What mappings are made of: each host keeps to one of the addresses while it has a mapping there.
+#[derive(Clone)]
 pub struct Pool {
     pub addresses: Vec<Ipv4Addr>,
     pub ports: RangeInclusive<u16>,
@@ -53,6 +56,7 @@ impl Pool {
 }
 
 /// The executable specification: UDP through a pool, mapping and filtering by RFC 4787 §4.1 and §5.
+#[derive(Clone)]
 pub struct Reference {
     pub now: u64,
     /// How long a flow lives that was answered.
@@ -72,7 +76,7 @@ pub enum Expect {
     Translated(Endpoint),
     /// A translated packet whose outside endpoint is up to the gateway.
     NewMapping,
-    Nothing,
+    Refused(DropReason),
 }
 
 impl Reference {
@@ -88,6 +92,13 @@ impl Reference {
             made: 0,
             flows: BTreeMap::new(),
         }
+    }
+
+    /// Nothing is left; time and rules stay.
+    pub fn forget(&mut self) {
+        self.mappings.clear();
+        self.flows.clear();
+        self.made = 0;
     }
 
     fn deadline(&self, flow: &Flow) -> u64 {
@@ -224,12 +235,16 @@ impl Reference {
             here(&f.mapping) && part(filtering, *r) == part(filtering, remote)
         });
         let Some(((inside, _), flow)) = talks.next() else {
-            return Expect::Nothing;
+            let known = self.mappings.values().any(|m| m.outside == outside);
+            return Expect::Refused(match known {
+                true => DropReason::Filtered,
+                false => DropReason::NoMapping,
+            });
         };
         let (inside, mapping) = (*inside, flow.mapping);
         if self.flows.contains_key(&(inside, remote)) {
             // The host calls this remote through another mapping: its answers could not be told apart.
-            return Expect::Nothing;
+            return Expect::Refused(DropReason::MappingConflict);
         }
         self.flows.insert(
             (inside, remote),
