@@ -38,6 +38,9 @@ command -v tftp               | tftp-hpa
 command -v in.tftpd           | tftpd-hpa
 command -v sipp               | sip-tester
 command -v promtool           | prometheus
+command -v nmap               | nmap
+command -v hping3             | hping3
+command -v stun               | stun-client
 /usr/bin/python3 -c 'import scapy' | python3-scapy
 EOF
 }

@@ -62,3 +62,4 @@ mod at_services_v6;
 mod at_sip;
 mod at_snat;
 mod programs;
+mod tools;
