@@ -11,7 +11,7 @@ use crate::gateway::errors::ErrorKind;
 use crate::gateway::neighbour::{Learned, NeighbourId};
 use crate::nat::policy::Policy;
 use crate::wire::parse::{Parsed, Transport};
-use crate::wire::{ETHERTYPE_ARP, MacAddr, arp, icmp};
+use crate::wire::{ETHERTYPE_ARP, MacAddr, arp, icmp, tcp};
 
 impl<B: Buffer> Shard<B> {
     /// ARP: learn the sender, answer for our addresses and those we stand for.
@@ -179,7 +179,14 @@ impl<B: Buffer> Shard<B> {
         if self.is_unsolicited_syn(policy, &incoming, packet) {
             return self.wait(now, incoming, DropReason::OwnService, sink);
         }
-        self.send_error(policy, now, kind, &incoming, packet, sink);
+        if !is_reset(packet) {
+            self.send_error(policy, now, kind, &incoming, packet, sink);
+        }
         self.discard(incoming.buffer, DropReason::OwnService, sink);
     }
+}
+
+/// A reset, to which a host without such a connection says nothing (RFC 9293 section 3.10.7.1).
+pub(super) fn is_reset(packet: &Parsed) -> bool {
+    packet.transport == Transport::Tcp && packet.tcp_flags & tcp::RST != 0
 }

@@ -8,6 +8,7 @@ use crate::dataplane::buffer::{Buffer, Incoming, Sink};
 use crate::dataplane::egress::{clamp_mss, is_syn, parked};
 use crate::dataplane::family::Ip;
 use crate::dataplane::generate::L3;
+use crate::dataplane::local::is_reset;
 use crate::dataplane::prefix::Crossing;
 use crate::dataplane::shard::Shard;
 use crate::gateway::errors::ErrorKind;
@@ -280,14 +281,10 @@ impl<B: Buffer> Shard<B> {
             self.counters.consumed += 1;
             return sink.discard(incoming.buffer);
         }
-        self.send_error(
-            policy,
-            now,
-            ErrorKind::PortUnreachable,
-            &incoming,
-            packet,
-            sink,
-        );
+        if !is_reset(packet) {
+            let kind = ErrorKind::PortUnreachable;
+            self.send_error(policy, now, kind, &incoming, packet, sink);
+        }
         self.discard(incoming.buffer, DropReason::OwnService, sink);
     }
 

@@ -8,6 +8,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use natgate::base::PortId;
@@ -140,10 +141,15 @@ pub struct Played {
     packets: PacketCounts,
     // After the process, which lives there.
     _place: (Ns, tempfile::TempDir),
+    _turn: MutexGuard<'static, ()>,
 }
+
+/// One at a time: namespaces and instances are called by rows, and several tests play the same ones.
+static TURN: Mutex<()> = Mutex::new(());
 
 /// Plays packets on tap ports, at their own speed.
 pub fn play_on_taps(name: &str, config: &str, input: &Input, workers: u8) -> Played {
+    let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let ns = Ns::create(&format!("{name}-{workers}"));
     // Nobody but the test may send.
     ns.sysctl(&["net.ipv6.conf.default.disable_ipv6=1"]);
@@ -178,6 +184,7 @@ pub fn play_on_taps(name: &str, config: &str, input: &Input, workers: u8) -> Pla
         process,
         packets,
         _place: (ns, dir),
+        _turn: turn,
     }
 }
 

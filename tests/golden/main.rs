@@ -20,8 +20,14 @@
 #[cfg(feature = "dpdk")]
 mod binary;
 
+#[cfg(feature = "dpdk")]
+mod captures;
 #[path = "../common/mod.rs"]
 mod common;
+#[cfg(feature = "dpdk")]
+mod kernel;
+#[cfg(feature = "dpdk")]
+mod reading;
 mod rows;
 mod rows_helpers;
 mod rows_icmp;

@@ -62,7 +62,7 @@ fn beyond(frame: &[u8]) -> Vec<u8> {
 }
 
 /// Repairs the header checksum of an IP packet.
-fn finish(packet: &mut [u8]) {
+pub fn finish(packet: &mut [u8]) {
     packet[10..12].copy_from_slice(&[0, 0]);
     let header = usize::from(packet[0] & 15) * 4;
     let sum = checksum::ipv4_header(&packet[..header]);
@@ -70,7 +70,7 @@ fn finish(packet: &mut [u8]) {
 }
 
 /// An ICMP error with its second word and whatever it quotes.
-fn error(
+pub fn error(
     port: PortId,
     from: &str,
     to: &str,
