@@ -96,19 +96,21 @@ fn a_client_inside_gets_its_streams() {
         let ours = |numbers, text: &str| segment(LAN, (CLIENT, SERVER), "A", numbers, text);
         let theirs =
             |numbers, text: &str| segment(WAN, (SERVER, (OUTSIDE, port)), "A", numbers, text);
-        let asked = setup("900-901");
+        // The address makes texts longer whatever the ports are.
+        let asked = setup("900-901;destination=10.0.0.2");
         let out = through(&mut rack, at, LAN, &ours((101, 901), &asked));
         let (first, second) = ports(&out.2, "client_port=");
         assert!(first.is_multiple_of(2) && second == first + 1, "{}", out.2);
         assert_eq!((out.0, out.1), (101, 901));
-        assert_eq!(out.2, setup(&format!("{first}-{second}")));
+        let named = format!("{first}-{second};destination={OUTSIDE}");
+        assert_eq!(out.2, setup(&named));
         let grown = (out.2.len() - asked.len()) as u32;
         assert!(grown > 0);
         // Sent again, it is the same again.
         assert_eq!(through(&mut rack, at, LAN, &ours((101, 901), &asked)), out);
         // The answer shrinks; acknowledgments count as each side counts.
-        let told = answer(&format!("{first}-{second}"), "7000-7001", SERVER.0);
-        let heard = answer("900-901", "7000-7001", SERVER.0);
+        let told = answer(&named, "7000-7001", SERVER.0);
+        let heard = answer("900-901;destination=10.0.0.2", "7000-7001", SERVER.0);
         let asked_end = 101 + asked.len() as u32;
         let back = through(&mut rack, at, WAN, &theirs((901, asked_end + grown), &told));
         assert_eq!(
