@@ -52,6 +52,28 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    #[test]
+    fn a_limit_that_falls_to_the_hand_begins_a_new_turn() {
+        let mut hand = ClockHand::default();
+        assert_eq!(hand.next_slice(700, 350), 0..350);
+        assert_eq!(hand.next_slice(350, 100), 0..100);
+        assert_eq!(hand.next_slice(50, 100), 0..50);
+        assert_eq!(hand.turns(), 1);
+    }
+
+    #[test]
+    fn nothing_to_look_at_is_no_turn() {
+        let mut hand = ClockHand::default();
+        assert_eq!(hand.next_slice(0, 100), 0..0);
+        assert_eq!(hand.next_slice(10, 0), 0..0);
+        assert_eq!(hand.turns(), 0);
+        assert_eq!(hand.next_slice(10, 10), 0..10);
+        assert_eq!(hand.next_slice(10, 4), 0..4);
+        assert_eq!(hand.turns(), 1);
+        hand.put_back(2..4);
+        assert_eq!((hand.next_slice(10, 10), hand.turns()), (2..10, 2));
+    }
+
     proptest! {
         #[test]
         fn a_turn_visits_every_entry_once(

@@ -252,14 +252,42 @@ mod tests {
         ]
     }
 
+    /// An IPv4 header as sent.
+    const HEADER: [u8; 20] = [
+        0x45, 0x00, 0x00, 0x73, 0x00, 0x00, 0x40, 0x00, 0x40, 0x11, 0xb8, 0x61, 0xc0, 0xa8, 0, 1,
+        0xc0, 0xa8, 0, 0xc7,
+    ];
+
     #[test]
     fn golden_ipv4_header() {
-        let header = [
-            0x45, 0x00, 0x00, 0x73, 0x00, 0x00, 0x40, 0x00, 0x40, 0x11, 0xb8, 0x61, 0xc0, 0xa8, 0,
-            1, 0xc0, 0xa8, 0, 0xc7,
-        ];
-        assert!(verify(&header));
-        assert_eq!(ipv4_header(&header), 0xb861);
+        assert!(verify(&HEADER));
+        assert_eq!(ipv4_header(&HEADER), 0xb861);
+    }
+
+    #[test]
+    fn a_hop_is_one_less_in_the_headers_ttl() {
+        let mut header = HEADER;
+        header[8] -= 1;
+        let field = Delta::NONE.and_hop().apply(ipv4_header(&HEADER));
+        assert_eq!(field, ipv4_header(&header));
+    }
+
+    #[test]
+    fn the_pseudo_header_of_ipv6_has_long_lengths() {
+        assert_eq!(pseudo_v6(0, 0, 6, 0x0003_0005), 6 + 3 + 5);
+    }
+
+    #[test]
+    fn protocols_have_their_fields_and_zeros() {
+        assert_eq!(field_offset(TCP), Some(16));
+        assert_eq!(field_offset(UDP), Some(6));
+        assert_eq!(field_offset(47), None);
+        let change = Delta::u16(0x5555, 0x3285);
+        assert_eq!(change.apply_to(TCP, 0xdd2f), 0);
+        assert_eq!(change.apply_to(UDP, 0xdd2f), 0xffff);
+        assert_eq!(change.apply_to(UDP, 0), 0);
+        assert_eq!(change.apply_to(TCP, 0), change.apply(0));
+        assert_ne!(change.apply(0), 0);
     }
 
     // Proves: F7.

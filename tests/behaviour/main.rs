@@ -17,6 +17,7 @@ mod carrier;
 mod clamp;
 mod deterministic;
 mod drain;
+mod expiry;
 mod filter;
 mod filter_v6;
 mod fragments;
