@@ -144,7 +144,8 @@ fn read<A: Ip, B: Buffer>(
     let plain = Plain::<A::Pair>::read(bytes)?;
     let to = match plain.vlan {
         None => untagged?,
-        tagged => Station::of(policy.receiving(port, tagged)?),
+        tagged if A::is_stateful(policy) => Station::of(policy.receiving(port, tagged)?),
+        _ => return None,
     };
     // Ours by destination, and the source is no group.
     let ours = mac_word(bytes)? & 0x0001_ffff_ffff_ffff == to.mac;

@@ -64,6 +64,26 @@ fn tag(frame: &[u8]) -> Option<u16> {
 }
 
 #[test]
+fn tagged_packets_leave_no_session_where_nothing_is_translated() {
+    everywhere(|workers, at| {
+        let text =
+            stick(workers).replace("[[source-nat]]\nout = \"wan0\"\nvia = \"interface\"\n", "");
+        let mut rack = rack(&text);
+        for _ in 0..2 {
+            let across = tagged(&udp(LAN, ("10.2.0.2", 1), ("10.3.0.2", 2), b"x"), 2);
+            let sent = send(&mut rack, at, LAN, &across);
+            assert_eq!(tag(&sent[0].1), Some(3));
+            assert_eq!(seen(&sent[0]).source, (ip("10.2.0.2"), 1));
+        }
+        let open = rack
+            .shards
+            .iter()
+            .map(|shard| shard.nat.sessions.iter().count());
+        assert_eq!(open.sum::<usize>(), 0);
+    });
+}
+
+#[test]
 fn vlans_of_one_port_are_separate_links() {
     everywhere(|workers, at| {
         let mut rack = rack(&stick(workers));
