@@ -6,9 +6,12 @@ use crate::dataplane::buffer::{Buffer, Incoming, Sink};
 use crate::dataplane::fast::{Batch, MAX_BLOCK};
 use crate::dataplane::shard::Shard;
 use crate::flow::key::Tuple;
+use crate::gateway::interface::Interface;
 use crate::nat::family::Family;
 use crate::nat::icmp::Complaint;
+use crate::nat::knock::Knock;
 use crate::nat::policy::Policy;
+use crate::nat::state::Nat;
 use crate::wire::checksum::{self, Delta};
 use crate::wire::parse::Parsed;
 use crate::wire::plain::Ends;
@@ -25,6 +28,15 @@ pub(super) trait Ip: Family {
     fn is_stateful(policy: &Policy) -> bool;
     /// What the stages of a batch of this family leave for each other.
     fn batch<'a>(v4: &'a mut Batch<u32>, v6: &'a mut Batch<u128>) -> &'a mut Batch<Self>;
+
+    /// The knock that a packet with this key is that arrived `on` an interface, if it is one. IPv6 has none: its pools are
+    /// seldom scanned.
+    fn knock<'a>(
+        nat: &Nat<Self>,
+        policy: &Policy,
+        on: impl FnOnce() -> Option<&'a Interface>,
+        key: Self::Block,
+    ) -> Option<Knock>;
 
     /// Source and destination of a packet.
     fn ends(frame: &[u8], packet: &Parsed) -> (Self, Self);
@@ -84,6 +96,16 @@ impl Ip for u32 {
     }
 
     #[inline]
+    fn knock<'a>(
+        nat: &Nat<u32>,
+        policy: &Policy,
+        on: impl FnOnce() -> Option<&'a Interface>,
+        [key]: [u128; 1],
+    ) -> Option<Knock> {
+        Knock::of(nat, policy, on, key)
+    }
+
+    #[inline]
     fn ends(_: &[u8], packet: &Parsed) -> (u32, u32) {
         (packet.source, packet.destination)
     }
@@ -140,6 +162,16 @@ impl Ip for u128 {
     #[inline(always)]
     fn batch<'a>(_: &'a mut Batch<u32>, v6: &'a mut Batch<u128>) -> &'a mut Batch<u128> {
         v6
+    }
+
+    #[inline]
+    fn knock<'a>(
+        _: &Nat<u128>,
+        _: &Policy,
+        _: impl FnOnce() -> Option<&'a Interface>,
+        _: [u128; 3],
+    ) -> Option<Knock> {
+        None
     }
 
     #[inline]

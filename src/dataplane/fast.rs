@@ -27,6 +27,7 @@ use crate::dataplane::buffer::{BURST, Buffer, Burst, Incoming, Sink};
 use crate::dataplane::egress::{arrival, clamp_mss, frame, is_syn};
 use crate::dataplane::family::Ip;
 use crate::dataplane::identification::number_piece;
+use crate::dataplane::knock::Knocks;
 use crate::dataplane::shard::Shard;
 use crate::flow::hash::Hash;
 use crate::flow::key::{FlowKey, of_port_word, port_word};
@@ -67,7 +68,7 @@ enum Express<B> {
 
 /// The stages' results, by position in the batch. Kept with the shard, so that a batch need not clear them.
 pub(super) struct Batch<A: Ip> {
-    keys: [A::Block; BURST],
+    pub(super) keys: [A::Block; BURST],
     hashes: [Hash; BURST],
     /// Flow-table values that are probably right, or [`NONE`].
     candidates: [u32; BURST],
@@ -75,7 +76,8 @@ pub(super) struct Batch<A: Ip> {
     displaced: ArrayVec<u8, MAX_BLOCK>,
     slots: [Slot; BURST],
     /// Positions of the packets for [`Shard::new_flows`], those not for a new flow with [`BY_HAND`].
-    later: [u8; BURST],
+    pub(super) later: [u8; BURST],
+    pub(super) knocks: Knocks,
 }
 
 impl<A: Ip> Batch<A> {
@@ -87,12 +89,13 @@ impl<A: Ip> Batch<A> {
             displaced: ArrayVec::new(),
             slots: [Slot::default(); BURST],
             later: [0; BURST],
+            knocks: [None; BURST],
         }
     }
 }
 
 /// Marks a position whose packet goes by hand.
-const BY_HAND: u8 = 0x80;
+pub(super) const BY_HAND: u8 = 0x80;
 const _: () = assert!(BURST <= BY_HAND as usize);
 
 /// Most frames that are in one stage together. Fewer cost more in loops; with more, so many prefetches follow each other that
@@ -291,18 +294,23 @@ impl<B: Buffer> Shard<B> {
         later: &mut Burst<B>,
         sink: &mut impl Sink<B>,
     ) {
-        let nat = A::nat(&self.nat, &self.nat_v6);
-        let batch = A::batch(&mut self.batch, &mut self.batch_v6);
-        let lanes = batch.later[..later.len()].iter();
-        let new = lanes.filter(|lane| *lane & BY_HAND == 0);
-        nat.prefetch_new(new.map(|lane| batch.keys[usize::from(*lane) % BURST]));
+        self.prefetch_later::<A>(policy, port, later);
+        let created = A::nat(&self.nat, &self.nat_v6).counts.created;
         for (i, buffer) in later.drain(..).enumerate() {
             let nat = A::nat(&self.nat, &self.nat_v6);
             let batch = A::batch(&mut self.batch, &mut self.batch_v6);
             let (lane, by_hand) = (batch.later[i], batch.later[i] & BY_HAND != 0);
             let lane = usize::from(lane) % BURST;
             let (hash, key) = (batch.hashes[lane], batch.keys[lane]);
-            let known = by_hand || nat.find_block(NONE, hash, key).is_some();
+            let knock = batch.knocks[i];
+            // The first packet of a flow may have opened it for this one.
+            let opened = nat.counts.created != created;
+            let known = by_hand || (opened && nat.find_block(NONE, hash, key).is_some());
+            let refusal = || knock?.refusal(&self.nat, policy, now);
+            if !known && let Some(reason) = refusal() {
+                self.discard(buffer, reason, sink);
+                continue;
+            }
             let parsed = parse(buffer.bytes()).ok().filter(|_| !known);
             let ingress = parsed.and_then(|packet| policy.receiving(port, packet.vlan));
             let (Some(packet), Some(ingress)) = (parsed, ingress) else {

@@ -27,6 +27,7 @@ mod hairpin;
 mod help;
 mod identification;
 mod judge;
+mod knock;
 mod local;
 pub mod machine;
 pub mod maintain;

@@ -387,6 +387,30 @@ impl Mappings {
         self.entries.prefetch(hash);
     }
 
+    /// Fetches the table line of a mapping entered under `hash`.
+    #[inline]
+    pub(super) fn prefetch_at(&self, hash: Hash) {
+        self.entries.prefetch(hash);
+    }
+
+    /// The session that a mapping entered under `hash` probably begins with.
+    #[inline]
+    pub(super) fn guess_at(&self, hash: Hash) -> Option<u32> {
+        self.entries.candidate(hash)
+    }
+
+    /// The mapping that has an outside endpoint to itself: its first session. `hash` is that of the endpoint alone.
+    #[inline]
+    pub(super) fn find_alone<A: Address>(
+        &self,
+        sessions: &Sessions<A>,
+        hash: Hash,
+        endpoint: OutsideEndpoint<A>,
+    ) -> Option<SessionIndex> {
+        let fits = |m: Mapping<A>| m.outside == endpoint && m.kind.sharing() == Behaviour::Endpoint;
+        self.find(sessions, hash, fits)
+    }
+
     /// Fetches the table lines of a session's mapping ahead of [`Mappings::leave`].
     pub fn prefetch<A: Address>(&self, session: &Session<A>) {
         if let Some(mapping) = Mapping::of(session) {
@@ -425,7 +449,12 @@ impl Mappings {
         A::hash_key(&self.hasher, &key)
     }
 
-    fn hash_outside<A: Address>(&self, e: OutsideEndpoint<A>, remote: Remote<A>) -> Hash {
+    /// Under what an outside endpoint's mapping is entered, as far as it depends on `remote`.
+    pub(super) fn hash_outside<A: Address>(
+        &self,
+        e: OutsideEndpoint<A>,
+        remote: Remote<A>,
+    ) -> Hash {
         let tuple = Tuple {
             source: remote.address,
             source_port: remote.port,

@@ -15,6 +15,7 @@ pub mod filter;
 pub mod fragments;
 pub mod helpers;
 pub mod icmp;
+pub mod knock;
 pub mod limits;
 pub mod mapping;
 pub mod matcher;

@@ -20,6 +20,7 @@ use crate::gateway::routes::Routes;
 use crate::nat::destination::Inside;
 use crate::nat::family::Family;
 use crate::nat::filter::Filter;
+use crate::nat::knock::Bare;
 use crate::nat::limits::HostLimits;
 use crate::nat::ports::{External, ExternalIndex, Externals, Pool, Pools, PortSpace};
 use crate::nat::rss::SourceSteering;
@@ -167,6 +168,8 @@ pub struct NatPolicy {
     pub externals: Externals,
     /// The pool each external address belongs to, by [`ExternalIndex`].
     pub pool_by_external: Vec<Option<PoolId>>,
+    /// External IPv4 addresses where packets from outside meet mappings or nothing.
+    pub bare: Bare,
 }
 
 /// The translation of one address family.

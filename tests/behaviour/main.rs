@@ -24,6 +24,7 @@ mod fragments;
 mod hairpin;
 mod helpers;
 mod helpers_v6;
+mod knocks;
 mod limits;
 mod links;
 mod live;

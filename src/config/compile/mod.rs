@@ -28,6 +28,7 @@ use crate::base::{Generation, InterfaceId, PoolId, Random, RealmId};
 use crate::gateway::routes::Routes;
 use crate::nat::family::Family;
 use crate::nat::helpers::Helper;
+use crate::nat::knock::Bare;
 use crate::nat::policy::{NatPolicy, Policy, RuleInfo, TimeoutSettings, Timeouts};
 use crate::nat::ports::Exhaustion;
 use crate::nat::revalidate::stands_alike;
@@ -59,7 +60,7 @@ pub fn compile(
     let mut compiler = Compiler::new(config, ports, previous);
     let (interfaces, routes) = compiler.routes()?;
     let proxy = compiler.proxy(&interfaces);
-    let nat = compiler.nat(&routes);
+    let mut nat = compiler.nat(&routes);
     let filter = compiler.filter();
     let realms = compiler.realm_names();
     let tracks_contacts = compiler.tracks_contacts();
@@ -69,6 +70,7 @@ pub fn compile(
             diagnostics: compiler.errors,
         });
     }
+    nat.bare = Bare::of(&nat, &interfaces, &filter, shares_ports);
     let timeouts = Timeouts::new(&timeouts(&config.timeouts));
     let generation = Generation(previous.map_or(1, |p| p.generation.0 + 1));
     let mut policy = Policy {
@@ -256,6 +258,7 @@ impl<'a> Compiler<'a> {
             pools,
             externals,
             pool_by_external,
+            bare: Bare::default(),
         }
     }
 }

@@ -16,6 +16,7 @@ use super::bitmap::Bitmap;
 use super::blockmap::BlockMap;
 use super::external::{BlockUsage, Counters, ExternalIndex, Usage};
 use super::{Allowed, HostPlan, MAX_WORKERS, PortRange, PortRanges, PortSpace, Preference};
+use crate::arch::prefetch_index;
 use crate::base::{PoolId, Random, Tick, WorkerId};
 use sets::{FREE, SETS, YOUNG, bump, place};
 use std::sync::atomic::{
@@ -199,6 +200,14 @@ impl BlockPorts {
     #[inline]
     pub fn owner(&self, port: u16) -> Option<WorkerId> {
         self.block_owner(self.block_of(port)?)
+    }
+
+    /// Fetches the line that says who has leased the block of `port`.
+    #[inline]
+    pub fn prefetch_owner(&self, port: u16) {
+        if let Some(block) = self.block_of(port) {
+            prefetch_index(&self.blocks, block.index());
+        }
     }
 
     /// The worker that has leased `block`.

@@ -169,6 +169,15 @@ impl External {
         }
     }
 
+    /// Fetches what says who has leased a port, ahead of [`External::owner`].
+    #[inline]
+    pub fn prefetch_owner(&self, space: PortSpace, port: u16) {
+        match &self.state {
+            State::Ports(ports) => ports.prefetch_owner(space, port),
+            State::Blocks(blocks) => blocks.prefetch_owner(port),
+        }
+    }
+
     /// Port counts of one space.
     pub fn usage(&self, space: PortSpace) -> Usage {
         match &self.state {

@@ -3,6 +3,7 @@
 use super::bitmap::Bitmap;
 use super::external::{Counters, Usage};
 use super::{Allowed, MAX_WORKERS, PortRange, PortSpace, Preference};
+use crate::arch::prefetch_index;
 use crate::base::{Random, WorkerId};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 
@@ -163,6 +164,12 @@ impl SinglePorts {
     pub fn owner(&self, space: PortSpace, port: u16) -> Option<WorkerId> {
         let owner = self.spaces[space.index()].owners[usize::from(port)].load(SeqCst) & !RESTING;
         owner.checked_sub(1).map(WorkerId)
+    }
+
+    /// Fetches the line that says who has leased a port.
+    #[inline]
+    pub fn prefetch_owner(&self, space: PortSpace, port: u16) {
+        prefetch_index(&self.spaces[space.index()].owners, port.into());
     }
 
     /// Ports in use, in hold and free. Free counts all 65,536, allowed or not.

@@ -451,6 +451,12 @@ impl<A: Address + Into<u128>> Services<A> {
         self.answers(&tuple.reversed(), protocol)
     }
 
+    /// Where services stand, or stood since the start. An address may come several times.
+    pub fn addresses(&self) -> impl Iterator<Item = A> + '_ {
+        let former = self.former.iter().map(|key| key.address);
+        self.by_address.keys().copied().chain(former)
+    }
+
     /// Whether an echo request to `address` is answered by the gateway.
     pub fn pings(&self, address: A) -> bool {
         self.by_address.get(&address).is_some_and(|at| at.ping)
