@@ -27,7 +27,7 @@ use crate::dataplane::buffer::{BURST, Buffer, Burst, Incoming, Sink};
 use crate::dataplane::egress::{arrival, clamp_mss, frame, is_syn};
 use crate::dataplane::family::Ip;
 use crate::dataplane::identification::number_piece;
-use crate::dataplane::knock::Knocks;
+use crate::dataplane::knock::{Knocks, LOOK_FAR, LOOK_NEAR};
 use crate::dataplane::shard::Shard;
 use crate::flow::hash::Hash;
 use crate::flow::key::{FlowKey, of_port_word, port_word};
@@ -69,7 +69,7 @@ enum Express<B> {
 /// The stages' results, by position in the batch. Kept with the shard, so that a batch need not clear them.
 pub(super) struct Batch<A: Ip> {
     pub(super) keys: [A::Block; BURST],
-    hashes: [Hash; BURST],
+    pub(super) hashes: [Hash; BURST],
     /// Flow-table values that are probably right, or [`NONE`].
     candidates: [u32; BURST],
     /// Positions of the packets whose table entry may be displaced, of the block that has just been through stage 2.
@@ -246,7 +246,7 @@ impl<B: Buffer> Shard<B> {
             }
         }
         if !later.is_empty() {
-            self.new_flows::<A>(policy, now, port, &mut later, sink);
+            self.new_flows::<A>(policy, now, port, later, sink);
         }
     }
 
@@ -291,38 +291,62 @@ impl<B: Buffer> Shard<B> {
         policy: &Policy,
         now: Now,
         port: PortId,
-        later: &mut Burst<B>,
+        later: Burst<B>,
         sink: &mut impl Sink<B>,
     ) {
-        self.prefetch_later::<A>(policy, port, later);
         let created = A::nat(&self.nat, &self.nat_v6).counts.created;
-        for (i, buffer) in later.drain(..).enumerate() {
-            let nat = A::nat(&self.nat, &self.nat_v6);
-            let batch = A::batch(&mut self.batch, &mut self.batch_v6);
-            let (lane, by_hand) = (batch.later[i], batch.later[i] & BY_HAND != 0);
-            let lane = usize::from(lane) % BURST;
-            let (hash, key) = (batch.hashes[lane], batch.keys[lane]);
-            let knock = batch.knocks[i];
-            // The first packet of a flow may have opened it for this one.
-            let opened = nat.counts.created != created;
-            let known = by_hand || (opened && nat.find_block(NONE, hash, key).is_some());
-            let refusal = || knock?.refusal(&self.nat, policy, now);
-            if !known && let Some(reason) = refusal() {
-                self.discard(buffer, reason, sink);
-                continue;
+        let count = later.len();
+        let mut later = later.into_iter();
+        for step in 0..count + LOOK_FAR {
+            if let Some(far) = later.as_slice().get(step + later.len() - count) {
+                self.look_ahead::<A>(policy, port, step, far);
             }
-            let parsed = parse(buffer.bytes()).ok().filter(|_| !known);
-            let ingress = parsed.and_then(|packet| policy.receiving(port, packet.vlan));
-            let (Some(packet), Some(ingress)) = (parsed, ingress) else {
-                self.by_hand(policy, now, port, buffer, sink);
+            if let Some(near) = step.checked_sub(LOOK_NEAR).filter(|near| *near < count) {
+                self.look_closer::<A>(near);
+            }
+            let Some(at) = step.checked_sub(LOOK_FAR) else {
                 continue;
             };
-            let incoming = incoming(buffer, ingress.id);
-            let realm = policy.realm_of(incoming.ingress);
-            let tuple = A::tuple(incoming.buffer.bytes(), &packet);
-            let key = FlowKey::new(tuple, packet.protocol, realm);
-            self.miss(policy, now, incoming, &packet, &key, sink);
+            if let Some(buffer) = later.next() {
+                self.new_flow::<A>(policy, now, port, (at, created), buffer, sink);
+            }
         }
+    }
+
+    /// The packet that is at position `at` of those for [`Shard::new_flows`], which began after `created` sessions.
+    #[inline]
+    fn new_flow<A: Ip>(
+        &mut self,
+        policy: &Policy,
+        now: Now,
+        port: PortId,
+        (at, created): (usize, u64),
+        buffer: B,
+        sink: &mut impl Sink<B>,
+    ) {
+        let nat = A::nat(&self.nat, &self.nat_v6);
+        let batch = A::batch(&mut self.batch, &mut self.batch_v6);
+        let (lane, by_hand) = (batch.later[at], batch.later[at] & BY_HAND != 0);
+        let lane = usize::from(lane) % BURST;
+        let (hash, key) = (batch.hashes[lane], batch.keys[lane]);
+        let knock = batch.knocks[at];
+        // The first packet of a flow may have opened it for this one.
+        let opened = nat.counts.created != created;
+        let known = by_hand || (opened && nat.find_block(NONE, hash, key).is_some());
+        let refusal = || knock?.refusal(&self.nat, policy, now);
+        if !known && let Some(reason) = refusal() {
+            return self.discard(buffer, reason, sink);
+        }
+        let parsed = parse(buffer.bytes()).ok().filter(|_| !known);
+        let ingress = parsed.and_then(|packet| policy.receiving(port, packet.vlan));
+        let (Some(packet), Some(ingress)) = (parsed, ingress) else {
+            return self.by_hand(policy, now, port, buffer, sink);
+        };
+        let incoming = incoming(buffer, ingress.id);
+        let realm = policy.realm_of(incoming.ingress);
+        let tuple = A::tuple(incoming.buffer.bytes(), &packet);
+        let key = FlowKey::new(tuple, packet.protocol, realm);
+        self.miss(policy, now, incoming, &packet, &key, sink);
     }
 
     /// First stage: the frames of `lanes`, with which `unread` begins.

@@ -152,6 +152,23 @@ impl BucketTable {
         prefetch_index(&self.buckets, self.home(hash) as usize);
     }
 
+    /// Fetches both buckets of `hash` ahead of [`BucketTable::insert`].
+    #[inline]
+    pub fn prefetch_both(&self, hash: Hash) {
+        let home = self.home(hash);
+        prefetch_index(&self.buckets, home as usize);
+        prefetch_index(&self.buckets, self.other(home, tag_of(hash)) as usize);
+    }
+
+    /// After [`BucketTable::prefetch`], fetches the away bucket ahead of [`BucketTable::insert`] if there is no room at home.
+    #[inline]
+    pub fn prefetch_room(&self, hash: Hash) {
+        let home = self.home(hash);
+        if self.buckets[home as usize].free_slot().is_none() {
+            prefetch_index(&self.buckets, self.other(home, tag_of(hash)) as usize);
+        }
+    }
+
     /// A guess at what [`BucketTable::find`] will ask about first, so that its session can be prefetched: the first
     /// value at home with the right tag.
     #[inline(always)]

@@ -387,6 +387,20 @@ impl Mappings {
         self.entries.prefetch(hash);
     }
 
+    /// After [`Mappings::prefetch_inside`]: fetches the other table line if a new mapping has no room in the first.
+    #[inline]
+    pub(super) fn prefetch_room<A: Address>(&self, endpoint: InsideEndpoint<A>) {
+        let hash = self.hash_inside(endpoint, Remote::default());
+        self.entries.prefetch_room(hash);
+    }
+
+    /// Fetches the table lines of an outside endpoint that a mapping will have to itself.
+    #[inline]
+    pub(super) fn prefetch_outside<A: Address>(&self, endpoint: OutsideEndpoint<A>) {
+        let hash = self.hash_outside(endpoint, Remote::default());
+        self.entries.prefetch_both(hash);
+    }
+
     /// Fetches the table line of a mapping entered under `hash`.
     #[inline]
     pub(super) fn prefetch_at(&self, hash: Hash) {

@@ -235,25 +235,33 @@ impl<A: Family> Nat<A> {
     /// # Errors
     /// [`NotEntered`]; nothing is changed then. The caller has looked the forward tuple up: no session has it.
     pub fn insert(&mut self, session: Session<A>) -> Result<SessionIndex, NotEntered> {
-        let reverse = session.key(Direction::Reverse);
-        let reverse_hash = self.hash(&reverse);
-        let same = reverse == session.key(Direction::Forward);
-        if same || self.find(reverse_hash, &reverse).is_some() {
+        let (forward, reverse) = (
+            session.key(Direction::Forward),
+            session.key(Direction::Reverse),
+        );
+        if forward == reverse {
             return Err(NotEntered::Taken);
         }
-        let forward_hash = self.hash(&session.key(Direction::Forward));
+        let (forward_hash, reverse_hash) = (self.hash(&forward), self.hash(&reverse));
         let index = self.sessions.allocate(session).ok_or(NotEntered::Full)?;
         let entry = |direction| FlowEntry::new(SessionIndex(index), direction).0;
-        let forward = self.table.insert(forward_hash, entry(Direction::Forward));
-        let both = forward.and_then(|()| {
-            let reverse = self.table.insert(reverse_hash, entry(Direction::Reverse));
-            reverse.inspect_err(|_| {
-                self.table.remove(forward_hash, entry(Direction::Forward));
-            })
-        });
-        if both.is_err() {
+        let entered = self.table.insert(forward_hash, entry(Direction::Forward));
+        if entered.is_err() {
             self.sessions.release(index);
             return Err(NotEntered::Full);
+        }
+        // The reverse way is looked at last: its line has been on the way since the outside port is known.
+        let refused = match self.find(reverse_hash, &reverse) {
+            Some(_) => Some(NotEntered::Taken),
+            None => {
+                let entered = self.table.insert(reverse_hash, entry(Direction::Reverse));
+                entered.is_err().then_some(NotEntered::Full)
+            }
+        };
+        if let Some(refusal) = refused {
+            self.table.remove(forward_hash, entry(Direction::Forward));
+            self.sessions.release(index);
+            return Err(refusal);
         }
         self.counts.live[session.state as usize] += 1;
         self.counts.created += 1;
@@ -516,29 +524,59 @@ impl<A: Family> Nat<A> {
         self.fits(value, key)
     }
 
-    /// Fetches what new flows with these keys need first: the mappings of their sources, the sources' subscribers, and
-    /// the lines the sessions will lie in.
-    pub fn prefetch_new(&self, keys: impl Iterator<Item = A::Block> + Clone) {
-        for (i, key) in keys.clone().enumerate() {
-            let (address, rest) = A::source_of(key);
-            let (port, protocol, realm) = of_port_word(rest);
-            self.subscribers.prefetch_index(address.into(), realm);
-            if let Some(space) = PortSpace::from_protocol(protocol) {
-                self.mappings.prefetch_inside(InsideEndpoint {
-                    address,
-                    port,
-                    space,
-                    realm,
-                });
-            }
-            self.sessions.prefetch_fresh(i as u32);
-        }
-        for key in keys {
-            let (address, rest) = A::source_of(key);
-            let (_, _, realm) = of_port_word(rest);
-            self.subscribers.prefetch_record(address.into(), realm);
+    /// Fetches where a session and its mapping will be found from outside, as soon as its outside endpoint is known.
+    #[inline]
+    pub(super) fn prefetch_way_back(&self, session: &Session<A>) {
+        let back = session.key(Direction::Reverse);
+        self.table.prefetch_both(self.hash(&back));
+        if let Some(space) = PortSpace::from_protocol(session.protocol) {
+            self.mappings.prefetch_outside(OutsideEndpoint {
+                address: back.tuple.destination,
+                port: back.tuple.destination_port,
+                space,
+            });
         }
     }
+
+    /// Fetches what a new flow with this key needs first: its source's mapping and subscriber, and the lines its session will
+    /// lie in if `ahead` others are opened before.
+    #[inline]
+    pub fn prefetch_new(&self, key: A::Block, ahead: u32) {
+        let (inside, realm) = inside_of::<A>(key);
+        let (address, _) = A::source_of(key);
+        self.subscribers.prefetch_index(address.into(), realm);
+        if let Some(inside) = inside {
+            self.mappings.prefetch_inside(inside);
+        }
+        self.sessions.prefetch_fresh(ahead);
+    }
+
+    /// After [`Nat::prefetch_new`]: fetches the source's subscriber, and where flow and mapping will be entered if there is no
+    /// room at home. `hash` is that of `key`.
+    #[inline]
+    pub fn prefetch_room(&self, key: A::Block, hash: Hash) {
+        let (inside, realm) = inside_of::<A>(key);
+        let (address, _) = A::source_of(key);
+        self.subscribers.prefetch_record(address.into(), realm);
+        self.table.prefetch_room(hash);
+        if let Some(inside) = inside {
+            self.mappings.prefetch_room(inside);
+        }
+    }
+}
+
+/// The endpoint that sent a packet with this key, if its protocol has ports, and its realm.
+#[inline]
+fn inside_of<A: Family>(key: A::Block) -> (Option<InsideEndpoint<A>>, RealmId) {
+    let (address, rest) = A::source_of(key);
+    let (port, protocol, realm) = of_port_word(rest);
+    let inside = PortSpace::from_protocol(protocol).map(|space| InsideEndpoint {
+        address,
+        port,
+        space,
+        realm,
+    });
+    (inside, realm)
 }
 
 /// The outside host of a session on a mapping.

@@ -221,6 +221,7 @@ fn with_new_port<A: Family>(
     // A pool has addresses of one family; rules lead to pools of theirs.
     let address = A::from_ip(lease.address).unwrap_or_default();
     (session.after.source, session.after.source_port) = (address, lease.port);
+    nat.prefetch_way_back(&session);
     let entered = enter(nat, session).and_then(|index| {
         let begun = nat.mappings.begin(&mut nat.sessions, index, kind);
         begun.map(|()| index).map_err(|_| {
