@@ -377,12 +377,12 @@ impl Companion<'_> {
     fn count_sessions(&self, samples: &Samples) {
         for worker in &self.jobs {
             let (samples, clock) = (samples.clone(), self.clock);
-            let job: Job = Box::new(move |context| {
+            let job = Job::Ask(Box::new(move |context| {
                 let sessions = context.nat.sessions.len() + context.nat_v6.sessions.len();
                 let mut samples = samples.lock().unwrap_or_else(PoisonError::into_inner);
                 samples.push((clock.nanos(), context.worker, sessions as u64));
                 Progress::Done
-            });
+            }));
             // A worker that still has jobs to do is asked again later.
             let _ = worker.try_send(job);
         }

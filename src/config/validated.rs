@@ -60,6 +60,9 @@ pub struct Validated {
     pub services: Vec<Service>,
     /// `[filter]`.
     pub filter: Filter,
+    /// UDP ports that the gateway sends from itself, on whichever of its addresses: translation gives them to nobody, so
+    /// that answers are not mistaken for a subscriber's. Mappings made before a port got in here end by themselves.
+    pub own_ports: BTreeSet<u16>,
 }
 
 impl Validated {

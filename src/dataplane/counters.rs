@@ -15,7 +15,7 @@ pub struct Counters {
     pub received: u64,
     /// Packets handed to transmit queues and accepted.
     pub sent: u64,
-    /// Packets made here: ICMP, ARP, ND, extra fragments.
+    /// Packets made here: ICMP, ARP, ND, extra fragments, and what management sends.
     pub generated: u64,
     /// Packets meant for the gateway itself.
     pub consumed: u64,

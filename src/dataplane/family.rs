@@ -15,7 +15,7 @@ use crate::nat::state::Nat;
 use crate::wire::checksum::{self, Delta};
 use crate::wire::parse::Parsed;
 use crate::wire::plain::Ends;
-use crate::wire::{ipv4, ipv6};
+use crate::wire::{datagram, ipv4, ipv6};
 
 /// An address family, as packets have it.
 pub(super) trait Ip: Family {
@@ -68,6 +68,8 @@ pub(super) trait Ip: Family {
     fn set_ip_length(frame: &mut [u8], l3: usize, old: u16, new: u16);
     /// The checksum over a transport segment and its pseudo header: 0 if its checksum field is right.
     fn transport_checksum(source: Self, destination: Self, protocol: u8, segment: &[u8]) -> u16;
+    /// Writes an IP packet with a datagram from and to an address and a port; `id` numbers it where IP does.
+    fn write_datagram(out: &mut [u8], ends: [(Self, u16); 2], id: u16, payload: &[u8]) -> usize;
 
     /// The tuple of a parsed packet.
     #[inline]
@@ -148,6 +150,10 @@ impl Ip for u32 {
     fn transport_checksum(source: u32, destination: u32, protocol: u8, segment: &[u8]) -> u16 {
         checksum::transport_v4(source, destination, protocol, segment)
     }
+
+    fn write_datagram(out: &mut [u8], ends: [(u32, u16); 2], id: u16, payload: &[u8]) -> usize {
+        datagram::write_v4(out, ends[0], ends[1], Some(id), payload)
+    }
 }
 
 impl Ip for u128 {
@@ -217,5 +223,9 @@ impl Ip for u128 {
 
     fn transport_checksum(source: u128, destination: u128, protocol: u8, segment: &[u8]) -> u16 {
         checksum::transport_v6(source, destination, protocol, segment)
+    }
+
+    fn write_datagram(out: &mut [u8], ends: [(u128, u16); 2], _: u16, payload: &[u8]) -> usize {
+        datagram::write_v6(out, ends[0], ends[1], payload)
     }
 }

@@ -32,6 +32,7 @@ mod local;
 pub mod machine;
 pub mod maintain;
 pub mod memory;
+pub mod originate;
 mod prefix;
 pub mod provision;
 pub mod published;

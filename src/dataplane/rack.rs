@@ -13,6 +13,7 @@ use crate::dataplane::buffer::{Burst, Message};
 use crate::dataplane::counters::Counters;
 use crate::dataplane::maintain::Slice;
 use crate::dataplane::memory::{MemoryBuffer, MemorySink};
+use crate::dataplane::originate::{Consignment, Original, Originals, Sent};
 use crate::dataplane::shard::{Shard, ShardSize};
 use crate::nat::expiry::SweepBudget;
 use crate::nat::policy::Policy;
@@ -115,6 +116,24 @@ impl Rack {
         let before = self.announced.replace(self.policy.clone());
         self.shards[0].announce(&self.policy, before.as_deref(), &mut self.sinks[0]);
         self.collect()
+    }
+
+    /// Has a worker send a batch of the gateway's own packets; returns what became of each, and the frames.
+    pub fn originate(
+        &mut self,
+        worker: WorkerId,
+        packets: Vec<Original>,
+    ) -> (Vec<Sent>, Vec<(PortId, Vec<u8>)>) {
+        let (back, receiver) = crossbeam_channel::bounded(1);
+        let batch = Originals::new(packets);
+        let mut consignment = Consignment { batch, back };
+        let at = worker.index();
+        let (shard, sink) = (&mut self.shards[at], &mut self.sinks[at]);
+        while !shard.send_consignment(&self.policy, self.now, &mut consignment, sink) {}
+        let results = receiver
+            .try_recv()
+            .map_or_else(|_| Vec::new(), |b| b.results);
+        (results, self.collect())
     }
 
     /// Swaps the policy, as a reload does.

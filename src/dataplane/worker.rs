@@ -21,6 +21,7 @@ use crate::dataplane::buffer::{BURST, Buffer, Burst, Message, Sink};
 use crate::dataplane::clock::Clock;
 use crate::dataplane::counters::Counters;
 use crate::dataplane::maintain::Slice;
+use crate::dataplane::originate::Consignment;
 use crate::dataplane::published::Reader;
 use crate::dataplane::shard::Shard;
 use crate::gateway::neighbour::Neighbours;
@@ -122,7 +123,7 @@ pub struct WorkerShared {
 /// Shared numbers of all workers, padded against false sharing.
 pub type WorkerNumbers = Arc<CachePadded<WorkerShared>>;
 
-/// What a job may look at and change.
+/// What a question may look at and change.
 pub struct JobContext<'a> {
     /// The worker.
     pub worker: WorkerId,
@@ -144,7 +145,7 @@ pub struct JobContext<'a> {
     pub held: u64,
 }
 
-/// Whether a job wants another slice.
+/// Whether a question wants another slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// Call again in the next loop.
@@ -155,7 +156,15 @@ pub enum Progress {
 
 /// Work that management asks a worker to do between batches, one small slice per loop: listings, counters, clearing. It
 /// must stay short (some hundred entries) and must not block.
-pub type Job = Box<dyn FnMut(&mut JobContext<'_>) -> Progress + Send>;
+pub type Question = Box<dyn FnMut(&mut JobContext<'_>) -> Progress + Send>;
+
+/// Something for a worker to do between batches.
+pub enum Job {
+    /// To look at its state, or change it.
+    Ask(Question),
+    /// To send packets of the gateway's own.
+    Send(Consignment),
+}
 
 /// How an idle worker behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -258,20 +267,7 @@ impl<B: Buffer> Worker<B> {
             }
             if let Some(current) = &mut job {
                 work += 1;
-                let held = shard.held() + sink.pending();
-                sink.settle(&mut shard.counters);
-                let mut context = JobContext {
-                    worker: shard.id,
-                    policy: snapshot,
-                    now,
-                    nat: &mut shard.nat,
-                    nat_v6: &mut shard.nat_v6,
-                    neighbours: &mut shard.neighbours,
-                    counters: &mut shard.counters,
-                    accounts: &shard.accounts,
-                    held,
-                };
-                if current(&mut context) == Progress::Done {
+                if run(current, &mut shard, snapshot, now, &mut sink) == Progress::Done {
                     job = None;
                 }
             }
@@ -310,6 +306,38 @@ impl<B: Buffer> Worker<B> {
         sink.settle(&mut shard.counters);
         shard.counters
     }
+}
+
+/// Runs a slice of a job.
+fn run<B: Buffer>(
+    job: &mut Job,
+    shard: &mut Shard<B>,
+    policy: &Policy,
+    now: Now,
+    sink: &mut WorkerSink<B>,
+) -> Progress {
+    let question = match job {
+        Job::Ask(question) => question,
+        Job::Send(consignment) => {
+            return match shard.send_consignment(policy, now, consignment, sink) {
+                true => Progress::Done,
+                false => Progress::Again,
+            };
+        }
+    };
+    let held = shard.held() + sink.pending();
+    sink.settle(&mut shard.counters);
+    question(&mut JobContext {
+        worker: shard.id,
+        policy,
+        now,
+        nat: &mut shard.nat,
+        nat_v6: &mut shard.nat_v6,
+        neighbours: &mut shard.neighbours,
+        counters: &mut shard.counters,
+        accounts: &shard.accounts,
+        held,
+    })
 }
 
 /// The maintenance due after `elapsed` milliseconds: a whole turn over the sessions takes a second, or as long as two million

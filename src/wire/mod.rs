@@ -10,6 +10,7 @@
 //! | [`arp`], [`nd`] | neighbour resolution | 826, 4861 |
 //! | [`ipv4`], [`ipv6`] | network headers, fragmentation | 791, 8200 |
 //! | [`tcp`], [`udp`], [`icmp`], [`reset`] | transports, ICMP errors, TCP resets | 9293, 768, 792, 4443 |
+//! | [`datagram`] | whole UDP datagrams of the gateway's own | 768 |
 //! | [`sctp`] | SCTP's header, the chunks that begin and end an association | 9260 |
 //! | [`checksum`], [`crc32c`] | full and incremental checksums | 1071, 1624, 9260 |
 //! | [`plain`] | the short way through plain TCP and UDP packets | 791, 9293, 768 |
@@ -22,6 +23,7 @@
 pub mod arp;
 pub mod checksum;
 pub mod crc32c;
+pub mod datagram;
 pub mod ethernet;
 pub mod gre;
 pub mod icmp;

@@ -32,6 +32,7 @@ mod mappings;
 mod mtu;
 mod nat66;
 mod neighbours;
+mod originate;
 mod parity;
 mod pptp;
 mod realms;

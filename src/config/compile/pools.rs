@@ -235,9 +235,12 @@ impl Compiler<'_> {
         }
     }
 
-    /// Ports of port forwards and services: allocation never hands them out.
+    /// Ports of port forwards and services, and those the gateway itself sends from: allocation never hands them out.
     fn reserved(&self) -> PortMask {
         let mut mask = PortMask::none().clone();
+        for &port in &self.config.own_ports {
+            mask.reserve(PortSpace::Udp, PortRange::new(port, port));
+        }
         for rule in &self.config.port_forwards {
             for &(first, last) in rule.dport.ranges() {
                 for (protocol, space) in RESERVED {

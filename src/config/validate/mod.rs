@@ -13,7 +13,7 @@ mod rules;
 mod services;
 mod system;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) use pools::blocks_of;
 
@@ -60,6 +60,7 @@ pub(super) fn validate(raw: &Raw, findings: &mut Findings) -> Validated {
         port_forwards: rules::port_forwards(&raw.port_forward, &names, &realms, findings),
         services: services::services(&raw.service, &names, findings),
         filter: filter::filter(&raw.filter, &names, findings),
+        own_ports: BTreeSet::new(),
         sets: names.sets,
         system,
         ports,

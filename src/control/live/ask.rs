@@ -6,6 +6,7 @@
 
 use crate::base::PortId;
 use crate::base::time::Now;
+use crate::dataplane::originate::{Consignment, Original, Originals};
 use crate::dataplane::worker::{
     Job, JobContext, PortQueues, Progress, QueueNumbers, WorkerNumbers,
 };
@@ -106,12 +107,22 @@ impl WorkerHandle {
         mut work: impl FnMut(&mut JobContext<'_>) -> T + Send + 'static,
     ) -> Option<Receiver<T>> {
         let (answer, receiver) = bounded(1);
-        let job: Job = Box::new(move |context| {
+        let job = Job::Ask(Box::new(move |context| {
             // Nobody may be waiting any more; that is no concern of the worker.
             let _ = answer.try_send(work(context));
             Progress::Done
-        });
+        }));
         // A full queue means that the worker has not run any of the last jobs.
+        self.jobs.try_send(job).ok().map(|()| receiver)
+    }
+
+    /// Has the worker send packets of the gateway's own, in order; the batch comes back through the returned channel with
+    /// what became of each, some microseconds per hundred packets later. Nobody needs to wait for it. `None`, and nothing is
+    /// sent, when the worker has not run its last jobs; it can be tried again.
+    pub fn send(&self, packets: Vec<Original>) -> Option<Receiver<Originals>> {
+        let (back, receiver) = bounded(1);
+        let batch = Originals::new(packets);
+        let job = Job::Send(Consignment { batch, back });
         self.jobs.try_send(job).ok().map(|()| receiver)
     }
 
@@ -153,7 +164,7 @@ fn span<T: Send + 'static>(
     let mut rows = Vec::with_capacity(SPAN as usize);
     let (mut at, mut matched) = (from, 0);
     let last = from.saturating_add(SPAN);
-    Box::new(move |context| {
+    Job::Ask(Box::new(move |context| {
         let table = high_water(context);
         let stop = at.saturating_add(SLICE).min(last).min(table);
         matched += visit(context, at..stop.max(at), &mut rows);
@@ -170,7 +181,7 @@ fn span<T: Send + 'static>(
         };
         let _ = answer.try_send(part);
         Progress::Done
-    })
+    }))
 }
 
 /// Asks all workers the same question at once. The answers come in the workers' order; those of stalled workers are missing
