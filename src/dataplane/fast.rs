@@ -27,10 +27,10 @@ use crate::dataplane::buffer::{BURST, Buffer, Burst, Incoming, Sink};
 use crate::dataplane::egress::{arrival, clamp_mss, frame, is_syn};
 use crate::dataplane::family::Ip;
 use crate::dataplane::identification::number_piece;
-use crate::dataplane::knock::{Knocks, LOOK_FAR, LOOK_NEAR};
+use crate::dataplane::new_flows::Knocks;
 use crate::dataplane::shard::Shard;
 use crate::flow::hash::Hash;
-use crate::flow::key::{FlowKey, of_port_word, port_word};
+use crate::flow::key::{of_port_word, port_word};
 use crate::flow::session::{Egress, FlowEntry, NONE, SessionIndex};
 use crate::gateway::interface::Interface;
 use crate::gateway::neighbour::NeighbourId;
@@ -283,72 +283,6 @@ impl<B: Buffer> Shard<B> {
         }
     }
 
-    /// Plain packets that no session claimed, and the unusual ones between them, as a batch of their own: in order, so that
-    /// the packets of a flow stay in theirs. The first of a flow opens it for the others.
-    #[inline(never)]
-    fn new_flows<A: Ip>(
-        &mut self,
-        policy: &Policy,
-        now: Now,
-        port: PortId,
-        later: Burst<B>,
-        sink: &mut impl Sink<B>,
-    ) {
-        let created = A::nat(&self.nat, &self.nat_v6).counts.created;
-        let count = later.len();
-        let mut later = later.into_iter();
-        for step in 0..count + LOOK_FAR {
-            if let Some(far) = later.as_slice().get(step + later.len() - count) {
-                self.look_ahead::<A>(policy, port, step, far);
-            }
-            if let Some(near) = step.checked_sub(LOOK_NEAR).filter(|near| *near < count) {
-                self.look_closer::<A>(near);
-            }
-            let Some(at) = step.checked_sub(LOOK_FAR) else {
-                continue;
-            };
-            if let Some(buffer) = later.next() {
-                self.new_flow::<A>(policy, now, port, (at, created), buffer, sink);
-            }
-        }
-    }
-
-    /// The packet that is at position `at` of those for [`Shard::new_flows`], which began after `created` sessions.
-    #[inline]
-    fn new_flow<A: Ip>(
-        &mut self,
-        policy: &Policy,
-        now: Now,
-        port: PortId,
-        (at, created): (usize, u64),
-        buffer: B,
-        sink: &mut impl Sink<B>,
-    ) {
-        let nat = A::nat(&self.nat, &self.nat_v6);
-        let batch = A::batch(&mut self.batch, &mut self.batch_v6);
-        let (lane, by_hand) = (batch.later[at], batch.later[at] & BY_HAND != 0);
-        let lane = usize::from(lane) % BURST;
-        let (hash, key) = (batch.hashes[lane], batch.keys[lane]);
-        let knock = batch.knocks[at];
-        // The first packet of a flow may have opened it for this one.
-        let opened = nat.counts.created != created;
-        let known = by_hand || (opened && nat.find_block(NONE, hash, key).is_some());
-        let refusal = || knock?.refusal(&self.nat, policy, now);
-        if !known && let Some(reason) = refusal() {
-            return self.discard(buffer, reason, sink);
-        }
-        let parsed = parse(buffer.bytes()).ok().filter(|_| !known);
-        let ingress = parsed.and_then(|packet| policy.receiving(port, packet.vlan));
-        let (Some(packet), Some(ingress)) = (parsed, ingress) else {
-            return self.by_hand(policy, now, port, buffer, sink);
-        };
-        let incoming = incoming(buffer, ingress.id);
-        let realm = policy.realm_of(incoming.ingress);
-        let tuple = A::tuple(incoming.buffer.bytes(), &packet);
-        let key = FlowKey::new(tuple, packet.protocol, realm);
-        self.miss(policy, now, incoming, &packet, &key, sink);
-    }
-
     /// First stage: the frames of `lanes`, with which `unread` begins.
     #[inline(always)]
     fn read_headers<A: Ip>(
@@ -457,7 +391,7 @@ impl<B: Buffer> Shard<B> {
 
     /// Any packet, by itself: parse, find the interface, look its flow up or sort it.
     #[inline(never)]
-    fn by_hand(
+    pub(super) fn by_hand(
         &mut self,
         policy: &Policy,
         now: Now,
@@ -598,7 +532,7 @@ impl<B: Buffer> Shard<B> {
     }
 }
 
-fn incoming<B>(buffer: B, ingress: InterfaceId) -> Incoming<B> {
+pub(super) fn incoming<B>(buffer: B, ingress: InterfaceId) -> Incoming<B> {
     Incoming {
         buffer,
         ingress,
