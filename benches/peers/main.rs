@@ -144,7 +144,7 @@ struct Bench {
     dir: tempfile::TempDir,
 }
 
-/// Packets per second by direction: `out`, `both`.
+/// Packets per second by direction: `out`, `both`; `new`: sessions opened per second.
 type Rates = Vec<(&'static str, f64)>;
 
 fn main() -> Result<()> {
@@ -213,7 +213,7 @@ fn rounds(bench: &Bench, rounds: u32) -> Result<Vec<Row>> {
         }
     }
     let mut rows = Vec::new();
-    for direction in ["out", "both"] {
+    for direction in ["out", "both", "new"] {
         let of = |turns: &[Rates]| -> Vec<f64> {
             let rates = turns.iter().flatten();
             rates
