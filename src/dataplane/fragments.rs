@@ -8,7 +8,7 @@ use crate::dataplane::buffer::{Buffer, Incoming, Sink};
 use crate::dataplane::family::Ip;
 use crate::dataplane::shard::Shard;
 use crate::dataplane::steering;
-use crate::nat::fragments::{DatagramKey, HELD_PER_DATAGRAM, Shown, Span};
+use crate::nat::fragments::{DatagramKey, HELD_PER_DATAGRAM, Shown, Span, Upper};
 use crate::nat::policy::Policy;
 use crate::wire::parse::Parsed;
 
@@ -24,8 +24,9 @@ impl<B: Buffer> Shard<B> {
         sink: &mut impl Sink<B>,
     ) {
         let mut with_ports = *packet;
-        if let Some(Shown { ports, length, .. }) = incoming.shown {
-            (with_ports.source_port, with_ports.destination_port) = ports;
+        if let Some(Shown { upper, length, .. }) = incoming.shown {
+            with_ports.protocol = upper.protocol;
+            (with_ports.source_port, with_ports.destination_port) = upper.ports;
             with_ports.fragment.datagram = length;
             return self.lookup::<A>(policy, now, incoming, &with_ports, sink);
         }
@@ -98,10 +99,13 @@ impl<B: Buffer> Shard<B> {
         key: &DatagramKey,
         sink: &mut impl Sink<B>,
     ) {
-        let ports = (packet.source_port, packet.destination_port);
+        let upper = Upper {
+            protocol: packet.protocol,
+            ports: (packet.source_port, packet.destination_port),
+        };
         let number = || self.identification.next(policy);
         let span = Span::of(packet);
-        let learned = self.fragments.learn(key, span, ports, number, now.millis);
+        let learned = self.fragments.learn(key, span, upper, number, now.millis);
         let refused = match learned {
             Ok(Some(shown)) => {
                 self.with_first(policy, now, incoming, shown, sink);

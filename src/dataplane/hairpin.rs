@@ -77,7 +77,7 @@ impl<B: Buffer> Shard<B> {
         self.accounts.packet(session.rule, packet.ip_length);
         if let Some(shown) = &mut incoming.shown {
             let to = session.leaving(direction);
-            shown.ports = (to.source_port, to.destination_port);
+            shown.upper.ports = (to.source_port, to.destination_port);
         }
         self.loop_back(policy, incoming, home, sink);
     }

@@ -1,6 +1,7 @@
 //! Fragments of translated packets: virtual reassembly (RFC 4787 REQ-14, RFC 6888).
 //!
-//! Only the first fragment of a datagram carries ports. It teaches the table which ports the datagram has; every other
+//! Only the first fragment of a datagram carries ports. It teaches the table which ports the datagram has (and in IPv6, which
+//! protocol); every other
 //! fragment is then looked up as if it carried them, and only its addresses are rewritten. Fragments that come before the
 //! first one wait, within bounds, so order does not matter and nothing is reassembled.
 //!
@@ -31,7 +32,7 @@ use hashbrown::HashTable;
 use crate::base::{DropReason, RealmId};
 use crate::flow::hash::{Hash, Hasher};
 use crate::wire::SCTP;
-use crate::wire::parse::Parsed;
+use crate::wire::parse::{Network, Parsed};
 
 /// How long a datagram's fragments belong together, from the first one seen. RFC 6146's FRAGMENT_MIN is 2 s.
 pub const LIFETIME_MILLIS: u64 = 2_000;
@@ -39,7 +40,8 @@ pub const LIFETIME_MILLIS: u64 = 2_000;
 /// Fragments of one datagram that may wait for the first one: 64 KiB in pieces of 1,480 bytes are 45.
 pub const HELD_PER_DATAGRAM: usize = 48;
 
-/// What identifies the datagram a fragment belongs to (RFC 791: source, destination, protocol, identification).
+/// What identifies the datagram a fragment belongs to: in IPv4 source, destination, protocol and identification (RFC 791), in
+/// IPv6 all but the protocol, which only the first one shows (RFC 8200 section 4.5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DatagramKey {
     /// Source address; IPv4 ones are below 2³².
@@ -48,7 +50,7 @@ pub struct DatagramKey {
     pub destination: u128,
     /// Identification.
     pub id: u32,
-    /// Protocol.
+    /// Protocol; 0 in IPv6.
     pub protocol: u8,
     /// Realm.
     pub realm: RealmId,
@@ -65,14 +67,12 @@ impl DatagramKey {
             source: source.into(),
             destination: destination.into(),
             id: packet.fragment.id,
-            protocol: packet.protocol,
+            protocol: match packet.network {
+                Network::Ipv6 => 0,
+                _ => packet.protocol,
+            },
             realm,
         }
-    }
-
-    /// Whether pieces forwarded as `shown` have to wait for the last one.
-    fn waits(&self, shown: Shown) -> bool {
-        self.protocol == SCTP && shown.length.is_none()
     }
 
     fn from(&self) -> Source {
@@ -93,18 +93,31 @@ impl DatagramKey {
     }
 }
 
-/// The ports of a datagram (source, destination), as its first fragment shows them.
-pub type Ports = (u16, u16);
+/// What the first fragment of a datagram shows of the header above IP's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Upper {
+    /// Protocol.
+    pub protocol: u8,
+    /// Source and destination port.
+    pub ports: (u16, u16),
+}
 
 /// What a datagram's pieces are forwarded with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Shown {
-    /// The ports its first one has shown.
-    pub ports: Ports,
+    /// What its first one has shown.
+    pub upper: Upper,
     /// The identification they get where their source is translated.
     pub number: u16,
     /// Bytes of the datagram, once its last one was seen.
     pub length: Option<u16>,
+}
+
+impl Shown {
+    /// Whether pieces forwarded with this have to wait for the last one.
+    fn waits(self) -> bool {
+        self.upper.protocol == SCTP && self.length.is_none()
+    }
 }
 
 /// Who sends fragments.
@@ -243,10 +256,10 @@ impl<B> Fragments<B> {
             return Ok(None);
         };
         let shown = datagram.admit(span, shown)?;
-        Ok(Some(shown).filter(|shown| !key.waits(*shown)))
+        Ok(Some(shown).filter(|shown| !shown.waits()))
     }
 
-    /// Takes the ports from a first fragment; `number` draws the identification of a datagram that is new. `None` where it has
+    /// Takes from a first fragment what it shows; `number` draws the identification of a datagram that is new. `None` where it has
     /// to wait for the last one; else fragments that waited for it come out of [`Fragments::release`] then.
     ///
     /// # Errors
@@ -256,7 +269,7 @@ impl<B> Fragments<B> {
         &mut self,
         key: &DatagramKey,
         span: Span,
-        ports: Ports,
+        upper: Upper,
         number: impl FnOnce() -> u16,
         now_millis: u64,
     ) -> Result<Option<Shown>, DropReason> {
@@ -265,11 +278,11 @@ impl<B> Fragments<B> {
         if known.is_none() && datagram.pieces.is_empty() {
             datagram.length = None;
         }
-        if known.is_some_and(|shown| shown.ports != ports) {
+        if known.is_some_and(|shown| shown.upper != upper) {
             datagram.refused = true;
         }
         let shown = known.unwrap_or_else(|| Shown {
-            ports,
+            upper,
             number: number(),
             length: None,
         });
@@ -279,7 +292,7 @@ impl<B> Fragments<B> {
             self.headless -= 1;
             self.account(key.from(), |used| used.headless -= 1);
         }
-        Ok(Some(shown).filter(|shown| !key.waits(*shown)))
+        Ok(Some(shown).filter(|shown| !shown.waits()))
     }
 
     /// Keeps a fragment until the one it waits for arrives.

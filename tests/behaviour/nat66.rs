@@ -245,42 +245,47 @@ fn neighbours_find_pool_addresses() {
     assert_eq!((body[0], &body[8..24]), (136, &target.octets()[..]));
 }
 
+/// With options behind the fragment header too, where only the first piece shows the transport (RFC 8200 section 4.5).
 #[test]
 fn fragments_are_translated_in_any_order() {
     let whole = udp6(LAN, (INSIDE, 4000), (OUTSIDE, 53), &[0x61; 56]);
-    let pieces: Vec<Vec<u8>> = whole[54..]
-        .chunks(24)
-        .enumerate()
-        .map(|(i, chunk)| {
-            let mut frame = whole[..54].to_vec();
-            frame[18..20].copy_from_slice(&((8 + chunk.len()) as u16).to_be_bytes());
-            frame[20] = 44;
-            frame.extend([17, 0]);
-            frame.extend(((i * 24) as u16 | u16::from(i < 2)).to_be_bytes());
-            frame.extend([0, 0, 0x12, 0x34]);
-            frame.extend_from_slice(chunk);
-            frame
-        })
-        .collect();
-    everywhere(|workers, receiver| {
-        let mut rack = lab(workers, MASQUERADE);
-        assert!(send(&mut rack, receiver, LAN, &pieces[2]).is_empty());
-        let mut sent = send(&mut rack, 0, LAN, &pieces[0]);
-        sent.extend(send(&mut rack, receiver, LAN, &pieces[1]));
-        assert_eq!(sent.len(), 3);
-        let mut payload = [0; 64];
-        for piece in &sent {
-            let got = six(piece);
-            assert_eq!(got.source.0, at(GATEWAY, 0).0);
-            let offset = usize::from(u16::from_be_bytes([piece.1[56], piece.1[57]]) & 0xfff8);
-            payload[offset..offset + piece.1.len() - 62].copy_from_slice(&piece.1[62..]);
-        }
-        let ends = (
-            ipv6::source(&sent[0].1, 14),
-            ipv6::destination(&sent[0].1, 14),
-        );
-        assert_eq!(checksum::transport_v6(ends.0, ends.1, 17, &payload), 0);
-    });
+    for (next, options) in [(17, &[][..]), (60, &[17, 0, 1, 4, 0, 0, 0, 0][..])] {
+        let body = [options, &whole[54..]].concat();
+        let pieces: Vec<Vec<u8>> = (0..3).map(|i| piece6(&whole, next, &body, i)).collect();
+        everywhere(|workers, receiver| {
+            let mut rack = lab(workers, MASQUERADE);
+            assert!(send(&mut rack, receiver, LAN, &pieces[2]).is_empty());
+            let mut sent = send(&mut rack, 0, LAN, &pieces[0]);
+            sent.extend(send(&mut rack, receiver, LAN, &pieces[1]));
+            assert_eq!(sent.len(), 3);
+            let mut got = vec![0; body.len()];
+            for piece in &sent {
+                assert_eq!(six(piece).source.0, at(GATEWAY, 0).0);
+                let offset = usize::from(u16::from_be_bytes([piece.1[56], piece.1[57]]) & 0xfff8);
+                got[offset..offset + piece.1.len() - 62].copy_from_slice(&piece.1[62..]);
+            }
+            let ends = (
+                ipv6::source(&sent[0].1, 14),
+                ipv6::destination(&sent[0].1, 14),
+            );
+            let datagram = &got[options.len()..];
+            assert_eq!(checksum::transport_v6(ends.0, ends.1, 17, datagram), 0);
+            assert_eq!(got[..options.len()], *options);
+        });
+    }
+}
+
+/// Piece `i` of three of `body`, which begins with a header `next`, in a packet between the addresses of `whole`.
+fn piece6(whole: &[u8], next: u8, body: &[u8], i: usize) -> Vec<u8> {
+    let chunk = body.chunks(24).nth(i).unwrap();
+    let mut frame = whole[..54].to_vec();
+    frame[18..20].copy_from_slice(&((8 + chunk.len()) as u16).to_be_bytes());
+    frame[20] = 44;
+    frame.extend([next, 0]);
+    frame.extend(((i * 24) as u16 | u16::from(i < 2)).to_be_bytes());
+    frame.extend([0, 0, 0x12, 0x34]);
+    frame.extend_from_slice(chunk);
+    frame
 }
 
 /// Extension headers stay where they are, and the transport behind them is translated.

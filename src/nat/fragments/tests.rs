@@ -26,8 +26,18 @@ const FIRST: Span = Span {
     last: false,
 };
 
+/// What the first piece of a datagram shows that goes between these ports.
+fn upper(protocol: u8, source: u16, destination: u16) -> Upper {
+    Upper {
+        protocol,
+        ports: (source, destination),
+    }
+}
+
 fn begin(fragments: &mut Fragments<u32>, key: &DatagramKey, now: u64) -> Result<(), DropReason> {
-    fragments.learn(key, FIRST, (1, 2), || 9, now).map(|_| ())
+    fragments
+        .learn(key, FIRST, upper(17, 1, 2), || 9, now)
+        .map(|_| ())
 }
 
 fn table(capacity: usize) -> Fragments<u32> {
@@ -43,12 +53,12 @@ fn early_fragments_wait_for_the_first_in_order() {
     }
     let shown = Shown {
         length: None,
-        ports: (4000, 53),
+        upper: upper(17, 4000, 53),
         number: 7,
     };
-    let learned = fragments.learn(&key(1), FIRST, (4000, 53), || 7, 5);
+    let learned = fragments.learn(&key(1), FIRST, upper(17, 4000, 53), || 7, 5);
     assert_eq!(learned, Ok(Some(shown)));
-    let again = fragments.learn(&key(1), FIRST, (4000, 53), || 8, 5);
+    let again = fragments.learn(&key(1), FIRST, upper(17, 4000, 53), || 8, 5);
     assert_eq!(again, Ok(Some(shown)), "an exact duplicate");
     let mut out = Vec::new();
     fragments.release(&key(1), |b| out.push(b));
@@ -177,7 +187,7 @@ fn an_overlap_takes_the_datagram_with_it() {
     assert_eq!(begin(&mut fragments, &key(2), 0), Err(reason));
     // Another first one with other ports.
     begin(&mut fragments, &key(3), 0).unwrap();
-    let other = fragments.learn(&key(3), FIRST, (1, 3), || 9, 0);
+    let other = fragments.learn(&key(3), FIRST, upper(17, 1, 3), || 9, 0);
     assert_eq!(other, Err(reason));
     // The same number again once the datagram is complete is another datagram.
     begin(&mut fragments, &key(4), 0).unwrap();
@@ -186,9 +196,9 @@ fn an_overlap_takes_the_datagram_with_it() {
         ..piece(0)
     };
     assert!(fragments.later(&key(4), last).is_ok());
-    let next = fragments.learn(&key(4), FIRST, (1, 3), || 10, 0);
+    let next = fragments.learn(&key(4), FIRST, upper(17, 1, 3), || 10, 0);
     assert_eq!(
-        next.map(|shown| shown.map(|s| (s.ports, s.number))),
+        next.map(|shown| shown.map(|s| (s.upper.ports, s.number))),
         Ok(Some(((1, 3), 10)))
     );
 }
@@ -204,7 +214,7 @@ fn pieces_of_sctp_wait_for_the_first_and_the_last() {
         ..piece(1)
     };
     let shown = Some(Shown {
-        ports: (1, 2),
+        upper: upper(132, 1, 2),
         number: 9,
         length: Some(last.end),
     });
@@ -213,7 +223,10 @@ fn pieces_of_sctp_wait_for_the_first_and_the_last() {
     assert_eq!(fragments.later(&key, piece(0)), Ok(None));
     fragments.hold(&key, piece(0), 2, 0).unwrap();
     for n in [1, 0] {
-        assert_eq!(fragments.learn(&key, FIRST, (1, 2), || 9, 0), Ok(None));
+        assert_eq!(
+            fragments.learn(&key, FIRST, upper(132, 1, 2), || 9, 0),
+            Ok(None)
+        );
         fragments.hold(&key, FIRST, n, 0).unwrap();
     }
     assert_eq!(fragments.later(&key, last), Ok(shown));
@@ -221,10 +234,16 @@ fn pieces_of_sctp_wait_for_the_first_and_the_last() {
     fragments.release(&key, |b| out.push(b));
     assert_eq!((out, fragments.held()), (vec![0, 1, 2], 0));
     // The next datagram with the number of the last one, which was complete, is of another length.
-    assert_eq!(fragments.learn(&key, FIRST, (1, 2), || 9, 0), Ok(None));
+    assert_eq!(
+        fragments.learn(&key, FIRST, upper(132, 1, 2), || 9, 0),
+        Ok(None)
+    );
     // The last one first.
     let key = DatagramKey { id: 2, ..key };
     fragments.hold(&key, last, 3, 0).unwrap();
-    assert_eq!(fragments.learn(&key, FIRST, (1, 2), || 9, 0), Ok(shown));
+    assert_eq!(
+        fragments.learn(&key, FIRST, upper(132, 1, 2), || 9, 0),
+        Ok(shown)
+    );
     assert_eq!(fragments.later(&key, piece(0)), Ok(shown));
 }
