@@ -17,7 +17,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 # Set, it would leave out half of the namespace tests; it serves work on the tests, not their verdict.
 unexport NATGATE_LAB
 
-.PHONY: all setup build demo test test-deep test-vm lint unit end-to-end instructions bench install
+.PHONY: all setup build demo test test-deep test-vm mutants lint unit end-to-end instructions bench install
 
 all: build
 
@@ -62,6 +62,11 @@ fuzz: setup
 test-deep: setup
 	NATGATE_MODEL_STEPS=$${NATGATE_MODEL_STEPS:-50000000} NATGATE_MODEL_DEPTH=$${NATGATE_MODEL_DEPTH:-8} \
 		$(CARGO) test --release --locked --no-default-features --test model -- --nocapture
+
+# What the tests would not notice in wire, flow and nat: every mutant of cargo-mutants (`cargo install --locked
+# cargo-mutants`), in one build. An hour or two, to be stopped and taken up at will; see docs/mutants.md.
+mutants: setup
+	CARGO='$(CARGO)' tests/mutants/mutants.py $(MUTANTS)
 
 # Instructions per packet, in the release profile: fails when they grow by more than 3 %.
 instructions: setup
