@@ -232,7 +232,7 @@ impl Allocator {
                 }
                 done => return done,
             }
-            start = start % request.pool.active_count() + 1;
+            start += 1;
         }
         Err(refusal)
     }

@@ -123,7 +123,7 @@ impl Lab {
         self.ask_for(subscriber, PortSpace::Udp, port, None)
     }
 
-    fn ask_for(
+    pub(super) fn ask_for(
         &mut self,
         subscriber: SubscriberIndex,
         space: PortSpace,

@@ -133,6 +133,19 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
+    fn words_without_a_free_unit_are_skipped() {
+        let map = Bitmap::free(200);
+        assert_eq!(map.next_word(0, 3), Some(0));
+        assert!((0..64).all(|bit| map.claim(bit)));
+        assert_eq!(map.next_word(0, 3), Some(1));
+        assert!((128..200).all(|bit| map.claim(bit)));
+        assert_eq!(map.next_word(2, 3), None);
+        map.release(199);
+        assert_eq!(map.next_word(2, 3), Some(3));
+        assert_eq!(map.word(199), 1 << 7, "and none beyond the last unit");
+    }
+
+    #[test]
     fn agrees_with_a_set_under_random_histories() {
         for bits in [1u32, 63, 64, 65, 4096, 5000] {
             let map = Bitmap::free(bits);

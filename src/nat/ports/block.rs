@@ -320,7 +320,7 @@ impl BlockPorts {
         allowed: &Allowed<'_>,
         random: &mut Random,
     ) -> Option<u32> {
-        let start = low + random.below((high + 1).checked_sub(low).filter(|&n| n > 0)?);
+        let start = low + random.below((high + 1).checked_sub(low)?);
         let useful = |word| self.useful_blocks(word, allowed);
         let claim = |from, to| self.free_blocks.claim_in(from, to, useful);
         claim(start, high).or_else(|| (low < start).then(|| claim(low, start - 1)).flatten())

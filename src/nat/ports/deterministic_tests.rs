@@ -121,3 +121,18 @@ fn overflow_comes_after_the_own_ports_and_within_its_limit() {
     assert_eq!(usage.usage(PortSpace::Udp).free, 0);
     assert_eq!(usage.errors(), 0);
 }
+
+#[test]
+fn protocols_without_ports_leave_with_the_own_address_unless_it_drains() {
+    let (externals, pool) = deterministic(None, 0);
+    let mut refs = pool.externals().to_vec();
+    refs[0].draining = true;
+    let pool = Pool::new(pool.policy().clone(), refs);
+    let mut lab = Lab::worker(externals, pool, 0);
+    let (first, last, stranger) = (lab.host(1), lab.host(6), lab.host(7));
+    let address = |host| lab.allocator.address(&lab.subscribers, &lab.pool, host);
+    assert_eq!(address(first), None, "its address drains");
+    assert_eq!(address(last), Some(IpAddr::from([203, 0, 113, 2])));
+    assert_eq!(address(stranger), None);
+    assert_eq!(lab.ask(first, 1), Err(DropReason::PoolDraining));
+}

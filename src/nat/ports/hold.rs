@@ -119,6 +119,13 @@ mod tests {
         assert_eq!(queue.release_due(Tick(12), 1, |e| out.push(e.port)), 1);
         assert_eq!(queue.release_due(Tick(12), 9, |e| out.push(e.port)), 1);
         assert_eq!((out, queue.len()), (vec![2, 3], 1));
-        assert_eq!(HoldQueue::new(0).push(held(1, 9)), Some(held(1, 9)));
+        assert!(!queue.is_empty());
+        let mut none = HoldQueue::new(0);
+        assert_eq!(none.push(held(1, 9)), Some(held(1, 9)));
+        assert_eq!((none.is_empty(), none.overflows()), (true, 1));
+        assert_eq!(queue.push(held(5, 14)), None);
+        assert_eq!(queue.push(held(6, 15)), None);
+        assert_eq!(queue.push(held(7, 16)), Some(held(4, 13)));
+        assert_eq!(queue.overflows(), 2);
     }
 }

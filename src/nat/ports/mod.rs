@@ -55,6 +55,8 @@ mod block_tests;
 #[cfg(test)]
 mod deterministic_tests;
 #[cfg(test)]
+mod edge_tests;
+#[cfg(test)]
 mod sharing_tests;
 
 /// The most workers that can lease ports: the owner byte of a port keeps one bit for "resting".
