@@ -91,6 +91,7 @@ drop_reasons! {
     IcmpType "icmp_type" "An ICMP type that is neither a query nor an error natgate translates.";
     HairpinLoop "hairpin_loop" "A packet came back to the translator more often than a hairpin can.";
     OwnService "own_service" "A packet to the gateway's own address for a service it does not offer.";
+    ControlFull "control_full" "A DHCP message came while the last ones had not been looked at yet; somebody floods the link, or the gateway's management is stuck.";
     HandoffFull "handoff_full" "The ring to the worker that owns the flow was full.";
     TxFull "tx_full" "The transmit queue refused the packet twice; the link is slower than the traffic.";
     LinkDown "link_down" "The outgoing port has no link.";

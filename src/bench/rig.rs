@@ -131,6 +131,7 @@ impl Rig {
                 rings_out,
                 policy: Reader::new(published.clone()),
                 jobs: receiver,
+                heard: None,
                 shared: Arc::new(CachePadded::new(WorkerShared::default())),
                 stop: course.stop.clone(),
                 clock,

@@ -121,7 +121,7 @@ impl Capacity {
         let own: u64 = config
             .interfaces
             .iter()
-            .map(|interface| interface.addresses().count() as u64)
+            .map(|interface| interface.address_count() as u64)
             .sum();
         let pooled: u64 = config
             .pools
@@ -180,7 +180,7 @@ fn pool_capacity(pool: &Pool, config: &Validated) -> PoolCapacity {
         .iter()
         .filter_map(|id| config.interfaces.get(id.index()));
     let followed: u64 = followed
-        .map(|interface| interface.addresses().count() as u64)
+        .map(|interface| interface.address_count() as u64)
         .sum();
     let blocks = pool
         .block

@@ -73,7 +73,8 @@ impl Loaded {
         }
     }
 
-    /// The same with the lists that are in force under `running`, of the exemptions for which `which` says so.
+    /// The same with what is in force under `running` besides its text: the lists of the exemptions for which `which` says so,
+    /// and the leases of interfaces that still ask for one at the same place.
     pub fn with_lists_of(
         mut self,
         running: &Validated,
@@ -94,6 +95,12 @@ impl Loaded {
             {
                 file.list.clone_from(&before.list);
             }
+        }
+        for on in self.validated.interfaces.iter_mut().filter(|on| on.dhcp) {
+            let mut known = running.interfaces.iter();
+            let before = known.find(|known| known.label.name == on.label.name);
+            let before = before.filter(|known| (known.port, known.vlan) == (on.port, on.vlan));
+            on.grant = before.and_then(|known| known.grant.clone());
         }
         self
     }

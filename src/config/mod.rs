@@ -20,6 +20,7 @@ pub mod edit;
 pub mod exemptions;
 pub mod filtering;
 mod followed;
+pub mod interfaces;
 pub mod keys;
 mod layers;
 pub mod matching;
@@ -39,7 +40,7 @@ pub use followed::Followed;
 pub use layers::Text;
 pub use report::{Diagnostic, Report, Severity, nearest};
 pub use validate::pools::MOST_ADDRESSES;
-pub use validated::Validated;
+pub use validated::{UNTIL_A_LEASE, Validated};
 
 use report::Findings;
 

@@ -9,19 +9,24 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net};
 
 pub use super::exemptions::ExemptFile;
 pub use super::filtering::{Filter, FilterRule};
+pub use super::interfaces::{Interface, Urpf};
 pub use super::matching::{AddressList, InterfaceMatch, Match, PortSet, PrefixSet, ProtocolSet};
 pub use super::services::{Backend, Service, ServiceAt};
-use crate::base::{InterfaceId, PoolId, PortId, RealmId, VlanId};
+use crate::base::{InterfaceId, PoolId, RealmId};
 pub use crate::dataplane::device::Device;
+pub use crate::gateway::dhcp::Grant;
 pub use crate::nat::behaviour::Behaviour as Dependence;
 use crate::nat::behaviour::Behaviours;
 use crate::nat::helpers::Helpers;
 use crate::nat::limits::HostLimits;
 use crate::nat::ports::PortSpace;
+
+/// How the warning ends that says so of an interface's address.
+pub const UNTIL_A_LEASE: &str = " is unknown until a lease";
 
 /// A whole configuration without errors.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +80,38 @@ impl Validated {
     pub fn interface(&self, name: &str) -> Option<InterfaceId> {
         let index = self.interfaces.iter().position(|i| i.label.name == name)?;
         Some(InterfaceId(index as u16))
+    }
+
+    /// What speaks against this configuration since addresses were leased: subnets that overlap, an address with two meanings.
+    pub fn conflicts(&self) -> Vec<String> {
+        match self.interfaces.iter().any(|i| i.grant.is_some()) {
+            true => super::validate::conflicts(self),
+            false => Vec::new(),
+        }
+    }
+
+    /// Static routes, one for each next hop: the policy's list begins with them.
+    pub fn static_hops(&self) -> usize {
+        self.routes.iter().map(|route| route.via.len().max(1)).sum()
+    }
+
+    /// Routes that DHCP servers gave, with the interface each leaves by. What the configuration says of a destination counts
+    /// more, and of two servers that of the first interface.
+    pub fn learned_routes(&self) -> Vec<(InterfaceId, Ipv4Net, Option<Ipv4Addr>)> {
+        let mut taken: BTreeSet<(RealmId, IpNet)> = self
+            .routes
+            .iter()
+            .map(|route| (route.realm, route.prefix))
+            .collect();
+        let mut learned = Vec::new();
+        for (id, interface) in (0..).map(InterfaceId).zip(&self.interfaces) {
+            for &(prefix, via) in interface.grant.iter().flat_map(|grant| &grant.routes) {
+                if taken.insert((interface.realm, IpNet::V4(prefix))) {
+                    learned.push((id, prefix, via));
+                }
+            }
+        }
+        learned
     }
 
     /// The pool of this name.
@@ -195,60 +232,6 @@ pub struct Port {
     pub promiscuous: bool,
     /// Descriptors per queue, a power of two.
     pub descriptors: u16,
-}
-
-/// `[[interface]]`: where addresses, routes and rules live.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Interface {
-    /// Name, comment, origin.
-    pub label: Label,
-    /// The port below.
-    pub port: PortId,
-    /// The VLAN on that port; `None` is untagged.
-    pub vlan: Option<VlanId>,
-    /// IPv4 addresses with their subnets; the first is the primary one.
-    pub v4: Vec<Ipv4Net>,
-    /// IPv6 addresses with their subnets; link-local ones are added by the gateway.
-    pub v6: Vec<Ipv6Net>,
-    /// The realm (vrf) the interface's addresses live in.
-    pub realm: RealmId,
-    /// Carry transit traffic arriving here.
-    pub forward: bool,
-    /// Source address verification.
-    pub urpf: Urpf,
-    /// Clamp the MSS of TCP SYNs to this; 0 is off.
-    pub clamp_mss: u16,
-    /// Application helpers for flows that are translated to its addresses without a pool of the configuration.
-    pub helpers: Helpers,
-    /// Largest IP packet, in bytes; never above the port's.
-    pub mtu: u16,
-}
-
-impl Interface {
-    /// The host addresses, IPv4 first.
-    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        let v4 = self.v4.iter().map(|net| IpAddr::V4(net.addr()));
-        v4.chain(self.v6.iter().map(|net| IpAddr::V6(net.addr())))
-    }
-
-    /// Whether `address` is on a subnet of this interface.
-    pub fn is_connected(&self, address: IpAddr) -> bool {
-        match address {
-            IpAddr::V4(v4) => self.v4.iter().any(|net| net.contains(&v4)),
-            IpAddr::V6(v6) => self.v6.iter().any(|net| net.contains(&v6)),
-        }
-    }
-}
-
-/// Source address verification (RFC 3704).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Urpf {
-    /// Off.
-    Off,
-    /// The route back to the source must leave through the receiving interface.
-    Strict,
-    /// There must be a route back to the source.
-    Loose,
 }
 
 /// `[[route]]`.

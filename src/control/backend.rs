@@ -6,9 +6,9 @@
 
 use super::api::{
     Cleared, Config, Counters, DiffRequest, Difference, Drops, EditRequest, ExemptFileState,
-    Explanation, Failure, FailureKind, Filter, Item, ListEnd, Listing, Pool, PoolPorts, Port,
-    Question, Queue, ReloadRequest, Reloaded, RollbackRequest, SaveRequest, Saved, ServiceBackend,
-    Status, Timeouts, Worker,
+    Explanation, Failure, FailureKind, Filter, Item, LeaseView, ListEnd, Listing, Pool, PoolPorts,
+    Port, Question, Queue, ReloadRequest, Reloaded, RollbackRequest, SaveRequest, Saved,
+    ServiceBackend, Status, Timeouts, Worker,
 };
 use std::sync::{Arc, OnceLock};
 
@@ -34,6 +34,8 @@ pub struct Scrape {
     pub services: Vec<ServiceBackend>,
     /// Files that exemptions follow.
     pub exempt_files: Vec<ExemptFileState>,
+    /// DHCP clients.
+    pub leases: Vec<LeaseView>,
     /// Reloads that took effect.
     pub reloads_applied: u64,
     /// Reloads that were refused.

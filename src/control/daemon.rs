@@ -10,6 +10,7 @@ use super::live::counts::Baseline;
 use super::live::exemptions::Watches;
 use super::live::health::{Health, Watch};
 use super::live::holds;
+use super::live::leases;
 use super::live::pulse::Pulse;
 use super::live::records::Records;
 use super::live::refusals::Refusals;
@@ -23,7 +24,7 @@ use crate::config::capacity::ipv6_share;
 use crate::config::compile::{PortFacts, compile};
 use crate::config::validated::{self, Validated};
 use crate::dataplane::affinity;
-use crate::dataplane::buffer::{Buffer, Message};
+use crate::dataplane::buffer::{Buffer, Heard, Message};
 use crate::dataplane::clock::Clock;
 use crate::dataplane::counters::Counters;
 use crate::dataplane::machine;
@@ -109,6 +110,7 @@ pub struct Daemon {
     threads: Vec<JoinHandle<Option<Counters>>>,
     housekeeping: (Sender<()>, JoinHandle<()>),
     health: Watch,
+    leases: leases::Watch,
     // Last: what the driver needs must outlive the threads.
     _keep: Box<dyn Any>,
 }
@@ -137,12 +139,14 @@ pub fn start<B: Buffer>(
     let generation = policy.generation.0;
     let clock = Clock::start();
     let resting = holds::recall(&loaded.validated.system, &policy, clock.now().tick);
+    let (heard, hearing) = bounded(leases::WAITING);
     let mut plant = Plant {
         published: Published::new(Arc::new(policy)),
         stop: Arc::new(AtomicBool::new(false)),
         clock,
         random: entropy()?,
         on_thread: devices.on_thread,
+        heard,
     };
     let size = shard_size(&loaded.validated);
     let idle = match loaded.validated.system.idle {
@@ -178,15 +182,22 @@ pub fn start<B: Buffer>(
         refusals: Mutex::new(Refusals::default()),
         alarms: Mutex::new(Alarms::default()),
         health: Mutex::new(Health::default()),
+        leases: Mutex::new(leases::Views::new()),
         reloads_applied: AtomicU64::new(0),
         reloads_refused: AtomicU64::new(0),
         dpdk_version: devices.dpdk_version,
     });
     let housekeeping = housekeeping(live.clone())?;
     let health = Watch::start(live.clone())?;
+    let leases = leases::Watch::start(
+        live.clone(),
+        hearing,
+        Random::from_seed(plant.random.next_u64()),
+    )?;
     let daemon = Daemon {
         live,
         health,
+        leases,
         stop: plant.stop,
         threads,
         housekeeping,
@@ -239,6 +250,7 @@ impl Daemon {
     pub fn stop(self) -> Vec<Option<Counters>> {
         // While there are still workers to answer its questions.
         self.health.stop();
+        self.leases.stop();
         self.stop.store(true, Ordering::Relaxed);
         let counters = self
             .threads
@@ -260,6 +272,7 @@ struct Plant {
     clock: Clock,
     random: Random,
     on_thread: ThreadHook,
+    heard: Sender<Heard>,
 }
 
 impl Plant {
@@ -278,7 +291,7 @@ impl Plant {
         let secret = [self.random.next_u64(), self.random.next_u64()];
         let (published, stop, clock) = (self.published.clone(), self.stop.clone(), self.clock);
         let queues = QueueHandle::of(&devices.ports);
-        let (shared, hook) = (numbers.clone(), self.on_thread.clone());
+        let (shared, hook, heard) = (numbers.clone(), self.on_thread.clone(), self.heard.clone());
         let body = move || {
             // Built here, and with the help of the cores of the worker's own node, so that the memory is touched first there.
             if let Some(Err(error)) = core.map(|core| affinity::pin_to(machine::cores_near(core))) {
@@ -303,6 +316,7 @@ impl Plant {
                 rings_out,
                 policy,
                 jobs,
+                heard: Some(heard),
                 shared,
                 stop,
                 clock,

@@ -76,6 +76,34 @@ pub enum Message<B> {
     },
 }
 
+/// Longest DHCP message passed on: what fits the usual frame.
+pub const HEARD: usize = 1472;
+
+/// What management wants to hear of, on an interface whose address is leased. One that is not taken ends on the worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a worker fills places of a queue that was allocated once"
+)]
+pub enum Heard {
+    /// A message of a DHCP server.
+    Dhcp {
+        /// Where it came in.
+        interface: InterfaceId,
+        /// The datagram's payload.
+        message: ArrayVec<u8, HEARD>,
+    },
+    /// An answer to an ARP probe.
+    Arp {
+        /// Where it came in.
+        interface: InterfaceId,
+        /// The address that is in use.
+        address: u32,
+        /// By whom.
+        mac: MacAddr,
+    },
+}
+
 /// Where a shard's packets go.
 pub trait Sink<B> {
     /// An empty buffer for a packet of the gateway's own; `None` when memory ran out.
@@ -89,4 +117,8 @@ pub trait Sink<B> {
     /// # Errors
     /// The message itself.
     fn hand_over(&mut self, to: WorkerId, message: Message<B>) -> Result<(), Message<B>>;
+    /// Tells management what it wants to hear; false when it has not taken the last ones, or there is none.
+    fn tell_control(&mut self, _: Heard) -> bool {
+        false
+    }
 }

@@ -68,6 +68,7 @@ impl<B: Buffer> Shard<B> {
                 reply.write(out)
             });
         }
+        self.probe_answered(on, &message, sink);
         self.counters.consumed += 1;
         sink.discard(buffer);
     }

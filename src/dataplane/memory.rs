@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::base::{PortId, WorkerId};
-use crate::dataplane::buffer::{Buffer, Message, Sink};
+use crate::dataplane::buffer::{Buffer, Heard, Message, Sink};
 
 /// Free bytes in front of a fresh buffer: a VLAN tag fits, and so does a second one.
 const HEADROOM: usize = 64;
@@ -78,6 +78,10 @@ pub struct MemorySink {
     pub sent: Vec<(PortId, Vec<u8>)>,
     /// Messages for other workers, in order.
     pub messages: VecDeque<(WorkerId, Message<MemoryBuffer>)>,
+    /// What management was told.
+    pub heard: Vec<Heard>,
+    /// What it may still be told; `None` is no limit.
+    pub hearing_left: Option<u64>,
     /// Buffers let go.
     pub discarded: u64,
     /// Buffers that may still be allocated; `None` is no limit.
@@ -107,5 +111,16 @@ impl Sink<MemoryBuffer> for MemorySink {
     ) -> Result<(), Message<MemoryBuffer>> {
         self.messages.push_back((to, message));
         Ok(())
+    }
+
+    fn tell_control(&mut self, heard: Heard) -> bool {
+        if let Some(left) = &mut self.hearing_left {
+            let Some(fewer) = left.checked_sub(1) else {
+                return false;
+            };
+            *left = fewer;
+        }
+        self.heard.push(heard);
+        true
     }
 }

@@ -13,6 +13,7 @@
 pub mod accounts;
 pub mod affinity;
 pub mod buffer;
+mod client;
 pub mod clock;
 pub mod counters;
 pub mod device;

@@ -9,7 +9,7 @@ use crate::arch::OutOfMemory;
 use crate::base::time::Now;
 use crate::base::{DropReason, PortId, WorkerId};
 use crate::dataplane::accounts::RuleCount;
-use crate::dataplane::buffer::{Burst, Message};
+use crate::dataplane::buffer::{Burst, Heard, Message};
 use crate::dataplane::counters::Counters;
 use crate::dataplane::maintain::Slice;
 use crate::dataplane::memory::{MemoryBuffer, MemorySink};
@@ -147,6 +147,17 @@ impl Rack {
     /// Limits how many buffers worker `worker` may still allocate.
     pub fn limit_buffers(&mut self, worker: WorkerId, left: Option<u64>) {
         self.sinks[worker.index()].allocations_left = left;
+    }
+
+    /// What management was told since the last time, by all workers.
+    pub fn heard(&mut self) -> Vec<Heard> {
+        let heard = self.sinks.iter_mut().map(|s| std::mem::take(&mut s.heard));
+        heard.flatten().collect()
+    }
+
+    /// Limits how much worker `worker` may still tell management.
+    pub fn limit_hearing(&mut self, worker: WorkerId, left: Option<u64>) {
+        self.sinks[worker.index()].hearing_left = left;
     }
 
     /// Counters of all workers together.

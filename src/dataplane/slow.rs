@@ -3,6 +3,7 @@
 use crate::base::time::Now;
 use crate::base::{DropReason, InterfaceId};
 use crate::dataplane::buffer::{Buffer, Incoming, Message, Sink};
+use crate::dataplane::client::is_for_client;
 use crate::dataplane::egress::{arrival, clamp_mss, is_syn};
 use crate::dataplane::family::Ip;
 use crate::dataplane::judge::icmp_kind;
@@ -65,6 +66,9 @@ impl<B: Buffer> Shard<B> {
         packet: &Parsed,
         sink: &mut impl Sink<B>,
     ) {
+        if is_for_client(policy, &incoming, packet) {
+            return self.for_client(incoming, packet, sink);
+        }
         if let Some(reason) = self.insane_v4(policy, &incoming, packet) {
             return self.discard(incoming.buffer, reason, sink);
         }
@@ -185,6 +189,9 @@ impl<B: Buffer> Shard<B> {
         key: &FlowKey<A>,
         sink: &mut impl Sink<B>,
     ) {
+        if packet.network == Network::Ipv4 && is_for_client(policy, &incoming, packet) {
+            return self.for_client(incoming, packet, sink);
+        }
         if let Some(reason) = A::insane(self, policy, &incoming, packet) {
             return self.discard(incoming.buffer, reason, sink);
         }

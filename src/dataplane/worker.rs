@@ -7,27 +7,27 @@
 //! Nothing here blocks while there is work. A worker shares nothing but rings, the published policy and a few numbers
 //! that it alone writes.
 
+mod job;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 use crossbeam_utils::CachePadded;
 
 use crate::base::time::Now;
 use crate::base::{DropReason, PortId, WorkerId};
-use crate::dataplane::accounts::Accounts;
-use crate::dataplane::buffer::{BURST, Buffer, Burst, Message, Sink};
+use crate::dataplane::buffer::{BURST, Buffer, Burst, Heard, Message, Sink};
 use crate::dataplane::clock::Clock;
 use crate::dataplane::counters::Counters;
 use crate::dataplane::maintain::Slice;
-use crate::dataplane::originate::Consignment;
 use crate::dataplane::published::Reader;
 use crate::dataplane::shard::Shard;
-use crate::gateway::neighbour::Neighbours;
 use crate::nat::expiry::SweepBudget;
 use crate::nat::policy::Policy;
-use crate::nat::state::Nat;
+
+pub use job::{Job, JobContext, Progress, Question};
 
 /// A receive queue.
 pub trait RxQueue<B>: Send {
@@ -123,49 +123,6 @@ pub struct WorkerShared {
 /// Shared numbers of all workers, padded against false sharing.
 pub type WorkerNumbers = Arc<CachePadded<WorkerShared>>;
 
-/// What a question may look at and change.
-pub struct JobContext<'a> {
-    /// The worker.
-    pub worker: WorkerId,
-    /// Current policy.
-    pub policy: &'a Policy,
-    /// Now.
-    pub now: Now,
-    /// Translation state of IPv4.
-    pub nat: &'a mut Nat<u32>,
-    /// Translation state of IPv6.
-    pub nat_v6: &'a mut Nat<u128>,
-    /// Next hops.
-    pub neighbours: &'a mut Neighbours,
-    /// Counters.
-    pub counters: &'a mut Counters,
-    /// Counters of rules.
-    pub accounts: &'a Accounts,
-    /// Packets held: waiting for neighbours, first fragments, or the transmit queue.
-    pub held: u64,
-}
-
-/// Whether a question wants another slice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
-    /// Call again in the next loop.
-    Again,
-    /// Finished.
-    Done,
-}
-
-/// Work that management asks a worker to do between batches, one small slice per loop: listings, counters, clearing. It
-/// must stay short (some hundred entries) and must not block.
-pub type Question = Box<dyn FnMut(&mut JobContext<'_>) -> Progress + Send>;
-
-/// Something for a worker to do between batches.
-pub enum Job {
-    /// To look at its state, or change it.
-    Ask(Question),
-    /// To send packets of the gateway's own.
-    Send(Consignment),
-}
-
 /// How an idle worker behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Idle {
@@ -191,6 +148,8 @@ pub struct Worker<B: Buffer> {
     pub policy: Reader<Policy>,
     /// Jobs from management.
     pub jobs: Receiver<Job>,
+    /// What management wants to hear.
+    pub heard: Option<Sender<Heard>>,
     /// Numbers for management.
     pub shared: WorkerNumbers,
     /// Set when the gateway stops.
@@ -218,13 +177,14 @@ impl<B: Buffer> Worker<B> {
             rings_out,
             mut policy,
             jobs,
+            heard,
             shared,
             stop,
             clock,
             idle,
         } = self;
         let (mut rx, tx) = split(ports);
-        let mut sink = WorkerSink::new(tx, pool, rings_out);
+        let mut sink = WorkerSink::new(tx, pool, rings_out, heard);
         let mut burst = Burst::new();
         let mut job: Option<Job> = None;
         let mut pace = Pace::new(idle);
@@ -397,6 +357,7 @@ struct WorkerSink<B> {
     pool: Box<dyn BufferPool<B>>,
     free: Burst<B>,
     rings_out: Vec<Option<rtrb::Producer<Message<B>>>>,
+    heard: Option<Sender<Heard>>,
     sent: u64,
     tx_full: u64,
     link_down: u64,
@@ -407,6 +368,7 @@ impl<B> WorkerSink<B> {
         ports: Vec<PortTx<B>>,
         pool: Box<dyn BufferPool<B>>,
         rings_out: Vec<Option<rtrb::Producer<Message<B>>>>,
+        heard: Option<Sender<Heard>>,
     ) -> Self {
         let mut tx = Vec::new();
         for port in ports {
@@ -421,6 +383,7 @@ impl<B> WorkerSink<B> {
             pool,
             free: Burst::new(),
             rings_out,
+            heard,
             sent: 0,
             tx_full: 0,
             link_down: 0,
@@ -551,6 +514,11 @@ impl<B: Buffer> Sink<B> for WorkerSink<B> {
                 .map_err(|rtrb::PushError::Full(message)| message),
             _ => Err(message),
         }
+    }
+
+    fn tell_control(&mut self, heard: Heard) -> bool {
+        let listener = self.heard.as_ref();
+        listener.is_some_and(|listener| listener.try_send(heard).is_ok())
     }
 }
 

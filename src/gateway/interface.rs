@@ -60,6 +60,8 @@ pub struct Interface {
     pub urpf: Urpf,
     /// Largest TCP MSS option let through; 0 leaves it alone.
     pub clamp_mss: u16,
+    /// Whether its IPv4 address is leased: what a DHCP server says here is for the client.
+    pub dhcp: bool,
     /// Whether the link works; routes through an interface that is down are not used.
     pub up: bool,
     /// IPv4 addresses, each with its subnet; the first is the primary one.
@@ -240,6 +242,7 @@ pub(super) mod tests {
             forward: true,
             urpf: Urpf::Off,
             clamp_mss: 0,
+            dhcp: false,
             up: true,
             v4: addresses.iter().filter_map(|a| a.parse().ok()).collect(),
             v6: addresses.iter().filter_map(|a| a.parse().ok()).collect(),

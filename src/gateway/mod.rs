@@ -15,6 +15,7 @@
 //! Interfaces and routes belong to the policy snapshot and never change once published; neighbours, waiting packets
 //! and limiters are a worker's own.
 
+pub mod dhcp;
 pub mod errors;
 pub mod interface;
 pub mod limiter;

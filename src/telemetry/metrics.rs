@@ -4,6 +4,8 @@
 //! pools, protocols, states, reasons; never an address of a subscriber. Every value of a fixed list is always present, so that
 //! an alert can be written before the first drop.
 
+mod leases;
+
 use crate::control::api::{ExemptFileState, Pool, PoolPorts, ServiceBackend, Worker};
 use crate::control::backend::Scrape;
 use prometheus::core::{Collector, Desc};
@@ -126,6 +128,7 @@ fn families(scrape: &Scrape) -> Vec<MetricFamily> {
     pools(&mut out, &scrape.pools);
     services(&mut out, &scrape.services);
     exempt_files(&mut out, &scrape.exempt_files);
+    leases::families(&mut out, &scrape.leases);
     out.0
 }
 

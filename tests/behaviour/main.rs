@@ -16,6 +16,7 @@ mod batches;
 mod carrier;
 mod clamp;
 mod deterministic;
+mod dhcp;
 mod drain;
 mod expiry;
 mod filter;

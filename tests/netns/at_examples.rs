@@ -99,6 +99,12 @@ fn example_a_masquerades_a_closed_lan_on_two_uplinks() {
                 ("pci:0000:3b:00.0", "af_packet:m0a"),
                 ("pci:0000:3b:00.1", "af_packet:m1a"),
                 ("pci:0000:5e:00.0", "af_packet:lan0"),
+                // No program here can serve DHCP on a VLAN; this is what the server would grant.
+                ("address = \"dhcp\"", "address = [\"198.51.100.1/24\"]"),
+                (
+                    "[sets]",
+                    "[[route]]\nprefix = \"0.0.0.0/0\"\nvia = \"198.51.100.254\"\n[sets]",
+                ),
             ],
         )
     };

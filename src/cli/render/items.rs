@@ -2,8 +2,8 @@
 
 use super::{duration, moment, percent};
 use crate::control::api::{
-    Endpoint, Exempt, FilterRule, Item, Listing, Pool, PoolPorts, Queue, Rule, ServiceBackend,
-    Session, Worker,
+    Endpoint, Exempt, FilterRule, Item, LeaseView, Listing, Pool, PoolPorts, Queue, Rule,
+    ServiceBackend, Session, Worker,
 };
 
 /// The headings of a listing. `verbose` adds columns at the end.
@@ -48,6 +48,7 @@ pub fn headings(listing: Listing, verbose: bool) -> Vec<&'static str> {
                 "MTU",
                 "MAC",
                 "ADDRESSES",
+                "LEASE",
             ],
             &["REALM"],
         ),
@@ -231,6 +232,7 @@ pub fn cells(item: &Item, verbose: bool) -> Vec<String> {
                 i.mtu_bytes.to_string(),
                 i.mac.clone(),
                 i.addresses.join(","),
+                optional(i.lease.as_ref().map(LeaseView::words)),
             ],
             vec![i.realm.clone()],
         ),

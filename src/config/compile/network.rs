@@ -22,7 +22,7 @@ impl Compiler<'_> {
             port: from.port,
             vlan: from.vlan,
             mac: facts.mac,
-            mtu: from.mtu,
+            mtu: from.link_mtu(),
             realm: self.realm(from.realm),
             forward: from.forward,
             urpf: match from.urpf {
@@ -31,8 +31,9 @@ impl Compiler<'_> {
                 validated::Urpf::Loose => Urpf::Loose,
             },
             clamp_mss: from.clamp_mss,
+            dhcp: from.dhcp,
             up: facts.up,
-            v4: from.v4.clone(),
+            v4: from.nets_v4().collect(),
             v6: from.v6.clone(),
             link_local: link_local(facts.mac),
         }
@@ -81,6 +82,18 @@ impl Compiler<'_> {
                 });
                 origins.push(&route.label);
             }
+        }
+        for (interface, prefix, via) in self.config.learned_routes() {
+            let Some(on) = self.config.interfaces.get(interface.index()) else {
+                continue;
+            };
+            list.push(StaticRoute {
+                realm: self.realm(on.realm),
+                prefix: prefix.into(),
+                via: via.map(IpAddr::V4),
+                interface: Some(self.id(interface)),
+            });
+            origins.push(&on.label);
         }
         match Routes::build(&interfaces, &list) {
             Ok(routes) => Ok((interfaces, routes)),

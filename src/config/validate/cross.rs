@@ -25,7 +25,7 @@ pub(super) fn check(config: &Validated, findings: &mut Findings) {
 /// Within a realm no address belongs to two interfaces and no subnets of different interfaces overlap.
 fn interface_addresses(config: &Validated, findings: &mut Findings) {
     let nets = |interface: &Interface| -> Vec<IpNet> {
-        let v4 = interface.v4.iter().copied().map(IpNet::V4);
+        let v4 = interface.nets_v4().map(IpNet::V4);
         v4.chain(interface.v6.iter().copied().map(IpNet::V6))
             .collect()
     };
@@ -123,7 +123,7 @@ fn pool_addresses(config: &Validated, findings: &mut Findings) {
         }
         for id in &pool.interfaces {
             let interface = &config.interfaces[id.index()];
-            if interface.addresses().next().is_none() {
+            if interface.address_count() == 0 {
                 let name = &interface.label.name;
                 findings.warn(
                     &at,
@@ -158,7 +158,7 @@ fn useless_on_link(config: &Validated, addresses: &[IpAddr]) -> Option<(Ipv4Addr
     let nets = config
         .interfaces
         .iter()
-        .flat_map(|interface| &interface.v4)
+        .flat_map(Interface::nets_v4)
         .filter(|net| net.prefix_len() < 31);
     let mut useless =
         nets.flat_map(|net| [(net.network(), net.trunc()), (net.broadcast(), net.trunc())]);
@@ -207,7 +207,7 @@ fn uplink_address(config: &Validated) -> Option<Ipv4Addr> {
     let IpAddr::V4(hop) = *default.via.first()? else {
         return None;
     };
-    let nets = config.interfaces.iter().flat_map(|interface| &interface.v4);
+    let nets = config.interfaces.iter().flat_map(Interface::nets_v4);
     nets.filter(|net| net.contains(&hop))
         .map(|net| net.addr())
         .next()
@@ -341,7 +341,7 @@ fn masquerade(config: &Validated, findings: &mut Findings) {
         let bare: Vec<&str> = ids
             .iter()
             .map(|id| &config.interfaces[id.index()])
-            .filter(|interface| interface.addresses().next().is_none())
+            .filter(|interface| interface.address_count() == 0)
             .map(|interface| interface.label.name.as_str())
             .collect();
         if rule.via == Via::Interface && !bare.is_empty() {

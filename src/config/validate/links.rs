@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use super::super::UNTIL_A_LEASE;
 use super::super::raw::{self, Raw};
 use super::super::report::{Findings, hint};
 use super::super::validated::{Device, Interface, Neighbour, Port, Route, System, Urpf};
@@ -273,13 +274,22 @@ fn interface_of(
         findings.error(&format!("{path}.clamp_mss"), message);
     }
     let (mut v4, mut v6): (Vec<Ipv4Net>, Vec<Ipv6Net>) = (Vec::new(), Vec::new());
+    let mut dhcp = false;
     for (index, text) in raw.address.0.iter().enumerate() {
         let at = element_path(&format!("{path}.address"), index, findings);
+        if text == DHCP {
+            dhcp = true;
+            continue;
+        }
         match checked(&at, interface_address(text), findings) {
             Some(IpNet::V4(net)) => v4.push(net),
             Some(IpNet::V6(net)) => v6.push(net),
             None => {}
         }
+    }
+    let label = label(&raw.label, path, findings);
+    if dhcp {
+        leased(&format!("{path}.address"), &label.name, &v4, findings);
     }
     if !v6.is_empty() && mtu < 1280 {
         findings.error(
@@ -293,10 +303,12 @@ fn interface_of(
         ("loose", Urpf::Loose),
     ];
     Interface {
-        label: label(&raw.label, path, findings),
+        label,
         port: port.unwrap_or_default(),
         vlan: raw.vlan.map(VlanId),
         v4,
+        dhcp,
+        grant: None,
         v6,
         realm: realm(&format!("{path}.vrf"), &raw.vrf, realms, findings),
         forward: raw.forward,
@@ -307,14 +319,25 @@ fn interface_of(
     }
 }
 
+/// Where an address is written, one that a DHCP server gives.
+const DHCP: &str = "dhcp";
+
+/// An interface whose IPv4 address a DHCP server gives.
+fn leased(at: &str, name: &str, v4: &[Ipv4Net], findings: &mut Findings) {
+    match v4.first() {
+        Some(own) => findings.error(
+            at,
+            format!("has {own} beside \"dhcp\", which gives the IPv4 address (write one of them)"),
+        ),
+        None => findings.warn(
+            at,
+            format!("the address of interface {name}{UNTIL_A_LEASE}"),
+        ),
+    }
+}
+
 /// An interface's own address with its subnet: a host of that subnet.
 fn interface_address(text: &str) -> Result<IpNet, String> {
-    if text == "dhcp" {
-        return Err(
-            "address = \"dhcp\" is not supported by this version of natgate (write the address)"
-                .to_string(),
-        );
-    }
     if values::address(text).is_ok() {
         return Err(format!(
             "{text:?} has no prefix length (write {text}/24, the address with the length of its subnet)"

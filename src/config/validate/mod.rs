@@ -19,9 +19,26 @@ pub(super) use pools::blocks_of;
 
 use super::raw::{self, Raw};
 use super::report::{Findings, nearest};
-use super::validated::{Label, Validated};
+use super::validated::{Interface, Label, Validated};
+use crate::gateway::dhcp::message::CLIENT_PORT;
 use crate::nat::helpers::{Helper, Helpers};
 use operands::{Names, element_path};
+
+/// The ports the gateway itself sends from: of its DHCP clients.
+fn own_ports(interfaces: &[Interface]) -> BTreeSet<u16> {
+    let leased = interfaces.iter().filter(|interface| interface.dhcp);
+    leased.map(|_| CLIENT_PORT).collect()
+}
+
+/// What speaks against a configuration with the addresses that were leased meanwhile.
+pub(super) fn conflicts(config: &Validated) -> Vec<String> {
+    let mut findings = Findings::default();
+    cross::check(config, &mut findings);
+    let report = findings.finish(Some(()), &[]).err();
+    let report = report.as_ref();
+    let errors = report.into_iter().flat_map(|report| report.errors());
+    errors.map(|error| error.message.clone()).collect()
+}
 
 /// Checks everything about `raw`.
 pub(super) fn validate(raw: &Raw, findings: &mut Findings) -> Validated {
@@ -60,7 +77,7 @@ pub(super) fn validate(raw: &Raw, findings: &mut Findings) -> Validated {
         port_forwards: rules::port_forwards(&raw.port_forward, &names, &realms, findings),
         services: services::services(&raw.service, &names, findings),
         filter: filter::filter(&raw.filter, &names, findings),
-        own_ports: BTreeSet::new(),
+        own_ports: own_ports(&interfaces),
         sets: names.sets,
         system,
         ports,

@@ -132,6 +132,39 @@ pub struct Interface {
     pub realm: String,
     /// Addresses with their subnets.
     pub addresses: Vec<String>,
+    /// Its DHCP client, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseView>,
+}
+
+/// The DHCP client of an interface.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LeaseView {
+    /// Of which interface.
+    pub interface: String,
+    /// `init`, `selecting`, `requesting`, `probing`, `bound`, `renewing`, `rebinding`, `rebooting`.
+    pub state: String,
+    /// The leased address with its subnet.
+    pub address: Option<String>,
+    /// Who leased it.
+    pub server: Option<String>,
+    /// Seconds until the lease ends; none without a lease, or without an end.
+    pub expires_seconds: Option<u64>,
+    /// Seconds until it is renewed.
+    pub renews_seconds: Option<u64>,
+    /// Messages that answered nothing it asked, or made no sense.
+    pub ignored: u64,
+}
+
+impl LeaseView {
+    /// The client in a column.
+    pub fn words(&self) -> String {
+        match (&self.server, self.expires_seconds) {
+            (Some(server), Some(seconds)) => format!("{} from {server}, {seconds} s", self.state),
+            (Some(server), None) => format!("{} from {server}", self.state),
+            _ => self.state.clone(),
+        }
+    }
 }
 
 /// A route.
@@ -143,7 +176,7 @@ pub struct Route {
     pub via: Option<String>,
     /// Outgoing interface.
     pub interface: String,
-    /// `connected`, `static`, `local`.
+    /// `connected`, `static`, `dhcp`.
     pub kind: String,
     /// Realm, by number.
     pub realm: String,

@@ -28,8 +28,8 @@ pub use change::{
 pub use explain::{Explanation, Question, Stage};
 pub use filter::Filter;
 pub use listing::{
-    Block, Endpoint, Interface, Item, Line, ListEnd, Mapping, Neighbor, Pool, PoolPorts, Port,
-    Queue, Route, Session, Subscriber, Translation, Worker,
+    Block, Endpoint, Interface, Item, LeaseView, Line, ListEnd, Mapping, Neighbor, Pool, PoolPorts,
+    Port, Queue, Route, Session, Subscriber, Translation, Worker,
 };
 pub use report::{
     Cleared, Config, Counters, DropLine, Drops, Gauges, PacketCounts, Rates, SessionCount, Status,

@@ -118,6 +118,11 @@ impl Live {
             .and_then(Loaded::follow)
             .map_err(refuse)?;
         let loaded = loaded.with_lists_of(&before.validated, exemptions::is_bad);
+        let conflicts = loaded.validated.conflicts();
+        if !conflicts.is_empty() {
+            let why = "it does not go with the addresses that are leased now";
+            return Err(Failure::new(FailureKind::Refused, what, why).report(conflicts));
+        }
         let fixed = change::needs_restart(&before.validated, &loaded.validated);
         if !fixed.is_empty() {
             return Err(change::restart_failure(what, fixed));
@@ -193,7 +198,7 @@ impl Live {
     }
 
     /// Compiles against the policy in force and the ports as they are.
-    fn compile(&self, loaded: &Loaded) -> Result<Policy, crate::config::Report> {
+    pub(super) fn compile(&self, loaded: &Loaded) -> Result<Policy, crate::config::Report> {
         let before = self.published.load();
         let mut policy = compile(&loaded.validated, &self.port_facts(), Some(&before), 0)?;
         lock(&self.health).apply(&loaded.validated, &mut policy);
@@ -209,7 +214,7 @@ impl Live {
         lock(&self.ports).iter().map(facts).collect()
     }
 
-    fn publish(&self, policy: Policy) -> u32 {
+    pub(super) fn publish(&self, policy: Policy) -> u32 {
         let generation = policy.generation.0;
         let before = self.published.publish(Arc::new(policy));
         lock(&self.running).retire(before);

@@ -19,6 +19,7 @@ pub mod exemptions;
 pub mod filtering;
 pub mod health;
 pub mod holds;
+pub mod leases;
 pub mod limits;
 pub mod objects;
 pub mod pulse;
@@ -40,7 +41,7 @@ use super::explain;
 use super::runtime::PortDevice;
 use crate::base::PortId;
 use crate::config::validated::Validated;
-use crate::config::{Diagnostic, Loaded};
+use crate::config::{Diagnostic, Loaded, UNTIL_A_LEASE};
 use crate::dataplane::clock::Clock;
 use crate::dataplane::published::Published;
 use crate::flow::session::State;
@@ -77,6 +78,7 @@ pub struct Live {
     pub(super) refusals: Mutex<Refusals>,
     pub(super) alarms: Mutex<Alarms>,
     pub(super) health: Mutex<Health>,
+    pub(super) leases: Mutex<leases::Views>,
     pub(super) reloads_applied: AtomicU64,
     pub(super) reloads_refused: AtomicU64,
     pub(super) exemptions: Mutex<exemptions::Watches>,
@@ -268,16 +270,20 @@ impl Live {
 
     /// What is doubtful about the configuration, and about the files it follows as they are now.
     fn warnings(&self, loaded: &Loaded) -> Vec<String> {
-        let of_files = |w: &&Diagnostic| !w.path.ends_with(".file");
+        let lasting =
+            |w: &&Diagnostic| !w.path.ends_with(".file") && !w.message.ends_with(UNTIL_A_LEASE);
         let mut all: Vec<String> = loaded
             .warnings
             .iter()
-            .filter(of_files)
+            .filter(lasting)
             .map(ToString::to_string)
             .collect();
         let states = lock(&self.exemptions).states().into_iter();
         let stale = states.filter(|s| s.stale_since_unix_seconds.is_some());
         all.extend(stale.map(|s| format!("exempt {}: {}", s.exempt, s.words())));
+        let leases = lock(&self.leases).clone();
+        let without = leases.values().filter(|lease| lease.address.is_none());
+        all.extend(without.map(|l| format!("interface {}: no lease ({})", l.interface, l.state)));
         all
     }
 
@@ -451,11 +457,15 @@ impl Backend for Live {
             Listing::Subscribers => out.subscribers(&self.workers, &policy, &resolved),
             Listing::Neighbors => out.neighbors(&self.workers, &policy, &resolved),
             Listing::Blocks => objects::blocks(&mut out, &policy, &resolved),
-            Listing::Routes => objects::routes(&mut out, &policy, &resolved),
+            Listing::Routes => {
+                let loaded = lock(&self.running).loaded.clone();
+                objects::routes(&mut out, &policy, &resolved, &loaded.validated);
+            }
             Listing::Interfaces => {
                 let loaded = lock(&self.running).loaded.clone();
                 let name = |port| port_name(&loaded.validated, port);
-                objects::interfaces(&mut out, &policy, &resolved, name);
+                let leases = lock(&self.leases).clone();
+                objects::interfaces(&mut out, &policy, &resolved, name, &leases);
             }
             Listing::Pools => {
                 let pools = self.pool_views(&policy).into_iter();
@@ -539,6 +549,7 @@ impl Backend for Live {
                 views.into_iter().map(|(view, _)| view).collect()
             },
             exempt_files: lock(&self.exemptions).states(),
+            leases: lock(&self.leases).values().cloned().collect(),
             reloads_applied: self.reloads_applied.load(Ordering::Relaxed),
             reloads_refused: self.reloads_refused.load(Ordering::Relaxed),
             dpdk_version: self.dpdk_version.clone(),

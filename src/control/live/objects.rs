@@ -1,6 +1,7 @@
 //! Listings of what the management side can read without asking a worker: interfaces, routes, pools, blocks, rules.
 
 use super::ask::{QueueHandle, WorkerHandle};
+use super::leases::Views;
 use super::tables::{Listed, Resolved, interface_name, realm_name};
 use crate::base::{PortId, RuleId};
 use crate::config::compile::exempt::{KIND, count_name, destinations};
@@ -22,6 +23,7 @@ pub fn interfaces(
     policy: &Policy,
     resolved: &Resolved,
     port_name: impl Fn(PortId) -> String,
+    leases: &Views,
 ) {
     let filter = resolved.filter();
     for interface in policy.interfaces.iter() {
@@ -49,13 +51,15 @@ pub fn interfaces(
                 mtu_bytes: interface.mtu.into(),
                 realm: realm_name(policy, interface.realm),
                 addresses: addresses.into_iter().map(|(_, text)| text).collect(),
+                lease: leases.get(&interface.name).cloned(),
             }));
         }
     }
 }
 
 /// Lists routes. An address matches the routes whose prefix holds it.
-pub fn routes(out: &mut Listed<'_>, policy: &Policy, resolved: &Resolved) {
+pub fn routes(out: &mut Listed<'_>, policy: &Policy, resolved: &Resolved, config: &Validated) {
+    let statics = config.static_hops();
     let filter = resolved.filter();
     for route in policy.routes.entries() {
         let interface = interface_name(policy, route.interface);
@@ -67,10 +71,10 @@ pub fn routes(out: &mut Listed<'_>, policy: &Policy, resolved: &Resolved) {
                 prefix: route.prefix.to_string(),
                 via: route.via.map(|via| via.to_string()),
                 interface,
-                kind: if route.configured.is_some() {
-                    "static"
-                } else {
-                    "connected"
+                kind: match route.configured {
+                    Some(at) if at < statics => "static",
+                    Some(_) => "dhcp",
+                    None => "connected",
                 }
                 .to_owned(),
                 realm: realm_name(policy, route.realm),
