@@ -6,10 +6,13 @@ NATGATE_MUTANT in the environment says which one lives. Each test runs once to s
 mutant gets the tests that reach it, the quickest first, until one fails. What is known is kept in target/mutants, so that a
 run can be stopped and taken up again; a verdict holds as long as the function around the mutant stays as it is.
 
-    tests/mutants/mutants.py [--file REGEX] [--sample N [--seed S]] [--again] [--quick] [--jobs N] [--minutes N] [--build] [--write]
+    tests/mutants/mutants.py [--file REGEX] [--sample N [--seed S]] [--again] [--quick] [--jobs N] [--minutes N] [--build]
+                             [--report] [--write]
 
 --file takes the mutants of matching files, --sample N of them by chance; --again tries those once more that were missed;
---quick leaves out tests of more than a second, so that `missed` is not the last word; --minutes stops after so long; --build only builds; --write puts figures and survivors into docs/mutants.md. Exit code 1 when a survivor has no reason in reasons.toml.
+--quick leaves out tests of more than a second, so that `missed` is not the last word; --minutes stops after so long;
+--build only builds, --report only tells what earlier runs found; --write puts figures and survivors into docs/mutants.md.
+Exit code 1 when a survivor has no reason in reasons.toml.
 """
 
 import argparse
@@ -371,6 +374,14 @@ def wanted_of(mutants, options):
     return wanted
 
 
+def tell(figures, wanted, options):
+    """Says what is known, and ends."""
+    figures.show(wanted)
+    if options.write:
+        figures.write(ROOT / "docs/mutants.md")
+    sys.exit(1 if figures.unexplained(wanted) else 0)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--file", default="")
@@ -381,11 +392,17 @@ def main():
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--build", action="store_true")
+    parser.add_argument("--report", action="store_true")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     DIRECTORY.mkdir(parents=True, exist_ok=True)
     mutants = every_mutant()
     copy = Copy(mutants)
+    wanted = wanted_of(mutants, options)
+    journal = report.Journal(DIRECTORY / "journal.jsonl")
+    if options.report:
+        copy.weave()
+        tell(report.Report(mutants, copy, journal, HERE / "reasons.toml"), wanted, options)
     executables = copy.build()
     print(f"{len(mutants)} mutants, {len(copy.woven)} woven, {len(copy.unviable)} not viable", flush=True)
     if options.build:
@@ -400,8 +417,6 @@ def main():
     tests = Tests(executables, options.jobs, 1 if options.quick else 1e9)
     if STOP.is_set():
         return
-    wanted = wanted_of(mutants, options)
-    journal = report.Journal(DIRECTORY / "journal.jsonl")
     killers = collections.defaultdict(collections.Counter)
     lock = threading.Lock()
 
@@ -426,11 +441,7 @@ def main():
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         for _ in pool.map(decide, todo):
             pass
-    figures = report.Report(mutants, copy, journal, HERE / "reasons.toml")
-    figures.show(wanted)
-    if options.write:
-        figures.write(ROOT / "docs/mutants.md")
-    sys.exit(1 if figures.unexplained(wanted) else 0)
+    tell(report.Report(mutants, copy, journal, HERE / "reasons.toml"), wanted, options)
 
 
 if __name__ == "__main__":
