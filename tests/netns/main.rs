@@ -41,6 +41,7 @@ mod servers;
 
 mod at_bonds;
 mod at_cluster;
+mod at_dhcp;
 mod at_examples;
 mod at_exempt;
 mod at_filter;
