@@ -205,7 +205,7 @@ impl Allocator {
         }
         let paired = policy.pairing == Pairing::Paired;
         let mut tries = request.pool.active_count();
-        let mut start = match policy.pairing {
+        let first = match policy.pairing {
             Pairing::Paired => stable_hash(inside, 0),
             Pairing::Spread => stable_hash(inside, request.inside_port),
         };
@@ -223,7 +223,7 @@ impl Allocator {
             false => DropReason::PoolDraining,
         };
         for turn in 0..tries {
-            let Some(external) = request.pool.active(start) else {
+            let Some(external) = request.pool.active(first + turn) else {
                 break;
             };
             match self.allocate_on(external, externals, subscribers, request, random) {
@@ -232,7 +232,6 @@ impl Allocator {
                 }
                 done => return done,
             }
-            start += 1;
         }
         Err(refusal)
     }
