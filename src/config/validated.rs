@@ -2,7 +2,7 @@
 //!
 //! `Validated` says what the operator wants; it knows nothing of tables, hashes or workers' state. The policy
 //! compiler turns it into what packets are compared with. Vectors keep the order of the files; the index of an
-//! object in its vector is its identifier ([`PortId`], [`InterfaceId`], [`PoolId`], [`RealmId`]).
+//! object in its vector is its identifier ([`PortId`](crate::base::PortId), [`InterfaceId`], [`PoolId`], [`RealmId`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -39,7 +39,7 @@ pub struct Validated {
     pub api: Api,
     /// `[metrics]`.
     pub metrics: Metrics,
-    /// `[[port]]`, indexed by [`PortId`].
+    /// `[[port]]`, indexed by [`PortId`](crate::base::PortId).
     pub ports: Vec<Port>,
     /// Realm (vrf) names, indexed by [`RealmId`]; the first is `main`.
     pub realms: Vec<String>,
