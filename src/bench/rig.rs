@@ -22,6 +22,7 @@ use crate::dataplane::affinity;
 use crate::dataplane::buffer::Message;
 use crate::dataplane::clock::Clock;
 use crate::dataplane::counters::Counters;
+use crate::dataplane::journal;
 use crate::dataplane::published::{Published, Reader};
 use crate::dataplane::shard::{Shard, ShardSize};
 use crate::dataplane::steering;
@@ -132,6 +133,7 @@ impl Rig {
                 policy: Reader::new(published.clone()),
                 jobs: receiver,
                 heard: None,
+                log: journal::ring().0,
                 shared: Arc::new(CachePadded::new(WorkerShared::default())),
                 stop: course.stop.clone(),
                 clock,

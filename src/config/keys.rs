@@ -50,8 +50,6 @@ pub enum Shape {
     Tables(&'static [Key]),
     /// `[sets]`: any names, each a list, or a table with the keys of [`SET`].
     Sets,
-    /// Part of the language, but of a later version.
-    Later,
 }
 
 const fn key(name: &'static str, kind: Kind, default: &'static str) -> Key {
@@ -93,7 +91,7 @@ pub const TOP: &[(&str, Shape)] = &[
     ("port-forward", Shape::Tables(PORT_FORWARD)),
     ("service", Shape::Tables(SERVICE)),
     ("filter", Shape::Table(FILTER)),
-    ("log", Shape::Later),
+    ("log", Shape::Table(LOG)),
 ];
 
 /// `[system]`.
@@ -140,6 +138,13 @@ pub const API: &[Key] = &[
 
 /// `[metrics]`.
 pub const METRICS: &[Key] = &[key("listen", Kind::Text, "\"127.0.0.1:9464\"")];
+
+/// `[log]`.
+pub const LOG: &[Key] = &[
+    key("mappings", Kind::Text, "\"auto\""),
+    key("to", Kind::List, "[]"),
+    key("destinations", Kind::Bool, "false"),
+];
 
 /// `[[port]]`.
 pub const PORT: &[Key] = &[

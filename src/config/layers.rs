@@ -207,10 +207,6 @@ fn check_top(
         findings.locate(name, &place);
     }
     match (shape, value.kind.clone()) {
-        (Shape::Later, _) => findings.error(
-            name,
-            format!("[{name}] is not supported by this version of natgate"),
-        ),
         (Shape::Value(kind), _) => {
             if check_value(name, &value, *kind, findings) {
                 layer.insert(name.to_string(), value);

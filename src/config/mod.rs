@@ -23,6 +23,7 @@ mod followed;
 pub mod interfaces;
 pub mod keys;
 mod layers;
+pub mod log;
 pub mod matching;
 pub mod raw;
 pub mod report;

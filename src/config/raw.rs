@@ -86,6 +86,7 @@ pub struct Raw {
     #[serde(default)]
     pub service: Vec<Service>,
     pub filter: Filter,
+    pub log: Log,
 }
 
 /// `[system]`.
@@ -141,6 +142,15 @@ pub struct Api {
 #[allow(missing_docs)]
 pub struct Metrics {
     pub listen: String,
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, Deserialize)]
+#[allow(missing_docs)]
+pub struct Log {
+    pub mappings: String,
+    pub to: Many,
+    pub destinations: bool,
 }
 
 /// What every object may carry.

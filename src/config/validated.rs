@@ -14,6 +14,7 @@ use ipnet::{IpNet, Ipv4Net};
 pub use super::exemptions::ExemptFile;
 pub use super::filtering::{Filter, FilterRule};
 pub use super::interfaces::{Interface, Urpf};
+pub use super::log::{Log, LogTarget};
 pub use super::matching::{AddressList, InterfaceMatch, Match, PortSet, PrefixSet, ProtocolSet};
 pub use super::services::{Backend, Service, ServiceAt};
 use crate::base::{InterfaceId, PoolId, RealmId};
@@ -68,6 +69,8 @@ pub struct Validated {
     /// UDP ports that the gateway sends from itself, on whichever of its addresses: translation gives them to nobody, so
     /// that answers are not mistaken for a subscriber's. Mappings made before a port got in here end by themselves.
     pub own_ports: BTreeSet<u16>,
+    /// `[log]`.
+    pub log: Log,
 }
 
 impl Validated {

@@ -6,8 +6,8 @@
 
 use super::api::{
     Cleared, Config, Counters, DiffRequest, Difference, Drops, EditRequest, ExemptFileState,
-    Explanation, Failure, FailureKind, Filter, Item, LeaseView, ListEnd, Listing, Pool, PoolPorts,
-    Port, Question, Queue, ReloadRequest, Reloaded, RollbackRequest, SaveRequest, Saved,
+    Explanation, Failure, FailureKind, Filter, Item, LeaseView, ListEnd, Listing, LogSink, Pool,
+    PoolPorts, Port, Question, Queue, ReloadRequest, Reloaded, RollbackRequest, SaveRequest, Saved,
     ServiceBackend, Status, Timeouts, Worker,
 };
 use std::sync::{Arc, OnceLock};
@@ -24,6 +24,8 @@ pub struct Scrape {
     pub ports: Vec<Port>,
     /// Their queues.
     pub queues: Vec<Queue>,
+    /// Sinks of the NAT log.
+    pub log_sinks: Vec<LogSink>,
     /// Workers.
     pub workers: Vec<Worker>,
     /// Pools.

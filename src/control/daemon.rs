@@ -27,14 +27,16 @@ use crate::dataplane::affinity;
 use crate::dataplane::buffer::{Buffer, Heard, Message};
 use crate::dataplane::clock::Clock;
 use crate::dataplane::counters::Counters;
+use crate::dataplane::journal::{self, Outlet};
 use crate::dataplane::machine;
 use crate::dataplane::published::{Published, Reader};
 use crate::dataplane::shard::{Shard, ShardSize};
 use crate::dataplane::worker::{Idle, Job, Worker, WorkerNumbers, WorkerShared};
 use crate::nat::policy::Policy;
 use crate::nat::state::Capacity;
+use crate::telemetry::natlog::NatLog;
 use crate::telemetry::notify;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use crossbeam_utils::CachePadded;
 use std::any::Any;
 use std::collections::BTreeSet;
@@ -52,6 +54,9 @@ const JOBS: usize = 64;
 
 /// How often links and heartbeats are looked at.
 const LOOK: Duration = Duration::from_millis(200);
+
+/// How often the NAT log is collected.
+const COLLECT: Duration = Duration::from_millis(50);
 
 /// Looks between two renewals of the rates.
 const RATES_EVERY: u32 = 10;
@@ -109,6 +114,7 @@ pub struct Daemon {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Option<Counters>>>,
     housekeeping: (Sender<()>, JoinHandle<()>),
+    log: (Sender<()>, JoinHandle<()>),
     health: Watch,
     leases: leases::Watch,
     // Last: what the driver needs must outlive the threads.
@@ -154,13 +160,21 @@ pub fn start<B: Buffer>(
         validated::Idle::Adaptive => Idle::Adaptive,
     };
     let mut rings = rings(devices.workers.len());
-    let (mut handles, mut threads) = (Vec::new(), Vec::new());
+    let (mut handles, mut threads, mut inlets) = (Vec::new(), Vec::new(), Vec::new());
     for (at, devices) in devices.workers.into_iter().enumerate() {
         let core = placement.cores.get(at).copied();
-        let (handle, thread) =
-            plant.worker(at as u8, devices, rings.remove(0), size, idle, core)?;
+        let (outlet, inlet) = journal::ring();
+        let (handle, thread) = plant.worker(
+            at as u8,
+            devices,
+            (rings.remove(0), outlet),
+            size,
+            idle,
+            core,
+        )?;
         handles.push(handle);
         threads.push(thread);
+        inlets.push(inlet);
     }
     let exemptions = Watches::of(&loaded, &Watches::default(), plant.clock.nanos());
     let mut running = Running::new(loaded, file, generation);
@@ -183,10 +197,13 @@ pub fn start<B: Buffer>(
         alarms: Mutex::new(Alarms::default()),
         health: Mutex::new(Health::default()),
         leases: Mutex::new(leases::Views::new()),
+        log: NatLog::new(inlets),
         reloads_applied: AtomicU64::new(0),
         reloads_refused: AtomicU64::new(0),
         dpdk_version: devices.dpdk_version,
     });
+    live.begin_log();
+    let log = log_collector(live.clone())?;
     let housekeeping = housekeeping(live.clone())?;
     let health = Watch::start(live.clone())?;
     let leases = leases::Watch::start(
@@ -201,6 +218,7 @@ pub fn start<B: Buffer>(
         stop: plant.stop,
         threads,
         housekeeping,
+        log,
         _keep: devices.keep,
     };
     daemon.wait_until_up()?;
@@ -257,9 +275,11 @@ impl Daemon {
             .into_iter()
             .map(|thread| thread.join().ok().flatten())
             .collect();
-        let (quit, thread) = self.housekeeping;
-        drop(quit);
-        let _ = thread.join();
+        for (quit, thread) in [self.housekeeping, self.log] {
+            drop(quit);
+            let _ = thread.join();
+        }
+        self.live.end_log();
         self.live.save_holds();
         counters
     }
@@ -280,7 +300,7 @@ impl Plant {
         &mut self,
         worker: u8,
         devices: WorkerDevices<B>,
-        (rings_in, rings_out): Rings<B>,
+        ((rings_in, rings_out), log): (Rings<B>, Outlet),
         size: ShardSize,
         idle: Idle,
         core: Option<usize>,
@@ -317,6 +337,7 @@ impl Plant {
                 policy,
                 jobs,
                 heard: Some(heard),
+                log,
                 shared,
                 stop,
                 clock,
@@ -417,7 +438,7 @@ fn housekeeping(live: Arc<Live>) -> Result<(Sender<()>, JoinHandle<()>), Failure
         });
         for turn in 0u32.. {
             match quitting.recv_timeout(LOOK) {
-                Err(crossbeam_channel::RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => {}
                 _ => return,
             }
             live.watch_links();
@@ -440,6 +461,22 @@ fn housekeeping(live: Arc<Live>) -> Result<(Sender<()>, JoinHandle<()>), Failure
     };
     let thread = std::thread::Builder::new()
         .name("housekeeping".to_owned())
+        .spawn(body);
+    let thread = thread
+        .map_err(|e| Failure::new(FailureKind::Failed, "start", format!("no thread: {e}")))?;
+    Ok((quit, thread))
+}
+
+/// The thread that collects what has to be logged until its channel closes.
+fn log_collector(live: Arc<Live>) -> Result<(Sender<()>, JoinHandle<()>), Failure> {
+    let (quit, quitting) = bounded::<()>(0);
+    let body = move || {
+        while let Err(RecvTimeoutError::Timeout) = quitting.recv_timeout(COLLECT) {
+            live.collect_log();
+        }
+    };
+    let thread = std::thread::Builder::new()
+        .name("log".to_owned())
         .spawn(body);
     let thread = thread
         .map_err(|e| Failure::new(FailureKind::Failed, "start", format!("no thread: {e}")))?;

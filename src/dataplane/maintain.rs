@@ -3,6 +3,7 @@
 use crate::base::time::Now;
 use crate::base::{DropReason, InterfaceId};
 use crate::dataplane::buffer::{Buffer, Incoming, Sink};
+use crate::dataplane::journal::Outlet;
 use crate::dataplane::shard::{Parked, Shard, WAITING_PER_NEIGHBOUR};
 use crate::gateway::errors::ErrorKind;
 use crate::gateway::neighbour::{Event, NeighbourId};
@@ -58,6 +59,12 @@ impl<B: Buffer> Shard<B> {
             }
         }
         self.run_loops(policy, now, sink);
+    }
+
+    /// Carries off what has to be logged.
+    pub fn carry_log(&mut self, to: &mut Outlet) {
+        to.carry(&mut self.nat.journal);
+        to.carry(&mut self.nat_v6.journal);
     }
 
     /// Brings the neighbour table in line with a new policy.

@@ -27,6 +27,7 @@ mod generate;
 mod hairpin;
 mod help;
 mod identification;
+pub mod journal;
 mod judge;
 mod local;
 pub mod machine;

@@ -319,6 +319,10 @@ impl<B: Buffer> Shard<B> {
             DropReason::Filtered | DropReason::NoMapping if policy.filter.default().rejects() => {
                 Some(ErrorKind::PortUnreachable)
             }
+            // To the host its pool is exhausted.
+            DropReason::QuotaBlocks if policy.tells_exhaustion => {
+                policy.limits.error.or(Some(ErrorKind::HostUnreachable))
+            }
             reason if HostLimits::refuses(reason) => policy.limits.error,
             DropReason::NoPort | DropReason::NoBlock | DropReason::PoolDraining
                 if policy.tells_exhaustion =>

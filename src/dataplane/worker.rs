@@ -21,6 +21,7 @@ use crate::base::{DropReason, PortId, WorkerId};
 use crate::dataplane::buffer::{BURST, Buffer, Burst, Heard, Message, Sink};
 use crate::dataplane::clock::Clock;
 use crate::dataplane::counters::Counters;
+use crate::dataplane::journal::Outlet;
 use crate::dataplane::maintain::Slice;
 use crate::dataplane::published::Reader;
 use crate::dataplane::shard::Shard;
@@ -150,6 +151,8 @@ pub struct Worker<B: Buffer> {
     pub jobs: Receiver<Job>,
     /// What management wants to hear.
     pub heard: Option<Sender<Heard>>,
+    /// Where what has to be logged goes.
+    pub log: Outlet,
     /// Numbers for management.
     pub shared: WorkerNumbers,
     /// Set when the gateway stops.
@@ -178,6 +181,7 @@ impl<B: Buffer> Worker<B> {
             mut policy,
             jobs,
             heard,
+            mut log,
             shared,
             stop,
             clock,
@@ -237,6 +241,7 @@ impl<B: Buffer> Worker<B> {
                 sink.keep_alive();
                 let slice = slice(elapsed, &shard);
                 shard.maintain(snapshot, now, slice, &mut sink);
+                shard.carry_log(&mut log);
             }
             sink.flush();
             sink.settle(&mut shard.counters);
@@ -262,6 +267,7 @@ impl<B: Buffer> Worker<B> {
             }
         }
         shard.shut_down(&mut sink);
+        shard.carry_log(&mut log);
         sink.finish();
         sink.settle(&mut shard.counters);
         shard.counters

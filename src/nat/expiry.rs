@@ -71,7 +71,7 @@ impl<A: Family> Nat<A> {
             &mut self.subscribers,
             now.tick,
             subscribers,
-            |_| {},
+            |block| self.journal.returned::<A>(policy, block, now),
         );
         ended
     }

@@ -16,6 +16,7 @@ pub mod filter;
 pub mod fragments;
 pub mod helpers;
 pub mod icmp;
+pub mod journal;
 pub mod knock;
 pub mod limits;
 pub mod mapping;

@@ -20,6 +20,7 @@ use crate::gateway::routes::Routes;
 use crate::nat::destination::Inside;
 use crate::nat::family::Family;
 use crate::nat::filter::Filter;
+use crate::nat::journal::Logging;
 use crate::nat::knock::Bare;
 use crate::nat::limits::HostLimits;
 use crate::nat::ports::{External, ExternalIndex, Externals, Pool, Pools, PortSpace};
@@ -53,6 +54,8 @@ pub struct Policy {
     pub timeouts: Timeouts,
     /// What one subscriber may use.
     pub limits: HostLimits,
+    /// What is logged of the translation.
+    pub logging: Logging,
     /// A translated TCP flow may begin in the middle of its connection.
     pub tcp_pickup: bool,
     /// What the counted rules are, in the order of their numbers.

@@ -17,6 +17,7 @@ use crate::nat::behaviour::Remote;
 use crate::nat::contacts::Contacts;
 use crate::nat::family::Family;
 use crate::nat::helpers::control::Controls;
+use crate::nat::journal::{EventKind, Journal};
 use crate::nat::mapping::{Mapping, Mappings, OutsideEndpoint};
 use crate::nat::policy::Policy;
 use crate::nat::ports::{Allocator, Preference, Returned, Share, SharedPorts};
@@ -151,6 +152,8 @@ pub struct Nat<A: Family> {
     pub windows: Windows,
     /// Subscribers at one of their limits.
     pub at_limit: AtLimit,
+    /// What is to be logged.
+    pub journal: Journal,
     /// Counts.
     pub counts: NatCounts,
     pub(super) hand: ClockHand,
@@ -193,6 +196,7 @@ impl<A: Family> Nat<A> {
             controls: Controls::default(),
             windows: Windows::new(capacity.sessions as usize, capacity.pages)?,
             at_limit: AtLimit::default(),
+            journal: Journal::default(),
             counts: NatCounts::default(),
             hand: ClockHand::default(),
         })
@@ -394,6 +398,9 @@ impl<A: Family> Nat<A> {
             return;
         };
         self.counts.ended[cause as usize] += 1;
+        if policy.logging.sessions() {
+            self.log_session(policy, &session, EventKind::SessionEnded, now);
+        }
         if let Some(mapping) = Mapping::of(&session) {
             let remote = remote_of(&session);
             self.contacts.forget(mapping.outside, remote);

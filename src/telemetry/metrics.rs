@@ -5,6 +5,7 @@
 //! an alert can be written before the first drop.
 
 mod leases;
+mod log;
 
 use crate::control::api::{ExemptFileState, Pool, PoolPorts, ServiceBackend, Worker};
 use crate::control::backend::Scrape;
@@ -129,6 +130,7 @@ fn families(scrape: &Scrape) -> Vec<MetricFamily> {
     services(&mut out, &scrape.services);
     exempt_files(&mut out, &scrape.exempt_files);
     leases::families(&mut out, &scrape.leases);
+    log::log(&mut out, &scrape.log_sinks);
     out.0
 }
 

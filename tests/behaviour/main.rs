@@ -29,6 +29,7 @@ mod knocks;
 mod limits;
 mod links;
 mod live;
+mod log;
 mod mappings;
 mod mtu;
 mod nat66;

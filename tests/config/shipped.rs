@@ -111,7 +111,6 @@ fn default_toml_names_every_key_and_no_other() {
         match shape {
             Shape::Table(keys) | Shape::Tables(keys) => known(name, keys, &mut in_code),
             Shape::Value(_) | Shape::Sets => drop(in_code.insert((*name).to_string())),
-            Shape::Later => {}
         }
     }
     let file: toml::Table = uncommented().parse().unwrap();

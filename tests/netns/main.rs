@@ -49,6 +49,7 @@ mod at_forward;
 mod at_gateway;
 mod at_helpers;
 mod at_import;
+mod at_log;
 mod at_nat66;
 mod at_ports;
 mod at_pptp;

@@ -2,7 +2,7 @@
 
 use super::{duration, moment, percent};
 use crate::control::api::{
-    Endpoint, Exempt, FilterRule, Item, LeaseView, Listing, Pool, PoolPorts, Queue, Rule,
+    Endpoint, Exempt, FilterRule, Item, LeaseView, Listing, LogSink, Pool, PoolPorts, Queue, Rule,
     ServiceBackend, Session, Worker,
 };
 
@@ -36,6 +36,18 @@ pub fn headings(listing: Listing, verbose: bool) -> Vec<&'static str> {
                 "BURSTS",
                 "FILL",
                 "REFUSED",
+            ],
+            &[],
+        ),
+        Listing::Log => (
+            &[
+                "SINK",
+                "STATE",
+                "EMITTED",
+                "DELIVERED",
+                "QUEUED",
+                "DROPPED",
+                "LAST-ERROR",
             ],
             &[],
         ),
@@ -223,6 +235,7 @@ pub fn cells(item: &Item, verbose: bool) -> Vec<String> {
             ],
         ),
         Item::Queue(q) => (queue(q), vec![]),
+        Item::LogSink(s) => (log_sink(s), vec![]),
         Item::Interface(i) => (
             vec![
                 i.interface.clone(),
@@ -329,6 +342,14 @@ fn worker(w: &Worker) -> (Vec<String>, Vec<String>) {
     ];
     let more = [w.loops, w.policy_version, w.mappings, w.memory_bytes];
     (always, more.map(|n| n.to_string()).to_vec())
+}
+
+fn log_sink(s: &LogSink) -> Vec<String> {
+    let counts = [s.emitted, s.delivered, s.queued, s.dropped].map(|n| n.to_string());
+    let mut columns = vec![s.sink.clone(), s.state.clone()];
+    columns.extend(counts);
+    columns.push(s.last_error.clone().unwrap_or_default());
+    columns
 }
 
 fn queue(q: &Queue) -> Vec<String> {

@@ -108,6 +108,7 @@ pub fn compile(
         filter,
         timeouts,
         limits: config.system.limits,
+        logging: config.log.logging,
         tcp_pickup: config.system.tcp_pickup,
         rules: {
             compiler.rules.sort_unstable_by_key(|rule| rule.id);

@@ -26,7 +26,7 @@ pub(super) fn scalars(
                 let scalars = all_scalars();
                 let names: Vec<&str> = scalars.iter().map(String::as_str).collect();
                 let hint = nearest(&path, names).map_or(
-                    "only the keys of [system], [timeouts], [api], [metrics] and [filter] can be set so"
+                    "only the keys of [system], [timeouts], [api], [metrics], [filter] and [log] can be set so"
                         .to_string(),
                     |best| {
                         format!(

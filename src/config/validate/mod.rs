@@ -7,6 +7,7 @@ mod cross;
 mod deterministic;
 mod filter;
 mod links;
+mod log;
 mod operands;
 pub(super) mod pools;
 mod rules;
@@ -78,6 +79,7 @@ pub(super) fn validate(raw: &Raw, findings: &mut Findings) -> Validated {
         services: services::services(&raw.service, &names, findings),
         filter: filter::filter(&raw.filter, &names, findings),
         own_ports: own_ports(&interfaces),
+        log: log::log(&raw.log, findings),
         sets: names.sets,
         system,
         ports,
@@ -95,6 +97,7 @@ pub(super) fn validate(raw: &Raw, findings: &mut Findings) -> Validated {
     }
     cross::check(&validated, findings);
     services::cross(&validated, findings);
+    log::cross(&validated, findings);
     validated
 }
 

@@ -113,6 +113,28 @@ pub struct Queue {
     pub refused: u64,
 }
 
+/// A sink of the NAT log: emitted = delivered + queued + dropped.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogSink {
+    /// As it is configured.
+    pub sink: String,
+    /// `file`, `syslog`, `ipfix`.
+    pub kind: String,
+    /// `up`, or `failing` while records cannot be delivered.
+    pub state: String,
+    /// Records it was given since it began.
+    pub emitted: u64,
+    /// Records written or sent.
+    pub delivered: u64,
+    /// Records that wait.
+    pub queued: u64,
+    /// Records that found no room in its queue.
+    pub dropped: u64,
+    /// What went wrong last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+}
+
 /// A layer-3 interface.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Interface {
@@ -425,6 +447,8 @@ pub enum Item {
     Port(Port),
     /// Of [`Listing::Queues`].
     Queue(Queue),
+    /// Of [`Listing::Log`].
+    LogSink(LogSink),
     /// Of [`Listing::Interfaces`].
     Interface(Interface),
     /// Of [`Listing::Routes`].
@@ -465,6 +489,7 @@ impl Item {
         Ok(match listing {
             Listing::Ports => Item::Port(read(value)?),
             Listing::Queues => Item::Queue(read(value)?),
+            Listing::Log => Item::LogSink(read(value)?),
             Listing::Interfaces => Item::Interface(read(value)?),
             Listing::Routes => Item::Route(read(value)?),
             Listing::Neighbors => Item::Neighbor(read(value)?),

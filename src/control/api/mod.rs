@@ -28,8 +28,8 @@ pub use change::{
 pub use explain::{Explanation, Question, Stage};
 pub use filter::Filter;
 pub use listing::{
-    Block, Endpoint, Interface, Item, LeaseView, Line, ListEnd, Mapping, Neighbor, Pool, PoolPorts,
-    Port, Queue, Route, Session, Subscriber, Translation, Worker,
+    Block, Endpoint, Interface, Item, LeaseView, Line, ListEnd, LogSink, Mapping, Neighbor, Pool,
+    PoolPorts, Port, Queue, Route, Session, Subscriber, Translation, Worker,
 };
 pub use report::{
     Cleared, Config, Counters, DropLine, Drops, Gauges, PacketCounts, Rates, SessionCount, Status,
@@ -125,6 +125,8 @@ kinds! {
         Services "services",
         /// `[[filter.rule]]` with counters, then the default: [`FilterRule`].
         Filter "filter",
+        /// Sinks of the NAT log, and what became of its records: [`LogSink`].
+        Log "log",
         /// Published configurations: [`HistoryEntry`].
         History "history",
     }

@@ -133,7 +133,9 @@ impl Live {
         let generation = if changes.is_empty() {
             self.published.load().generation.0
         } else {
-            self.publish(self.compile(&loaded).map_err(refuse)?)
+            let policy = self.compile(&loaded).map_err(refuse)?;
+            self.open_log(&loaded.validated.log);
+            self.publish(policy)
         };
         let (hash, confirm_seconds) = {
             let mut watches = lock(&self.exemptions);
@@ -164,6 +166,8 @@ impl Live {
             (running.hash.clone(), confirm_seconds)
         };
         self.acknowledged()?;
+        let log = lock(&self.running).loaded.validated.log.clone();
+        self.settle_log(&log);
         Ok(Reloaded {
             generation,
             hash,

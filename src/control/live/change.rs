@@ -106,6 +106,9 @@ pub fn describe(old: &Validated, new: &Validated) -> Vec<String> {
             changes.push(format!("set {name} changed"));
         }
     }
+    if old.log != new.log {
+        changes.push("log changed".to_owned());
+    }
     let (default, established) = (old.filter.default, old.filter.established);
     if (default, established) != (new.filter.default, new.filter.established) {
         changes.push("filter defaults changed".to_owned());

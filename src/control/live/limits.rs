@@ -22,7 +22,9 @@ impl Live {
             }
         });
         let policy = self.published.load();
-        for edge in answers.into_iter().flat_map(|(_, edges)| edges) {
+        let edges: Vec<_> = answers.into_iter().flat_map(|(_, edges)| edges).collect();
+        self.log_limits(&edges);
+        for edge in edges {
             let (subscriber, realm) = (
                 inside_address(edge.address),
                 realm_name(&policy, edge.realm),

@@ -21,6 +21,7 @@ pub mod health;
 pub mod holds;
 pub mod leases;
 pub mod limits;
+mod natlog;
 pub mod objects;
 pub mod pulse;
 pub mod records;
@@ -46,6 +47,7 @@ use crate::dataplane::clock::Clock;
 use crate::dataplane::published::Published;
 use crate::flow::session::State;
 use crate::nat::policy::Policy;
+use crate::telemetry::natlog::NatLog;
 use alarms::Alarms;
 use ask::WorkerHandle;
 use counts::{Baseline, Snapshot, snapshots};
@@ -79,6 +81,7 @@ pub struct Live {
     pub(super) alarms: Mutex<Alarms>,
     pub(super) health: Mutex<Health>,
     pub(super) leases: Mutex<leases::Views>,
+    pub(super) log: NatLog,
     pub(super) reloads_applied: AtomicU64,
     pub(super) reloads_refused: AtomicU64,
     pub(super) exemptions: Mutex<exemptions::Watches>,
@@ -385,6 +388,12 @@ impl Live {
                     .for_each(|entry| out.add(Item::History(entry)));
                 Vec::new()
             }
+            Listing::Log => {
+                self.log_sinks()
+                    .into_iter()
+                    .for_each(|sink| out.add(Item::LogSink(sink)));
+                Vec::new()
+            }
             Listing::Queues => {
                 let queues = self.queue_views().into_iter();
                 let wanted = queues.filter(|q| filter.worker.is_none_or(|w| w == q.worker));
@@ -539,6 +548,7 @@ impl Backend for Live {
             status: self.status_of(&snapshots, &stalled, counters.total.clone()),
             ports: self.port_views(false),
             queues: self.queue_views(),
+            log_sinks: self.log_sinks(),
             workers: self.worker_views(&snapshots),
             pools: self.pool_views(&policy),
             draining: objects::draining(&policy),

@@ -9,19 +9,19 @@ const DAY_NANOS: u64 = 24 * 60 * 60 * 1_000_000_000;
 /// The records logged last, and when the whole of them.
 #[derive(Clone, Debug, Default)]
 pub struct Records {
-    logged: Vec<String>,
+    logged: Vec<(String, String)>,
     whole_nanos: u64,
 }
 
 impl Records {
-    /// The records to log now: those that are new, and once a day all.
-    fn due(&mut self, records: Vec<String>, nanos: u64) -> Vec<String> {
+    /// The records to log now, with their pools: those that are new, and once a day all.
+    fn due(&mut self, records: Vec<(String, String)>, nanos: u64) -> Vec<(String, String)> {
         let whole = nanos.saturating_sub(self.whole_nanos) >= DAY_NANOS;
         if whole || self.logged.is_empty() {
             self.whole_nanos = nanos;
         }
         let known = std::mem::replace(&mut self.logged, records);
-        let new = |record: &&String| whole || !known.contains(record);
+        let new = |record: &&(String, String)| whole || !known.contains(record);
         self.logged.iter().filter(new).cloned().collect()
     }
 }
@@ -31,13 +31,15 @@ impl Live {
     // Implements: D6, G14.
     pub fn log_mappings(&self) {
         let loaded = lock(&self.running).loaded.clone();
-        let records = loaded.validated.pools.iter().filter_map(|pool| {
-            let record = record(pool)?;
-            Some(format!("pool={} {record}", pool.label.name))
-        });
+        let records = loaded
+            .validated
+            .pools
+            .iter()
+            .filter_map(|pool| Some((pool.label.name.clone(), record(pool)?)));
         let due = lock(&self.records).due(records.collect(), self.clock.nanos());
-        for record in due {
-            tracing::info!("deterministic mapping: {record}");
+        self.log_deterministic(&due);
+        for (pool, record) in due {
+            tracing::info!("deterministic mapping: pool={pool} {record}");
         }
     }
 }
@@ -49,13 +51,16 @@ mod tests {
     // Proves: D6, G14.
     #[test]
     fn a_record_is_logged_when_new_and_daily() {
-        let list = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        let list = |names: &[&str]| {
+            let record = |name: &&str| ((*name).to_owned(), "record".to_owned());
+            names.iter().map(record).collect::<Vec<_>>()
+        };
         let mut records = Records::default();
-        assert_eq!(records.due(list(&["a", "b"]), 5), ["a", "b"]);
+        assert_eq!(records.due(list(&["a", "b"]), 5), list(&["a", "b"]));
         assert!(records.due(list(&["a", "b"]), 6).is_empty());
-        assert_eq!(records.due(list(&["a", "c"]), 7), ["c"]);
+        assert_eq!(records.due(list(&["a", "c"]), 7), list(&["c"]));
         assert!(records.due(list(&["a"]), 4 + DAY_NANOS).is_empty());
-        assert_eq!(records.due(list(&["a"]), 5 + DAY_NANOS), ["a"]);
+        assert_eq!(records.due(list(&["a"]), 5 + DAY_NANOS), list(&["a"]));
         assert!(records.due(list(&["a"]), 6 + DAY_NANOS).is_empty());
     }
 }

@@ -51,6 +51,7 @@ impl Live {
     pub fn tell_refusals(&self) {
         let pools = objects::pools(&self.published.load());
         let news = lock(&self.refusals).news(self.clock.nanos(), &pools);
+        self.log_refusals(&news);
         for (pool, refused, in_all) in news {
             tracing::warn!(
                 pool,

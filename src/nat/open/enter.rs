@@ -218,6 +218,9 @@ fn with_new_port<A: Family>(
     let lease = nat
         .allocator
         .allocate(externals, &mut nat.subscribers, &request, random)?;
+    if lease.opened.is_some() {
+        nat.log_leased(policy, subscriber, from.pool.policy().id, &lease, now);
+    }
     // A pool has addresses of one family; rules lead to pools of theirs.
     let address = A::from_ip(lease.address).unwrap_or_default();
     (session.after.source, session.after.source_port) = (address, lease.port);

@@ -87,6 +87,24 @@ pub fn open<A: Family>(
     random: &mut Random,
     trace: &mut Trace,
 ) -> Result<Opened, DropReason> {
+    let opened = decide(nat, policy, flow, now, random, trace);
+    if policy.logging.sessions()
+        && let Ok(Opened::Session(index)) = opened
+    {
+        nat.log_opened(policy, index, now);
+    }
+    opened
+}
+
+/// [`open`] but for the log.
+fn decide<A: Family>(
+    nat: &mut Nat<A>,
+    policy: &Policy,
+    flow: &NewFlow<A>,
+    now: Now,
+    random: &mut Random,
+    trace: &mut Trace,
+) -> Result<Opened, DropReason> {
     match flow.transport {
         Transport::IcmpReply => return Err(unsolicited(policy, flow)),
         Transport::IcmpOther | Transport::IcmpError => {

@@ -16,7 +16,7 @@ use super::{
     Allowed, BlockIndex, ExternalIndex, ExternalRef, Externals, Held, HoldQueue, Pairing, Pool,
     PortRange, PortRanges, PortSpace, Preference, Select,
 };
-use crate::base::{DropReason, Random, RealmId, Tick, WorkerId};
+use crate::base::{DropReason, PoolId, Random, RealmId, Tick, WorkerId};
 use crate::nat::subscriber::{SubscriberIndex, Subscribers};
 use std::net::IpAddr;
 
@@ -125,6 +125,8 @@ pub struct ReturnedBlock {
     pub inside: u128,
     /// The realm of the inside address.
     pub realm: RealmId,
+    /// The pool it counted for.
+    pub pool: Option<PoolId>,
 }
 
 /// Picks addresses and ports for the mappings of one worker, and takes them back.

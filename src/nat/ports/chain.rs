@@ -163,6 +163,7 @@ pub(super) fn return_idle(
                 ports,
                 inside,
                 realm,
+                pool: blocks.pool(block),
             });
         }
         blocks.release_block(block);

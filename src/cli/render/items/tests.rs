@@ -52,6 +52,7 @@ fn samples() -> Vec<(Listing, Item)> {
     vec![
         (Listing::Ports, Item::Port(Port::default())),
         (Listing::Queues, Item::Queue(Queue::default())),
+        (Listing::Log, Item::LogSink(LogSink::default())),
         (Listing::Interfaces, Item::Interface(Interface::default())),
         (Listing::Routes, Item::Route(Route::default())),
         (Listing::Neighbors, Item::Neighbor(Neighbor::default())),
