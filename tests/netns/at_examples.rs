@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use crate::accounting;
+use crate::at_log;
 use crate::lab::{Gateway, Lab, Setup, on_workers};
 use crate::natgate::Natgate;
 use crate::probe::Answer;
@@ -160,6 +161,7 @@ fn example_b_gives_subscribers_blocks_of_ports() {
             ("pci:0000:3b:00.0", "af_packet:lan0"),
             ("pci:0000:3b:00.1", "af_packet:wan0"),
             ("queues = 14", "queues = 1"),
+            ("/var/log/natgate", "DIR"),
         ],
     );
     on_workers(2, &setup, |lab| {
@@ -198,7 +200,20 @@ fn example_b_gives_subscribers_blocks_of_ports() {
             assert!((64..128).contains(&last) && last != 100, "{address}");
             (address, blocks.into_iter().next().unwrap())
         };
-        assert_ne!(of("100.64.1.5"), of("100.64.2.6"));
+        let held = [of("100.64.1.5"), of("100.64.2.6")];
+        assert_ne!(held[0], held[1]);
+        // One record for each block, none for a session.
+        let records = at_log::wait_for(&lab.dir.path().join("nat.json"), "block_allocated", 2);
+        let logged = at_log::of(&records, "block_allocated");
+        let logged = logged.iter().map(|record| {
+            let first = record["first_port"].as_u64().unwrap();
+            (
+                record["outside"].as_str().unwrap().to_string(),
+                (first as u16 - 1024) / 512,
+            )
+        });
+        assert_eq!(logged.collect::<Vec<_>>(), held);
+        assert_eq!(at_log::of(&records, "session_created").len(), 0);
         // Whoever learns a mapping may answer it.
         let call = lab.hold("in", "100.64.1.5:40000");
         let public = lab.ask(&call, "192.0.2.9:5000").answered();
@@ -229,6 +244,7 @@ fn example_c_is_a_clusters_way_out_and_in() {
             ("pci:0000:3b:00.0", "af_packet:lan0"),
             ("pci:0000:3b:00.1", "af_packet:wan0"),
             ("/etc/config/ip-masq-agent", "DIR/ip-masq-agent"),
+            ("/var/log/natgate", "DIR"),
         ],
     );
     on_workers(2, &setup, |lab| {
@@ -261,7 +277,12 @@ fn example_c_is_a_clusters_way_out_and_in() {
              route add fd00:96::40/128 via 2001:db8:5::2",
         );
         // Pods leave by the interface's address, payments by one of the pool's, in both families.
-        lab.expect("UDP in 10.244.1.7:0 > 198.51.100.5:5000 => seen 203.0.113.2:*, reply");
+        let seen = source(lab, "UDP in 10.244.1.7:0 > 198.51.100.5:5000");
+        assert_eq!(seen.ip().to_string(), "203.0.113.2");
+        let records = at_log::wait_for(&lab.dir.path().join("nat.json"), "session_created", 1);
+        let session = &at_log::of(&records, "session_created")[0];
+        assert_eq!(session["inside"], "10.244.1.7");
+        assert_eq!(session["outside_port"], seen.port());
         let payments = source(lab, "TCP in 10.244.7.5:0 > 198.51.100.5:80").to_string();
         assert!(
             (30..34).any(|host| payments.starts_with(&format!("203.0.113.{host}:"))),

@@ -15,7 +15,7 @@ use crate::probe::Answer;
 const PATIENCE: Duration = Duration::from_secs(12);
 
 /// The records in a file, in order.
-fn records(path: &Path) -> Vec<Value> {
+pub fn records(path: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let line =
         |line: &str| serde_json::from_str(line).unwrap_or_else(|why| panic!("{line}: {why}"));
@@ -23,13 +23,13 @@ fn records(path: &Path) -> Vec<Value> {
 }
 
 /// Those about one kind of event.
-fn of(records: &[Value], event: &str) -> Vec<Value> {
+pub fn of(records: &[Value], event: &str) -> Vec<Value> {
     let about = records.iter().filter(|record| record["event"] == event);
     about.cloned().collect()
 }
 
 /// Waits until `count` records of a kind are in the file, and returns all that are there then.
-fn wait_for(path: &Path, event: &str, count: usize) -> Vec<Value> {
+pub fn wait_for(path: &Path, event: &str, count: usize) -> Vec<Value> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let found = records(path);

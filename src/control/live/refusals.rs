@@ -2,6 +2,7 @@
 //! since the last line. Packet code never logs.
 
 use super::{Live, lock, objects};
+use crate::base::DropReason;
 use crate::control::api::Pool;
 use hashbrown::HashMap;
 
@@ -26,7 +27,10 @@ impl Refusals {
         let mut news = Vec::new();
         for pool in pools {
             let counts = pool.ports.iter().flat_map(|ports| {
-                let refused = ports.refused.iter().filter(|(_, n)| **n > 0);
+                // A host at its own limit does not show that the pool is short of ports.
+                let own_limit = DropReason::QuotaBlocks.name();
+                let refused = ports.refused.iter();
+                let refused = refused.filter(move |(reason, n)| **n > 0 && *reason != own_limit);
                 refused.map(|(reason, n)| (&ports.protocol, reason, *n))
             });
             let refused = counts.clone().map(|(_, _, n)| n).sum();
@@ -93,5 +97,17 @@ mod tests {
         assert_eq!(at(5, 9), None, "too soon");
         assert_eq!(at(12, 10), Some((8, "udp no_port 10".to_owned())));
         assert_eq!(at(60, 10), None);
+    }
+
+    #[test]
+    fn a_host_at_its_limit_is_not_the_pools_matter() {
+        let mut pool = pool(3);
+        let refused = &mut pool.ports[0].refused;
+        refused.insert("quota_blocks".to_owned(), 40);
+        let mut refusals = Refusals::default();
+        let news = refusals.news(0, std::slice::from_ref(&pool));
+        assert_eq!(news, [("p".to_owned(), 3, "udp no_port 3".to_owned())]);
+        pool.ports[0].refused.insert("quota_blocks".to_owned(), 50);
+        assert_eq!(refusals.news(60_000_000_000, &[pool]), []);
     }
 }

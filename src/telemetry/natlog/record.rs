@@ -21,7 +21,7 @@ macro_rules! kinds {
             /// Every kind.
             pub const ALL: &[Kind] = &[$(Kind::$kind,)+];
 
-            /// Its name: `event` in JSON, MSGID in syslog.
+            /// Its name: `event` in a line of JSON.
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Kind::$kind => $name,)+
