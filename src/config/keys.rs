@@ -143,6 +143,7 @@ pub const METRICS: &[Key] = &[key("listen", Kind::Text, "\"127.0.0.1:9464\"")];
 pub const LOG: &[Key] = &[
     key("mappings", Kind::Text, "\"auto\""),
     key("to", Kind::List, "[]"),
+    key("through", Kind::Text, "\"gateway\""),
     key("destinations", Kind::Bool, "false"),
 ];
 

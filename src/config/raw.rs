@@ -150,6 +150,7 @@ pub struct Metrics {
 pub struct Log {
     pub mappings: String,
     pub to: Many,
+    pub through: String,
     pub destinations: bool,
 }
 

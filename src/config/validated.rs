@@ -14,7 +14,7 @@ use ipnet::{IpNet, Ipv4Net};
 pub use super::exemptions::ExemptFile;
 pub use super::filtering::{Filter, FilterRule};
 pub use super::interfaces::{Interface, Urpf};
-pub use super::log::{Log, LogTarget};
+pub use super::log::{Collector, Log, LogTarget};
 pub use super::matching::{AddressList, InterfaceMatch, Match, PortSet, PrefixSet, ProtocolSet};
 pub use super::services::{Backend, Service, ServiceAt};
 use crate::base::{InterfaceId, PoolId, RealmId};

@@ -181,6 +181,10 @@ pub fn start<B: Buffer>(
     if let Some(hash) = unconfirmed::hash_of_files(&running.loaded) {
         running.boot_hash = hash;
     }
+    let sender = handles
+        .first()
+        .map(|first: &WorkerHandle| first.jobs.clone());
+    let log = NatLog::new(inlets, sender.unwrap_or_else(|| bounded(0).0));
     let live = Arc::new(Live {
         exemptions: Mutex::new(exemptions),
         workers: handles,
@@ -197,7 +201,7 @@ pub fn start<B: Buffer>(
         alarms: Mutex::new(Alarms::default()),
         health: Mutex::new(Health::default()),
         leases: Mutex::new(leases::Views::new()),
-        log: NatLog::new(inlets),
+        log,
         reloads_applied: AtomicU64::new(0),
         reloads_refused: AtomicU64::new(0),
         dpdk_version: devices.dpdk_version,

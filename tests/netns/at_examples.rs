@@ -1,6 +1,7 @@
 //! The worked examples of `configs/` run, and do what their text says: their cards are af_packet ports of the lab, and the
 //! end hosts get the addresses the examples speak of.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
@@ -161,7 +162,6 @@ fn example_b_gives_subscribers_blocks_of_ports() {
             ("pci:0000:3b:00.0", "af_packet:lan0"),
             ("pci:0000:3b:00.1", "af_packet:wan0"),
             ("queues = 14", "queues = 1"),
-            ("/var/log/natgate", "DIR"),
         ],
     );
     on_workers(2, &setup, |lab| {
@@ -180,6 +180,7 @@ fn example_b_gives_subscribers_blocks_of_ports() {
              addr add 10.7.7.7/32 dev lo
              route add default via 198.51.100.2",
         );
+        let collector = lab.hold("out", "198.51.100.3:4739");
         // One address per subscriber, ports of its own block.
         let of = |subscriber: &str| {
             let seen: Vec<SocketAddr> = (0..8)
@@ -203,17 +204,21 @@ fn example_b_gives_subscribers_blocks_of_ports() {
         let held = [of("100.64.1.5"), of("100.64.2.6")];
         assert_ne!(held[0], held[1]);
         // One record for each block, none for a session.
-        let records = at_log::wait_for(&lab.dir.path().join("nat.json"), "block_allocated", 2);
-        let logged = at_log::of(&records, "block_allocated");
-        let logged = logged.iter().map(|record| {
-            let first = record["first_port"].as_u64().unwrap();
-            (
-                record["outside"].as_str().unwrap().to_string(),
-                (first as u16 - 1024) / 512,
-            )
+        let seen = Cell::new(0);
+        let messages = at_log::until(&collector, "198.51.100.2:4739", |message| {
+            let sets = at_log::data_sets(&[message.to_vec()], at_log::BLOCK_TEMPLATE);
+            seen.set(seen.get() + sets.concat().len() / 21);
+            seen.get() >= 2
+        });
+        let blocks = at_log::data_sets(&messages, at_log::BLOCK_TEMPLATE).concat();
+        let logged = blocks.chunks(21).map(|block| {
+            let first = u16::from_be_bytes([block[17], block[18]]);
+            (format!("203.0.113.{}", block[16]), (first - 1024) / 512)
         });
         assert_eq!(logged.collect::<Vec<_>>(), held);
-        assert_eq!(at_log::of(&records, "session_created").len(), 0);
+        for sessions in [256, 260] {
+            assert!(at_log::data_sets(&messages, sessions).is_empty());
+        }
         // Whoever learns a mapping may answer it.
         let call = lab.hold("in", "100.64.1.5:40000");
         let public = lab.ask(&call, "192.0.2.9:5000").answered();
@@ -244,7 +249,6 @@ fn example_c_is_a_clusters_way_out_and_in() {
             ("pci:0000:3b:00.0", "af_packet:lan0"),
             ("pci:0000:3b:00.1", "af_packet:wan0"),
             ("/etc/config/ip-masq-agent", "DIR/ip-masq-agent"),
-            ("/var/log/natgate", "DIR"),
         ],
     );
     on_workers(2, &setup, |lab| {
@@ -277,12 +281,19 @@ fn example_c_is_a_clusters_way_out_and_in() {
              route add fd00:96::40/128 via 2001:db8:5::2",
         );
         // Pods leave by the interface's address, payments by one of the pool's, in both families.
+        let server = lab.hold("out", "203.0.113.1:514");
         let seen = source(lab, "UDP in 10.244.1.7:0 > 198.51.100.5:5000");
         assert_eq!(seen.ip().to_string(), "203.0.113.2");
-        let records = at_log::wait_for(&lab.dir.path().join("nat.json"), "session_created", 1);
-        let session = &at_log::of(&records, "session_created")[0];
-        assert_eq!(session["inside"], "10.244.1.7");
-        assert_eq!(session["outside_port"], seen.port());
+        let started = format!("outsidePort=\"{}\"", seen.port());
+        let messages = at_log::until(&server, "203.0.113.2:514", |message| {
+            String::from_utf8_lossy(message).contains(&started)
+        });
+        let session = messages.last().unwrap();
+        let session = String::from_utf8_lossy(session);
+        assert!(
+            session.contains(" session_created ") && session.contains("inside=\"10.244.1.7\""),
+            "{session}"
+        );
         let payments = source(lab, "TCP in 10.244.7.5:0 > 198.51.100.5:80").to_string();
         assert!(
             (30..34).any(|host| payments.starts_with(&format!("203.0.113.{host}:"))),

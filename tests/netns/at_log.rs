@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::accounting;
 use crate::lab::{Lab, Setup, on_workers};
-use crate::probe::Answer;
+use crate::probe::{Answer, Held};
 
 /// How long records may take.
 const PATIENCE: Duration = Duration::from_secs(12);
@@ -234,6 +234,101 @@ fn a_session_has_a_record_at_either_end_and_the_file_may_move() {
         assert_eq!(
             (&sinks[0]["dropped"], &sinks[0]["state"]),
             (&0.into(), &"up".into())
+        );
+    });
+}
+
+/// The messages that a collector gets from natgate until one has what is wanted.
+pub fn until(collector: &Held, from: &str, wanted: impl Fn(&[u8]) -> bool) -> Vec<Vec<u8>> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut messages = Vec::new();
+    while Instant::now() < deadline {
+        let Some(message) = collector.next(from.parse().unwrap()) else {
+            continue;
+        };
+        messages.push(message);
+        if messages.last().is_some_and(|message| wanted(message)) {
+            return messages;
+        }
+    }
+    panic!("none of {} messages: {messages:02x?}", messages.len());
+}
+
+/// Data sets of IPFIX messages with this template number.
+pub fn data_sets(messages: &[Vec<u8>], template: u16) -> Vec<Vec<u8>> {
+    let mut found = Vec::new();
+    for message in messages {
+        let word = |at: usize| u16::from_be_bytes([message[at], message[at + 1]]);
+        assert_eq!((word(0), usize::from(word(2))), (10, message.len()));
+        let mut at = 16;
+        while at < message.len() {
+            let length = usize::from(word(at + 2));
+            if word(at) == template {
+                found.push(message[at + 4..at + length].to_vec());
+            }
+            at += length;
+        }
+    }
+    found
+}
+
+/// The template of blocks of IPv4: time, event, inside, outside, first and last port.
+pub const BLOCK_TEMPLATE: u16 = 264;
+
+// Proves: B1, G16.
+#[test]
+fn collectors_on_the_gateways_own_networks_get_syslog_and_ipfix() {
+    let (plain, _) = BLOCKS.natgate.split_once("[log]").unwrap();
+    let logged = format!(
+        "{plain}[log]\nmappings = \"block\"\n\
+         to = [\"syslog:203.0.113.9:514\", \"ipfix:203.0.113.9:4739\"]\n"
+    );
+    let setup = |natgate: String| Setup {
+        natgate: Box::leak(natgate.into_boxed_str()),
+        ..BLOCKS
+    };
+    on_workers(2, &setup(plain.to_owned()), |lab| {
+        let syslog = lab.hold("out", "203.0.113.9:514");
+        let ipfix = lab.hold("out", "203.0.113.9:4739");
+        lab.reload(&setup(logged.clone()));
+        let port = lab
+            .probe("UDP in 10.0.0.2:40000 > 203.0.113.9:5000")
+            .answered()
+            .port();
+        let first = port - (port - 1024) % 4;
+        let text = |message: &[u8]| String::from_utf8(message.to_vec()).unwrap();
+        let messages = until(&syslog, "203.0.113.1:514", |message| {
+            text(message).contains(" block_released ")
+        });
+        let texts: Vec<String> = messages.iter().map(|message| text(message)).collect();
+        for event in ["block_allocated", "block_released"] {
+            let about: Vec<_> = texts.iter().filter(|text| text.contains(event)).collect();
+            assert_eq!(about.len(), 1, "{texts:#?}");
+            assert!(about[0].starts_with("<134>1 20"), "{texts:#?}");
+            let ports = format!("firstPort=\"{first}\" lastPort=\"{}\"", first + 3);
+            assert!(about[0].contains(&ports), "{texts:#?}");
+        }
+        let released = |message: &[u8]| {
+            let sets = data_sets(&[message.to_vec()], BLOCK_TEMPLATE);
+            sets.iter().any(|set| set[8] == 17)
+        };
+        let messages = until(&ipfix, "203.0.113.1:4739", released);
+        let all = data_sets(&messages, BLOCK_TEMPLATE).concat();
+        let blocks: Vec<&[u8]> = all.chunks(21).collect();
+        let events: Vec<u8> = blocks.iter().map(|block| block[8]).collect();
+        assert_eq!(events, [16, 17], "allocated, released");
+        for block in blocks {
+            assert_eq!(block[9..17], [10, 0, 0, 2, 203, 0, 113, 20]);
+            let ports = [first.to_be_bytes(), (first + 3).to_be_bytes()].concat();
+            assert_eq!(block[17..], ports);
+        }
+        let sinks = sinks(lab);
+        assert_eq!(sinks.len(), 2, "{sinks:#?}");
+        assert!(
+            sinks
+                .iter()
+                .all(|sink| sink["state"] == "up" && sink["dropped"] == 0),
+            "{sinks:#?}"
         );
     });
 }

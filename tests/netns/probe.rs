@@ -256,6 +256,20 @@ impl Held {
         }
     }
 
+    /// The next datagram from there, if one comes.
+    pub fn next(&self, from: SocketAddr) -> Option<Vec<u8>> {
+        let deadline = Instant::now() + TIMEOUT;
+        let mut buffer = vec![0; 65536];
+        while Instant::now() < deadline {
+            if let Ok((length, source)) = self.socket.recv_from(&mut buffer)
+                && source == from
+            {
+                return Some(buffer[..length].to_vec());
+            }
+        }
+        None
+    }
+
     /// Waits for `payload` to come back from where it was sent.
     pub fn receive(&self, payload: &[u8], from: SocketAddr) -> Answer {
         let deadline = Instant::now() + TIMEOUT;

@@ -16,12 +16,17 @@ const MAPPINGS: &[(&str, Mappings)] = &[
     ("session", Mappings::Session),
 ];
 
+/// Whether datagrams leave by the host's network, as it is written.
+const THROUGH: &[(&str, bool)] = &[("gateway", false), ("host", true)];
+
 pub(super) fn log(raw: &raw::Log, findings: &mut Findings) -> Log {
     let wanted = choice("log.mappings", &raw.mappings, MAPPINGS, findings).unwrap_or_default();
+    let through = choice("log.through", &raw.through, THROUGH, findings);
+    let host = through.unwrap_or_default();
     let mut to = Vec::new();
     for (index, written) in raw.to.0.iter().enumerate() {
         let path = element_path("log.to", index, findings);
-        let Some(target) = checked(&path, LogTarget::parse(written), findings) else {
+        let Some(target) = checked(&path, LogTarget::parse(written, host), findings) else {
             continue;
         };
         if to.contains(&target) {

@@ -20,15 +20,16 @@ pub(super) use pools::blocks_of;
 
 use super::raw::{self, Raw};
 use super::report::{Findings, nearest};
-use super::validated::{Interface, Label, Validated};
+use super::validated::{Interface, Label, Log, LogTarget, Validated};
 use crate::gateway::dhcp::message::CLIENT_PORT;
 use crate::nat::helpers::{Helper, Helpers};
 use operands::{Names, element_path};
 
-/// The ports the gateway itself sends from: of its DHCP clients.
-fn own_ports(interfaces: &[Interface]) -> BTreeSet<u16> {
+/// The ports the gateway itself sends from: of its DHCP clients, and of its log.
+fn own_ports(interfaces: &[Interface], log: &Log) -> BTreeSet<u16> {
     let leased = interfaces.iter().filter(|interface| interface.dhcp);
-    leased.map(|_| CLIENT_PORT).collect()
+    let logged = log.to.iter().filter_map(LogTarget::own_port);
+    leased.map(|_| CLIENT_PORT).chain(logged).collect()
 }
 
 /// What speaks against a configuration with the addresses that were leased meanwhile.
@@ -66,6 +67,7 @@ pub(super) fn validate(raw: &Raw, findings: &mut Findings) -> Validated {
     let interfaces = links::interfaces(&raw.interface, &ports, &realms, findings);
     let pools = pools::pools(&raw.pool, &names, findings);
     let pool_names: Vec<&str> = pools.iter().map(|pool| pool.label.name.as_str()).collect();
+    let log = log::log(&raw.log, findings);
     let mut validated = Validated {
         timeouts: system::timeouts(&raw.timeouts, findings),
         api: system::api(&raw.api, &system.instance, findings),
@@ -78,8 +80,8 @@ pub(super) fn validate(raw: &Raw, findings: &mut Findings) -> Validated {
         port_forwards: rules::port_forwards(&raw.port_forward, &names, &realms, findings),
         services: services::services(&raw.service, &names, findings),
         filter: filter::filter(&raw.filter, &names, findings),
-        own_ports: own_ports(&interfaces),
-        log: log::log(&raw.log, findings),
+        own_ports: own_ports(&interfaces, &log),
+        log,
         sets: names.sets,
         system,
         ports,

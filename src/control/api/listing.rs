@@ -118,7 +118,7 @@ pub struct Queue {
 pub struct LogSink {
     /// As it is configured.
     pub sink: String,
-    /// `file`.
+    /// `file`, `syslog`, `ipfix`.
     pub kind: String,
     /// `up`, or `failing` while records cannot be delivered.
     pub state: String,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::records::Records;
 use super::{Live, lock};
+use crate::base::DropReason;
 use crate::config::validated::{Log, LogTarget};
 use crate::control::api::LogSink;
 use crate::nat::at_limit::LimitEdge;
@@ -56,6 +57,7 @@ impl Live {
     /// Records that subscribers came to their limits, or left them behind.
     pub(super) fn log_limits(&self, edges: &[LimitEdge]) {
         let (policy, now) = (self.published.load(), unix_millis());
+        let limits = &policy.limits;
         let record = |edge: &LimitEdge| {
             let (kind, count) = match edge.begins {
                 true => (Kind::QuotaExceeded, None),
@@ -65,6 +67,12 @@ impl Live {
                 realm: Some(Cow::Owned(realm_name(&policy, edge.realm))),
                 inside: Some(inside_address(edge.address)),
                 reason: Some(edge.reason.name().into()),
+                limit: match edge.reason {
+                    DropReason::SessionLimit => Some(limits.sessions),
+                    DropReason::QuotaHalfOpen => Some(limits.half_open),
+                    DropReason::QuotaRate => Some(limits.new_per_second),
+                    _ => None,
+                },
                 count,
                 ..Record::new(now, kind)
             }

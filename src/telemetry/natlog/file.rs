@@ -64,9 +64,9 @@ impl FileOut {
 }
 
 impl Out for FileOut {
-    fn deliver(&mut self, batch: &Batch) -> io::Result<()> {
+    fn deliver(&mut self, batches: &[Batch], _: u64) -> io::Result<()> {
         if self.lines.is_empty() {
-            for (seq, record) in (batch.first..).zip(batch.records.iter()) {
+            for (seq, record) in batches.iter().flat_map(Batch::numbered) {
                 serde_json::to_writer(&mut self.lines, &Line { seq, record })?;
                 self.lines.push(b'\n');
             }
@@ -142,16 +142,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/er/nat.json");
         let mut out = FileOut::new(path.clone());
-        out.deliver(&batch(1, 2)).unwrap();
+        out.deliver(&[batch(1, 2)], 0).unwrap();
         let first = fs::read_to_string(&path).unwrap();
         assert!(first.starts_with(
             r#"{"seq":1,"time":"2025-11-26T07:30:00.123Z","event":"gateway_started","detail":"#
         ));
         let rotated = dir.path().join("nat.json.1");
         fs::rename(&path, &rotated).unwrap();
-        out.deliver(&batch(3, 1)).unwrap();
+        out.deliver(&[batch(3, 1)], 0).unwrap();
         fs::remove_file(&path).unwrap();
-        out.deliver(&batch(4, 1)).unwrap();
+        out.deliver(&[batch(4, 1)], 0).unwrap();
         assert_eq!(numbers(&fs::read_to_string(&rotated).unwrap()), [1, 2]);
         assert_eq!(numbers(&fs::read_to_string(&path).unwrap()), [4]);
     }
@@ -161,7 +161,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("nat.json");
         fs::write(&path, "{\"seq\":7,\"ti").unwrap();
-        FileOut::new(path.clone()).deliver(&batch(1, 1)).unwrap();
+        FileOut::new(path.clone())
+            .deliver(&[batch(1, 1)], 0)
+            .unwrap();
         let text = fs::read_to_string(&path).unwrap();
         let (torn, rest) = text.split_once('\n').unwrap();
         assert_eq!((torn, numbers(rest)), ("{\"seq\":7,\"ti", vec![1]));
@@ -173,13 +175,13 @@ mod tests {
         let path = dir.path().join("nat.json");
         std::os::unix::fs::symlink("/dev/full", &path).unwrap();
         let mut out = FileOut::new(path.clone());
-        let error = out.deliver(&batch(1, 3)).unwrap_err();
+        let error = out.deliver(&[batch(1, 3)], 0).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
         // As if the disk had taken a line and a half.
         out.written = out.lines.len() / 2;
         fs::remove_file(&path).unwrap();
-        out.deliver(&batch(1, 3)).unwrap();
-        out.deliver(&batch(4, 1)).unwrap();
+        out.deliver(&[batch(1, 3)], 0).unwrap();
+        out.deliver(&[batch(4, 1)], 0).unwrap();
         assert_eq!(numbers(&fs::read_to_string(&path).unwrap()), [2, 3, 4]);
     }
 

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crossbeam_channel::Sender;
 use hashbrown::HashMap;
 
 use super::record::{Kind, Record};
@@ -10,6 +11,7 @@ use super::sink::{Sink, SinkView};
 use crate::base::PoolId;
 use crate::config::log::LogTarget;
 use crate::dataplane::journal::Inlet;
+use crate::dataplane::worker::Job;
 use crate::nat::journal::{Event, EventKind};
 use crate::nat::policy::Policy;
 
@@ -44,6 +46,8 @@ impl Names {
 /// The NAT log of a running gateway.
 pub struct NatLog {
     inner: Mutex<Inner>,
+    /// The worker that sends what the gateway itself sends.
+    worker: Sender<Job>,
 }
 
 struct Inner {
@@ -57,9 +61,10 @@ struct Inner {
 }
 
 impl NatLog {
-    /// A log that is fed by these workers, without a sink yet.
-    pub fn new(inlets: Vec<Inlet>) -> NatLog {
+    /// A log that is fed by workers, without a sink yet; datagrams of the gateway's own leave by the jobs of `worker`.
+    pub fn new(inlets: Vec<Inlet>, worker: Sender<Job>) -> NatLog {
         NatLog {
+            worker,
             inner: Mutex::new(Inner {
                 inlets,
                 names: Names::default(),
@@ -82,7 +87,7 @@ impl NatLog {
             if inner.sinks.iter().any(|sink| sink.target == *target) {
                 continue;
             }
-            match Sink::start(target.clone()) {
+            match Sink::start(target.clone(), &self.worker) {
                 Ok(mut sink) => {
                     let first = Record {
                         detail: Some(concat!("natgate ", env!("CARGO_PKG_VERSION")).into()),

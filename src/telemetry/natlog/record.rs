@@ -21,7 +21,7 @@ macro_rules! kinds {
             /// Every kind.
             pub const ALL: &[Kind] = &[$(Kind::$kind,)+];
 
-            /// Its name: `event` in a line of JSON.
+            /// Its name: `event` in a line of JSON, MSGID in syslog.
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Kind::$kind => $name,)+
@@ -126,6 +126,9 @@ pub struct Record {
     /// The limit, or why a pool refuses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Cow<'static, str>>,
+    /// The limit that a subscriber came to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
     /// How many: refusals, records lost, milliseconds the clock went forward.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<i64>,
@@ -153,6 +156,7 @@ impl Record {
             destination: None,
             destination_port: None,
             reason: None,
+            limit: None,
             count: None,
             detail: None,
         }
@@ -221,10 +225,17 @@ fn read_time<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
     parse_time(&text).map_err(serde::de::Error::custom)
 }
 
+/// The name of a protocol, or of all of them.
+pub fn protocol_text(number: u8) -> String {
+    match number {
+        0 => "all".to_owned(),
+        number => protocol_name(number),
+    }
+}
+
 fn write_protocol<S: Serializer>(protocol: &Option<u8>, to: S) -> Result<S::Ok, S::Error> {
     match protocol {
-        Some(0) => to.serialize_some("all"),
-        Some(number) => to.serialize_some(&protocol_name(*number)),
+        Some(number) => to.serialize_some(&protocol_text(*number)),
         None => to.serialize_none(),
     }
 }

@@ -3,13 +3,17 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 
 use super::file::FileOut;
-use super::record::{Kind, Record};
-use crate::config::log::LogTarget;
+use super::ipfix::IpfixOut;
+use super::record::{Kind, Record, unix_millis};
+use super::send::Way;
+use super::syslog::SyslogOut;
+use crate::config::log::{Collector, LogTarget};
+use crate::dataplane::worker::Job;
 
 /// Records that may wait for a sink.
 const QUEUE: u64 = 1 << 17;
@@ -23,6 +27,12 @@ const RETRY: Duration = Duration::from_millis(500);
 /// How long the last records may take when a sink ends.
 const FAREWELL: Duration = Duration::from_secs(2);
 
+/// How often a sink without records is asked to look after its collector.
+const TEND: Duration = Duration::from_secs(1);
+
+/// Batches that are delivered together at most.
+const GROUP: usize = 64;
+
 /// Consecutive records with the number of the first among all that the sink was given.
 #[derive(Clone)]
 pub(super) struct Batch {
@@ -30,13 +40,33 @@ pub(super) struct Batch {
     pub(super) records: Arc<[Record]>,
 }
 
+impl Batch {
+    /// The records with their numbers.
+    pub(super) fn numbered(&self) -> impl Iterator<Item = (u64, &Record)> {
+        (self.first..).zip(self.records.iter())
+    }
+}
+
 /// How records leave.
 pub(super) trait Out: Send {
-    /// Delivers what it has taken before and not delivered yet, or else the batch.
+    /// Delivers what it has taken before and not delivered yet, or else these batches; `now` in milliseconds since 1970.
     ///
     /// # Errors
-    /// Why not all was delivered; the same batch is given again then, until it is.
-    fn deliver(&mut self, batch: &Batch) -> io::Result<()>;
+    /// Why not all was delivered; the same batches are given again then, until all is.
+    fn deliver(&mut self, batches: &[Batch], now: u64) -> io::Result<()>;
+
+    /// How long records wait for others, to leave together.
+    fn gather(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// Does what is due without records; about once a second.
+    ///
+    /// # Errors
+    /// Why it could not be done.
+    fn tend(&mut self, _now: u64) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// What a sink has done so far.
@@ -56,7 +86,7 @@ struct Counts {
 pub struct SinkView {
     /// As it is configured.
     pub target: String,
-    /// `file`, ….
+    /// `file`, `syslog`, `ipfix`.
     pub kind: &'static str,
     /// Whether the last attempt to deliver something worked.
     pub up: bool,
@@ -84,13 +114,17 @@ pub(super) struct Sink {
 }
 
 impl Sink {
-    /// Starts the sink's thread.
+    /// Starts the sink's thread. `worker` sends what the gateway itself sends.
     ///
     /// # Errors
     /// When there is no thread.
-    pub(super) fn start(target: LogTarget) -> io::Result<Sink> {
+    pub(super) fn start(target: LogTarget, worker: &Sender<Job>) -> io::Result<Sink> {
+        let way = |to: &Collector, port| Way::to(to, port, worker);
+        let port = target.own_port().unwrap_or_default();
         let out: Box<dyn Out> = match &target {
             LogTarget::File(path) => Box::new(FileOut::new(path.clone())),
+            LogTarget::Syslog(to) => Box::new(SyslogOut::new(way(to, port))),
+            LogTarget::Ipfix(to) => Box::new(IpfixOut::new(way(to, port))),
         };
         Sink::with(target, out)
     }
@@ -188,33 +222,66 @@ impl Sink {
 
 /// The life of a sink's thread.
 fn run(batches: &Receiver<Batch>, out: &mut dyn Out, counts: &Counts, name: &str) {
-    while let Ok(batch) = batches.recv() {
-        let number = batch.records.len() as u64;
-        let delivered = loop {
-            let Err(error) = out.deliver(&batch) else {
-                break true;
-            };
-            {
-                let last = counts.last_error.lock();
-                *last.unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+    loop {
+        let first = match batches.recv_timeout(TEND) {
+            Ok(batch) => batch,
+            Err(RecvTimeoutError::Timeout) => {
+                counts.note(out.tend(unix_millis()), name);
+                continue;
             }
-            if !counts.failing.swap(true, Ordering::Relaxed) {
-                tracing::warn!(sink = name, %error, "NAT log is not delivered; records are queued");
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        let group = gather(batches, first, out.gather());
+        let number = group.iter().map(|batch| batch.records.len() as u64).sum();
+        let delivered = loop {
+            if counts.note(out.deliver(&group, unix_millis()), name) {
+                break true;
             }
             if counts.stopping.load(Ordering::Relaxed) {
                 break false;
             }
             std::thread::sleep(RETRY);
         };
-        if delivered {
-            if counts.failing.swap(false, Ordering::Relaxed) {
+        let count = match delivered {
+            true => &counts.delivered,
+            false => &counts.dropped,
+        };
+        count.fetch_add(number, Ordering::Relaxed);
+        counts.queued.fetch_sub(number, Ordering::Relaxed);
+    }
+}
+
+/// The batches that come within `time` after the first, or are there.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a thread of the management side waits by the clock"
+)]
+fn gather(batches: &Receiver<Batch>, first: Batch, time: Duration) -> Vec<Batch> {
+    let until = Instant::now() + time;
+    let mut group = vec![first];
+    while group.len() < GROUP
+        && let Ok(batch) = batches.recv_deadline(until)
+    {
+        group.push(batch);
+    }
+    group
+}
+
+impl Counts {
+    /// Takes down how an attempt went, and says so when that changes. True if it went well.
+    fn note(&self, outcome: io::Result<()>, name: &str) -> bool {
+        let Err(error) = outcome else {
+            if self.failing.swap(false, Ordering::Relaxed) {
                 tracing::info!(sink = name, "NAT log is delivered again");
             }
-            counts.delivered.fetch_add(number, Ordering::Relaxed);
-        } else {
-            counts.dropped.fetch_add(number, Ordering::Relaxed);
+            return true;
+        };
+        let last = self.last_error.lock();
+        *last.unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+        if !self.failing.swap(true, Ordering::Relaxed) {
+            tracing::warn!(sink = name, %error, "NAT log is not delivered; records are queued");
         }
-        counts.queued.fetch_sub(number, Ordering::Relaxed);
+        false
     }
 }
 
@@ -234,11 +301,11 @@ mod tests {
     }
 
     impl Out for Shelf {
-        fn deliver(&mut self, batch: &Batch) -> io::Result<()> {
+        fn deliver(&mut self, batches: &[Batch], _: u64) -> io::Result<()> {
             if self.broken.load(Ordering::Relaxed) {
                 return Err(io::ErrorKind::StorageFull.into());
             }
-            let numbered = (batch.first..).zip(batch.records.iter());
+            let numbered = batches.iter().flat_map(Batch::numbered);
             let lines = numbered.map(|(seq, record)| (seq, record.event, record.count));
             self.got.lock().unwrap().extend(lines);
             Ok(())
