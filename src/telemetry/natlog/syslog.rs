@@ -159,7 +159,7 @@ fn summary(out: &mut String, record: &Record) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::{SocketAddr, UdpSocket};
+    use std::os::unix::net::UnixDatagram;
     use std::time::Duration;
 
     fn block() -> Record {
@@ -204,25 +204,26 @@ mod tests {
 
     #[test]
     fn every_record_is_a_datagram() {
-        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
-        server
-            .set_read_timeout(Some(Duration::from_secs(5)))
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        // A socket that makes the sender wait, where one of UDP would lose what nobody has read yet.
+        let daemon = UnixDatagram::bind(&path).unwrap();
+        daemon
+            .set_read_timeout(Some(Duration::from_secs(60)))
             .unwrap();
-        let to: SocketAddr = server.local_addr().unwrap();
-        let mut out = SyslogOut::new(Way::Host { to, socket: None });
-        let batch = |first, records: u64| Batch {
-            first,
-            records: (0..records).map(|_| block()).collect::<Vec<_>>().into(),
-        };
-        // More than a socket holds, so somebody has to read meanwhile.
         let reader = std::thread::spawn(move || {
             let mut buffer = [0; 1500];
             let next = || {
-                let length = server.recv(&mut buffer).unwrap();
+                let length = daemon.recv(&mut buffer).unwrap();
                 String::from_utf8(buffer[..length].to_vec()).unwrap()
             };
             std::iter::repeat_with(next).take(302).collect::<Vec<_>>()
         });
+        let mut out = SyslogOut::new(Way::Local { path, socket: None });
+        let batch = |first, records: u64| Batch {
+            first,
+            records: (0..records).map(|_| block()).collect::<Vec<_>>().into(),
+        };
         out.deliver(&[batch(1, 300), batch(301, 2)], 0).unwrap();
         for (seq, text) in (1..).zip(reader.join().unwrap()) {
             assert!(
