@@ -28,7 +28,7 @@ use crate::dataplane::shard::Shard;
 use crate::nat::expiry::SweepBudget;
 use crate::nat::policy::Policy;
 
-pub use job::{Job, JobContext, Progress, Question};
+pub use job::{Job, JobContext, Progress, Question, consign};
 
 /// A receive queue.
 pub trait RxQueue<B>: Send {

@@ -1,6 +1,5 @@
 //! RTSP: streams to clients and from servers inside, and numbers behind texts that change in both directions.
 
-use etherparse::PacketBuilder;
 use natgate::base::DropReason;
 use natgate::wire::tcp::{acknowledgment, sequence};
 
@@ -13,27 +12,6 @@ const OUTSIDE: &str = "203.0.113.20";
 
 fn helped() -> String {
     pool("helpers = [\"rtsp\"]\nselect = \"random\"")
-}
-
-fn segment(
-    port: PortId,
-    (from, to): (End, End),
-    flags: &str,
-    numbers: (u32, u32),
-    payload: &str,
-) -> Vec<u8> {
-    let mut builder = PacketBuilder::ethernet2(HOST_MAC, [2, 0, 0, 0, 1, port.0 as u8])
-        .ipv4(ip(from.0).octets(), ip(to.0).octets(), 64)
-        .tcp(from.1, to.1, numbers.0, 1024);
-    for flag in flags.chars() {
-        builder = match flag {
-            'S' => builder.syn(),
-            _ => builder.ack(numbers.1),
-        };
-    }
-    let mut frame = Vec::new();
-    builder.write(&mut frame, payload.as_bytes()).unwrap();
-    frame
 }
 
 /// Numbers, text and source port of what a segment becomes, all checksums right.
@@ -78,9 +56,9 @@ fn ports(text: &str, name: &str) -> (u16, u16) {
 /// A lab with a connection of the client inside, and its outside port; its first byte is 101, the server's 901.
 fn connected(workers: u8, at: u8) -> (Rack, u16) {
     let mut rack = lab(workers, &helped());
-    let syn = segment(LAN, (CLIENT, SERVER), "S", (100, 0), "");
+    let syn = saying(LAN, (CLIENT, SERVER), "S", (100, 0), "");
     let port = through(&mut rack, at, LAN, &syn).3;
-    let both = segment(WAN, (SERVER, (OUTSIDE, port)), "SA", (900, 101), "");
+    let both = saying(WAN, (SERVER, (OUTSIDE, port)), "SA", (900, 101), "");
     through(&mut rack, at, WAN, &both);
     (rack, port)
 }
@@ -93,9 +71,9 @@ fn datagram(port: PortId, from: End, to: End) -> Vec<u8> {
 fn a_client_inside_gets_its_streams() {
     everywhere(|workers, at| {
         let (mut rack, port) = connected(workers, at);
-        let ours = |numbers, text: &str| segment(LAN, (CLIENT, SERVER), "A", numbers, text);
+        let ours = |numbers, text: &str| saying(LAN, (CLIENT, SERVER), "A", numbers, text);
         let theirs =
-            |numbers, text: &str| segment(WAN, (SERVER, (OUTSIDE, port)), "A", numbers, text);
+            |numbers, text: &str| saying(WAN, (SERVER, (OUTSIDE, port)), "A", numbers, text);
         // The address makes texts longer whatever the ports are.
         let asked = setup("900-901;destination=10.0.0.2");
         let out = through(&mut rack, at, LAN, &ours((101, 901), &asked));
@@ -170,20 +148,20 @@ fn a_server_inside_is_reached_where_it_sends_from() {
             &mut rack,
             at,
             WAN,
-            &segment(WAN, (caller, called), "S", (1, 0), ""),
+            &saying(WAN, (caller, called), "S", (1, 0), ""),
         );
         through(
             &mut rack,
             at,
             LAN,
-            &segment(LAN, (server, caller), "SA", (50, 2), ""),
+            &saying(LAN, (server, caller), "SA", (50, 2), ""),
         );
         let asked = setup("6000-6001");
         let read = through(
             &mut rack,
             at,
             WAN,
-            &segment(WAN, (caller, called), "A", (2, 51), &asked),
+            &saying(WAN, (caller, called), "A", (2, 51), &asked),
         );
         assert_eq!(read.2, asked, "the caller's ports are its own");
         let told = answer("6000-6001", "700-701", server.0);
@@ -191,7 +169,7 @@ fn a_server_inside_is_reached_where_it_sends_from() {
             &mut rack,
             at,
             LAN,
-            &segment(LAN, (server, caller), "A", (51, 9), &told),
+            &saying(LAN, (server, caller), "A", (51, 9), &told),
         );
         let (first, second) = ports(&out.2, "server_port=");
         assert_eq!(
@@ -225,20 +203,20 @@ fn what_needs_no_port_stays() {
                 &mut rack,
                 at,
                 LAN,
-                &segment(LAN, (CLIENT, SERVER), "A", (sent, 901), text),
+                &saying(LAN, (CLIENT, SERVER), "A", (sent, 901), text),
             );
             assert_eq!((out.0, out.2.as_str()), (sent, text));
             sent += text.len() as u32;
         }
         let foreign = answer("1-2", "7000-7001", "203.0.113.9");
-        let back = segment(WAN, (SERVER, (OUTSIDE, port)), "A", (901, sent), &foreign);
+        let back = saying(WAN, (SERVER, (OUTSIDE, port)), "A", (901, sent), &foreign);
         assert_eq!(
             through(&mut rack, at, WAN, &back).2,
             foreign,
             "nobody's ports"
         );
         assert_eq!(rack.sessions(), 1);
-        let part = segment(
+        let part = saying(
             LAN,
             (CLIENT, SERVER),
             "A",
@@ -252,14 +230,14 @@ fn what_needs_no_port_stays() {
             &mut rack,
             at,
             LAN,
-            &segment(LAN, (CLIENT, SERVER), "S", (100, 0), ""),
+            &saying(LAN, (CLIENT, SERVER), "S", (100, 0), ""),
         );
         let asked = setup("6000-6001");
         let out = through(
             &mut rack,
             at,
             LAN,
-            &segment(LAN, (CLIENT, SERVER), "A", (101, 901), &asked),
+            &saying(LAN, (CLIENT, SERVER), "A", (101, 901), &asked),
         );
         assert_eq!((out.2, rack.sessions()), (asked, 1));
     });

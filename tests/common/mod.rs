@@ -160,6 +160,29 @@ pub fn udp_ttl(port: PortId, from: End, to: End, ttl: u8) -> Vec<u8> {
     frame
 }
 
+/// A segment that says something; `numbers` are sequence and acknowledgment number, `S` in `flags` is a SYN, any other letter
+/// an ACK.
+pub fn saying(
+    port: PortId,
+    (from, to): (End, End),
+    flags: &str,
+    numbers: (u32, u32),
+    payload: &str,
+) -> Vec<u8> {
+    let mut builder = PacketBuilder::ethernet2(HOST_MAC, [2, 0, 0, 0, 1, port.0 as u8])
+        .ipv4(ip(from.0).octets(), ip(to.0).octets(), 64)
+        .tcp(from.1, to.1, numbers.0, 1024);
+    for flag in flags.chars() {
+        builder = match flag {
+            'S' => builder.syn(),
+            _ => builder.ack(numbers.1),
+        };
+    }
+    let mut frame = Vec::new();
+    builder.write(&mut frame, payload.as_bytes()).unwrap();
+    frame
+}
+
 /// A TCP segment; `flags` from "SAFR".
 pub fn tcp(port: PortId, from: End, to: End, flags: &str) -> Vec<u8> {
     let mut builder = to_gateway(port, from.0, to.0, 64).tcp(from.1, to.1, 1000, 1024);

@@ -1,8 +1,5 @@
 //! Rows about application helpers: what becomes of the texts, of the numbers behind them, and of the flows they announce.
 
-use etherparse::PacketBuilder;
-use natgate::base::PortId;
-
 use crate::common::*;
 use crate::rows::{Input, MASQUERADE, Source};
 
@@ -55,35 +52,12 @@ const CLIENT: End = ("10.0.0.2", 40000);
 const PUBLIC: End = ("203.0.113.1", 40000);
 const FTP: End = ("203.0.113.9", 21);
 
-/// A segment; `numbers` are sequence and acknowledgment number.
-fn segment(
-    port: PortId,
-    from: End,
-    to: End,
-    flags: &str,
-    numbers: (u32, u32),
-    payload: &str,
-) -> Vec<u8> {
-    let mut builder = PacketBuilder::ethernet2(HOST_MAC, [2, 0, 0, 0, 1, port.0 as u8])
-        .ipv4(ip(from.0).octets(), ip(to.0).octets(), 64)
-        .tcp(from.1, to.1, numbers.0, 1024);
-    for flag in flags.chars() {
-        builder = match flag {
-            'S' => builder.syn(),
-            _ => builder.ack(numbers.1),
-        };
-    }
-    let mut frame = Vec::new();
-    builder.write(&mut frame, payload.as_bytes()).unwrap();
-    frame
-}
-
 fn client(flags: &str, numbers: (u32, u32), payload: &str) -> Vec<u8> {
-    segment(LAN, CLIENT, FTP, flags, numbers, payload)
+    saying(LAN, (CLIENT, FTP), flags, numbers, payload)
 }
 
 fn server(flags: &str, numbers: (u32, u32), payload: &str) -> Vec<u8> {
-    segment(WAN, FTP, PUBLIC, flags, numbers, payload)
+    saying(WAN, (FTP, PUBLIC), flags, numbers, payload)
 }
 
 /// What follows a command that names the client's port 40016 and becomes longer by `grows` bytes.
@@ -100,18 +74,17 @@ fn dialogue(command: &str, grows: u32) -> Input {
         // The data connection, one from a stranger, one too many.
         (
             WAN,
-            segment(WAN, ("203.0.113.10", 20), data, "S", (1, 0), ""),
+            saying(WAN, (("203.0.113.10", 20), data), "S", (1, 0), ""),
         ),
         (
             WAN,
-            segment(WAN, ("203.0.113.9", 20), data, "S", (1, 0), ""),
+            saying(WAN, (("203.0.113.9", 20), data), "S", (1, 0), ""),
         ),
         (
             LAN,
-            segment(
+            saying(
                 LAN,
-                ("10.0.0.2", 40016),
-                ("203.0.113.9", 20),
+                (("10.0.0.2", 40016), ("203.0.113.9", 20)),
                 "SA",
                 (7, 2),
                 "",
@@ -119,7 +92,7 @@ fn dialogue(command: &str, grows: u32) -> Input {
         ),
         (
             WAN,
-            segment(WAN, ("203.0.113.9", 2020), data, "S", (1, 0), ""),
+            saying(WAN, (("203.0.113.9", 2020), data), "S", (1, 0), ""),
         ),
         // Sent again, late.
         (LAN, client("A", (101, 909), command)),
@@ -144,13 +117,13 @@ fn passive() -> Input {
         ("203.0.113.1", 2121),
         ("10.0.0.3", 21),
     );
-    let theirs = |flags, numbers, text| (WAN, segment(WAN, caller, called, flags, numbers, text));
-    let ours = |numbers, flags, text| (LAN, segment(LAN, inside, caller, flags, numbers, text));
+    let theirs = |flags, numbers, text| (WAN, saying(WAN, (caller, called), flags, numbers, text));
+    let ours = |numbers, flags, text| (LAN, saying(LAN, (inside, caller), flags, numbers, text));
     let data = |from, port| {
         let to = ("203.0.113.1", port);
         (
             WAN,
-            segment(WAN, ("203.0.113.9", from), to, "S", (1, 0), ""),
+            saying(WAN, (("203.0.113.9", from), to), "S", (1, 0), ""),
         )
     };
     let reply = "227 Entering Passive Mode (10,0,0,3,156,90).\r\n";
@@ -255,8 +228,8 @@ fn rtsp() -> Input {
         ("203.0.113.20", 40000),
         ("203.0.113.9", 554),
     );
-    let ours = |flags, numbers, text| (LAN, segment(LAN, client, server, flags, numbers, text));
-    let theirs = |flags, numbers, text| (WAN, segment(WAN, server, public, flags, numbers, text));
+    let ours = |flags, numbers, text| (LAN, saying(LAN, (client, server), flags, numbers, text));
+    let theirs = |flags, numbers, text| (WAN, saying(WAN, (server, public), flags, numbers, text));
     let setup = "SETUP rtsp://a/b RTSP/1.0\r\nCSeq: 1\r\nTransport: RTP/AVP;unicast;destination=10.0.0.2;client_port=9000-9001\r\n\r\n";
     let answer = "RTSP/1.0 200 OK\r\nCSeq: 1\r\nTransport: RTP/AVP;destination=203.0.113.20;client_port=9000-9001;server_port=7000-7001\r\n\r\n";
     let play = "PLAY rtsp://a/b RTSP/1.0\r\nCSeq: 2\r\n\r\n";

@@ -7,49 +7,6 @@ use crate::lab::{Setup, on_natgate};
 use crate::ns::Ns;
 use crate::servers::Server;
 
-/// Ports that change, a server inside, and nothing let in but calls to it.
-const HELPED: Setup = Setup {
-    kernel: None,
-    natgate: r#"
-        [[pool]]
-        name = "four"
-        addresses = ["203.0.113.20"]
-        select = "random"
-        helpers = ["rtsp"]
-        [[pool]]
-        name = "six"
-        addresses = ["2001:db8::20"]
-        select = "random"
-        helpers = ["rtsp"]
-        [[source-nat]]
-        src = "0.0.0.0/0"
-        out = "wan0"
-        via = "pool:four"
-        [[source-nat]]
-        src = "::/0"
-        out = "wan0"
-        via = "pool:six"
-        [[port-forward]]
-        in = "wan0"
-        dst = "203.0.113.20"
-        proto = "tcp"
-        dport = "8554"
-        to = "10.0.0.3:554"
-        [[port-forward]]
-        in = "wan0"
-        dst = "2001:db8::20"
-        proto = "tcp"
-        dport = "8554"
-        to = "[fd00:1::3]:554"
-        [filter]
-        default = "drop"
-        [[filter.rule]]
-        in = "lan0"
-        action = "accept"
-    "#,
-    ..Setup::PLAIN
-};
-
 fn peer(arguments: &str) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/netns/peers/rtsp.py");
     format!("/usr/bin/python3 {} {arguments}", script.display())
@@ -62,7 +19,7 @@ fn server(ns: &Ns, address: &str) -> Server {
 
 #[test]
 fn streams_reach_clients_and_servers_inside() {
-    on_natgate(&HELPED, |lab| {
+    on_natgate(&Setup::helped("rtsp", "tcp", 8554, 554), |lab| {
         lab.outside.ip("route del 10.0.0.0/24 via 203.0.113.1");
         let outside = server(&lab.outside, "203.0.113.9");
         lab.inside.sh(&peer("client 10.0.0.2 203.0.113.9 554"));
@@ -75,7 +32,7 @@ fn streams_reach_clients_and_servers_inside() {
 
 #[test]
 fn streams_work_over_ipv6() {
-    on_natgate(&HELPED, |lab| {
+    on_natgate(&Setup::helped("rtsp", "tcp", 8554, 554), |lab| {
         lab.outside.ip("route del fd00:1::/64 via 2001:db8::1");
         let outside = server(&lab.outside, "2001:db8::9");
         lab.inside.sh(&peer("client fd00:1::2 2001:db8::9 554"));

@@ -9,49 +9,6 @@ use crate::lab::{Lab, Setup, on_natgate};
 use crate::ns::Ns;
 use crate::servers::Server;
 
-/// Phones and a server inside, and nothing let in but calls to the server.
-const HELPED: Setup = Setup {
-    kernel: None,
-    natgate: r#"
-        [[pool]]
-        name = "four"
-        addresses = ["203.0.113.20"]
-        select = "random"
-        helpers = ["sip"]
-        [[pool]]
-        name = "six"
-        addresses = ["2001:db8::20"]
-        select = "random"
-        helpers = ["sip"]
-        [[source-nat]]
-        src = "0.0.0.0/0"
-        out = "wan0"
-        via = "pool:four"
-        [[source-nat]]
-        src = "::/0"
-        out = "wan0"
-        via = "pool:six"
-        [[port-forward]]
-        in = "wan0"
-        dst = "203.0.113.20"
-        proto = "udp"
-        dport = "5070"
-        to = "10.0.0.3:5060"
-        [[port-forward]]
-        in = "wan0"
-        dst = "2001:db8::20"
-        proto = "udp"
-        dport = "5070"
-        to = "[fd00:1::3]:5060"
-        [filter]
-        default = "drop"
-        [[filter.rule]]
-        in = "lan0"
-        action = "accept"
-    "#,
-    ..Setup::PLAIN
-};
-
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -135,7 +92,7 @@ fn calls(lab: &Lab, (from, caller): (&Ns, &str), (to, called): (&Ns, &str), targ
 
 #[test]
 fn phones_call_out_and_are_called() {
-    on_natgate(&HELPED, |lab| {
+    on_natgate(&Setup::helped("sip", "udp", 5070, 5060), |lab| {
         lab.outside.ip("route del 10.0.0.0/24 via 203.0.113.1");
         let (phone, outside) = ((&lab.inside, "10.0.0.2"), (&lab.outside, "203.0.113.9"));
         calls(lab, phone, outside, "203.0.113.9:5060");
@@ -147,7 +104,7 @@ fn phones_call_out_and_are_called() {
 
 #[test]
 fn phones_call_over_ipv6() {
-    on_natgate(&HELPED, |lab| {
+    on_natgate(&Setup::helped("sip", "udp", 5070, 5060), |lab| {
         lab.outside.ip("route del fd00:1::/64 via 2001:db8::1");
         let (phone, outside) = ((&lab.inside, "fd00:1::2"), (&lab.outside, "2001:db8::9"));
         calls(lab, phone, outside, "[2001:db8::9]:5060");

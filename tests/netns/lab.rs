@@ -33,6 +33,48 @@ pub struct Setup {
 }
 
 impl Setup {
+    /// Ports that change, helped in both families; a server at the hosts `.3` on port `inside`, reached at `public`; and
+    /// nothing else let in.
+    pub fn helped(helper: &str, proto: &str, public: u16, inside: u16) -> Setup {
+        let mut natgate = String::new();
+        for (name, any, address, server) in [
+            ("four", "0.0.0.0/0", "203.0.113.20", "10.0.0.3"),
+            ("six", "::/0", "2001:db8::20", "[fd00:1::3]"),
+        ] {
+            natgate += &format!(
+                r#"
+                [[pool]]
+                name = "{name}"
+                addresses = ["{address}"]
+                select = "random"
+                helpers = ["{helper}"]
+                [[source-nat]]
+                src = "{any}"
+                out = "wan0"
+                via = "pool:{name}"
+                [[port-forward]]
+                in = "wan0"
+                dst = "{address}"
+                proto = "{proto}"
+                dport = "{public}"
+                to = "{server}:{inside}"
+                "#
+            );
+        }
+        natgate += r#"
+            [filter]
+            default = "drop"
+            [[filter.rule]]
+            in = "lan0"
+            action = "accept"
+            "#;
+        Setup {
+            kernel: None,
+            natgate: Box::leak(natgate.into_boxed_str()),
+            ..Setup::PLAIN
+        }
+    }
+
     /// A gateway that only forwards.
     pub const PLAIN: Setup = Setup {
         kernel: Some(""),

@@ -6,7 +6,6 @@
 
 use crate::base::PortId;
 use crate::base::time::Now;
-use crate::dataplane::originate::{Consignment, Original, Originals};
 use crate::dataplane::worker::{
     Job, JobContext, PortQueues, Progress, QueueNumbers, WorkerNumbers,
 };
@@ -113,16 +112,6 @@ impl WorkerHandle {
             Progress::Done
         }));
         // A full queue means that the worker has not run any of the last jobs.
-        self.jobs.try_send(job).ok().map(|()| receiver)
-    }
-
-    /// Has the worker send packets of the gateway's own, in order; the batch comes back through the returned channel with
-    /// what became of each, some microseconds per hundred packets later. Nobody needs to wait for it. `None`, and nothing is
-    /// sent, when the worker has not run its last jobs; it can be tried again.
-    pub fn send(&self, packets: Vec<Original>) -> Option<Receiver<Originals>> {
-        let (back, receiver) = bounded(1);
-        let batch = Originals::new(packets);
-        let job = Job::Send(Consignment { batch, back });
         self.jobs.try_send(job).ok().map(|()| receiver)
     }
 

@@ -24,6 +24,7 @@ use crate::config::validated::{Grant, System};
 use crate::control::api::{Failure, FailureKind, LeaseView};
 use crate::dataplane::buffer::Heard;
 use crate::dataplane::originate::Original;
+use crate::dataplane::worker::consign;
 use crate::gateway::dhcp::message::{CLIENT_PORT, SERVER_PORT};
 use crate::gateway::dhcp::{Action, Client, Lease, Lost};
 use crate::gateway::{Interface, Interfaces};
@@ -223,7 +224,7 @@ impl Clients {
     /// Sends through the first worker. What is lost is repeated in time.
     fn send(&self, name: &str, packet: Original) {
         let worker = self.live.workers.first();
-        let sent = worker.and_then(|worker| worker.send(vec![packet]));
+        let sent = worker.and_then(|worker| consign(&worker.jobs, vec![packet]));
         let done = sent.and_then(|batch| batch.recv_timeout(PATIENCE).ok());
         let why = match done.map(|batch| batch.results) {
             Some(results) => match results.first() {

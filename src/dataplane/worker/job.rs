@@ -1,10 +1,12 @@
 //! What management asks of a worker, between its batches.
 
+use crossbeam_channel::{Receiver, Sender, bounded};
+
 use crate::base::WorkerId;
 use crate::base::time::Now;
 use crate::dataplane::accounts::Accounts;
 use crate::dataplane::counters::Counters;
-use crate::dataplane::originate::Consignment;
+use crate::dataplane::originate::{Consignment, Original, Originals};
 use crate::gateway::neighbour::Neighbours;
 use crate::nat::policy::Policy;
 use crate::nat::state::Nat;
@@ -50,4 +52,14 @@ pub enum Job {
     Ask(Question),
     /// To send packets of the gateway's own.
     Send(Consignment),
+}
+
+/// Has the worker whose jobs these are send packets of the gateway's own, in order; the batch comes back through the returned
+/// channel with what became of each, some microseconds per hundred packets later. Nobody needs to wait for it. `None`, and
+/// nothing is sent, when the worker has not run its last jobs; it can be tried again.
+pub fn consign(jobs: &Sender<Job>, packets: Vec<Original>) -> Option<Receiver<Originals>> {
+    let (back, receiver) = bounded(1);
+    let batch = Originals::new(packets);
+    let job = Job::Send(Consignment { batch, back });
+    jobs.try_send(job).ok().map(|()| receiver)
 }

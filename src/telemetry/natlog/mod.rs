@@ -18,5 +18,5 @@ mod sink;
 mod syslog;
 
 pub use hub::{Names, NatLog};
-pub use record::{Kind, Record, parse_time, time_text, unix_millis};
+pub use record::{Kind, Record, unix_millis};
 pub use sink::SinkView;

@@ -6,12 +6,12 @@ use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::Sender;
 
 use crate::base::RealmId;
 use crate::config::log::Collector;
-use crate::dataplane::originate::{Consignment, NotSent, Original, Originals};
-use crate::dataplane::worker::Job;
+use crate::dataplane::originate::{NotSent, Original};
+use crate::dataplane::worker::{Job, consign};
 
 /// How long a worker may take to send a batch.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -161,14 +161,9 @@ fn through_gateway(
     };
     let mut packets: Vec<Original> = datagrams.into_iter().map(packet).collect();
     for _ in 0..TRIES {
-        let (back, answer) = bounded(1);
-        let batch = Originals::new(packets);
-        if worker
-            .try_send(Job::Send(Consignment { batch, back }))
-            .is_err()
-        {
+        let Some(answer) = consign(worker, packets) else {
             return (0, Err(io::Error::other("the worker does not run its jobs")));
-        }
+        };
         let Ok(batch) = answer.recv_timeout(PATIENCE) else {
             return (0, Err(io::Error::other("the worker does not send")));
         };
