@@ -23,7 +23,7 @@ use crate::wire::parse::{Parsed, Transport};
 use crate::wire::{UDP, tcp};
 
 /// A packet of a session with a helper, before its translation.
-pub(super) struct Helped<'a, A, B> {
+pub(super) struct Helped<'a, A: Copy, B> {
     pub policy: &'a Policy,
     pub now: Now,
     pub index: SessionIndex,

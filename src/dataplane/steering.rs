@@ -31,7 +31,7 @@ use crate::nat::rules::Facts;
 
 /// What steering looks at.
 #[derive(Clone, Copy, Debug)]
-pub struct Steer<A> {
+pub struct Steer<A: Copy> {
     /// Ingress, tuple, protocol.
     pub facts: Facts<A>,
     /// Realm of the ingress interface.

@@ -231,11 +231,10 @@ impl Default for MappingLink {
 #[repr(transparent)]
 pub struct MappingKind(pub u8);
 
-/// One flow. 64 bytes for IPv4, one cache line; 192 for IPv6, in whose third line is only what the path of known flows does
-/// not ask for.
+/// One flow. 64 bytes for IPv4, one cache line; 128 for IPv6, two neighbouring ones.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C, align(64))]
-pub struct Session<A> {
+pub struct Session<A: Copy> {
     /// The initiator's tuple as received.
     pub before: Tuple<A>,
     /// The initiator's tuple as sent on.
@@ -277,8 +276,8 @@ const _: () = assert!(
     "an IPv4 session is one cache line"
 );
 const _: () = assert!(
-    <Session<u128> as SlabEntry>::LINES == 2,
-    "the path of known flows needs two cache lines of an IPv6 session"
+    size_of::<Session<u128>>() == 128,
+    "an IPv6 session is two cache lines"
 );
 
 impl<A: Address> Session<A> {
@@ -324,9 +323,8 @@ impl<A: Address> Session<A> {
     /// stands for a host of the other realm.
     #[inline]
     pub fn routed_in(&self, direction: Direction) -> RealmId {
-        let called = self.before.destination != self.after.destination;
         match direction {
-            Direction::Forward if called => self.far_realm,
+            Direction::Forward if !self.calls_out() => self.far_realm,
             _ => self.realm,
         }
     }
@@ -335,8 +333,14 @@ impl<A: Address> Session<A> {
     /// an address of the gateway's that leads to an inside host.
     #[inline]
     pub fn from_inside(&self, direction: Direction) -> bool {
-        let calls_out = self.before.destination == self.after.destination;
-        (direction == Direction::Forward) == calls_out
+        (direction == Direction::Forward) == self.calls_out()
+    }
+
+    /// Whether the initiator called the address its packets go to.
+    #[inline]
+    fn calls_out(&self) -> bool {
+        let (called, leads_to) = (self.before.destination, self.after.destination);
+        called == leads_to
     }
 
     /// Whether a packet of `direction` shows that the flow is alive, in protocols other than TCP: the inside sent it, or
@@ -392,7 +396,7 @@ impl<A: Address> Session<A> {
 }
 
 impl<A: Address> SlabEntry for Session<A> {
-    const LINES: usize = std::mem::offset_of!(Session<A>, link).div_ceil(CACHE_LINE);
+    const LINES: usize = size_of::<Session<A>>() / CACHE_LINE;
 
     fn is_live(&self) -> bool {
         self.state != State::Free

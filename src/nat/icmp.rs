@@ -17,7 +17,7 @@ use crate::wire::{ICMPV6, ipv6, read_u8, read_u16, write_u16};
 
 /// An ICMP error's view of the flow it is about.
 #[derive(Clone, Copy, Debug)]
-pub struct Complaint<A> {
+pub struct Complaint<A: Copy> {
     /// The tuple that an answer to the quoted packet has: the key to look up.
     pub answer: Tuple<A>,
     /// Protocol of the quoted packet.
@@ -143,7 +143,7 @@ pub fn translate<A: Family>(
     direction: Direction,
 ) -> Result<(), DropReason> {
     let (arriving, leaving) = (session.arriving(direction), session.leaving(direction));
-    if ends.1 != arriving.destination {
+    if ends.1 != { arriving.destination } {
         return Err(DropReason::IcmpNoSession);
     }
     let (l3, l4) = (usize::from(packet.l3), usize::from(packet.l4));
@@ -159,7 +159,7 @@ pub fn translate<A: Family>(
         &leaving.reversed(),
     );
     // The sender's side is translated in this direction: its own address must not show (RFC 5508 REQ-5c).
-    let source = if arriving.source == leaving.source {
+    let source = if { arriving.source } == { leaving.source } {
         ends.0
     } else {
         leaving.source

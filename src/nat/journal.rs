@@ -249,9 +249,10 @@ impl<A: Family> Nat<A> {
 
 /// Whether the session of a protocol without ports got its outside address of a pool.
 fn takes_address<A: Family>(session: &Session<A>) -> bool {
+    let (before, after) = (session.before.source, session.after.source);
     PortSpace::from_protocol(session.protocol).is_none()
         && session.flags & FLAG_STATIC == 0
-        && session.before.source != session.after.source
+        && before != after
 }
 
 /// The event about a session that is translated.

@@ -28,10 +28,10 @@ pub fn still_valid<A: Family>(policy: &Policy, session: &Session<A>) -> bool {
     if leads_here(policy, session) {
         return false;
     }
-    if session.before.source == session.after.source || session.flags & FLAG_STATIC != 0 {
+    let (own, source) = (session.before.source, session.after.source);
+    if own == source || session.flags & FLAG_STATIC != 0 {
         return true;
     }
-    let source = session.after.source;
     if policy.nat.external_of(source).is_none() {
         return false;
     }

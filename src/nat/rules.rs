@@ -15,7 +15,7 @@ use crate::nat::prefix::Neutral;
 
 /// What is known of a flow when rules are asked.
 #[derive(Clone, Copy, Debug)]
-pub struct Facts<A> {
+pub struct Facts<A: Copy> {
     /// Interface it came in on.
     pub ingress: InterfaceId,
     /// Its addresses and ports, as far as translated.

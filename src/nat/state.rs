@@ -519,7 +519,7 @@ impl<A: Family> Nat<A> {
     fn fits(&self, value: u32, key: A::Block) -> Option<(FlowEntry, &Session<A>)> {
         let entry = FlowEntry(value);
         let session = self.sessions.get(entry.session().0)?;
-        (session.key_block(entry.direction()) == key).then_some((entry, session))
+        A::same(session.key_block(entry.direction()), key).then_some((entry, session))
     }
 
     /// [`Nat::find_block`] where the guess was wrong.

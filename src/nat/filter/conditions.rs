@@ -94,7 +94,7 @@ impl IcmpKind {
 
 /// A packet on its way through the gateway, as the filter sees it: its destination translated, its source not yet.
 #[derive(Clone, Copy, Debug)]
-pub struct Crossing<A> {
+pub struct Crossing<A: Copy> {
     /// Interface it came in on.
     pub ingress: InterfaceId,
     /// Interface it will leave by.

@@ -16,7 +16,7 @@ use crate::wire::{ICMPV6, SCTP, TCP, UDP};
 
 /// Where a new flow is going, as the filter is told.
 #[derive(Clone, Copy, Debug)]
-pub struct Bound<A> {
+pub struct Bound<A: Copy> {
     /// Its endpoints, the destination translated.
     pub to: Tuple<A>,
     /// The interface it leaves by; for a hairpin the one its public address belongs to.
@@ -183,7 +183,7 @@ pub fn error<A: Family>(
     if !policy.filter.judges_answers() {
         return Verdict::PASS;
     }
-    let to_opener = destination == session.before.source;
+    let to_opener = destination == { session.before.source };
     let direction = match to_opener {
         true => Direction::Reverse,
         false => Direction::Forward,

@@ -90,7 +90,7 @@ impl Helper {
     }
 
     /// The helper for a session's protocol and server port.
-    pub fn of<A>(session: &Session<A>) -> Option<Helper> {
+    pub fn of<A: Copy>(session: &Session<A>) -> Option<Helper> {
         let service = (session.protocol, session.after.destination_port);
         Helper::ALL.into_iter().find(|h| h.service() == service)
     }

@@ -98,7 +98,7 @@ pub fn join_call<A: Family>(
 pub fn inside_call<A: Family>(nat: &Nat<A>, control: &Session<A>, outside: u16) -> Option<u16> {
     let ends = Ends::of(control);
     let session = nat.session(called(nat, control, outside)?)?;
-    (session.after.destination == ends.inside).then_some(session.after.destination_port)
+    ({ session.after.destination } == ends.inside).then_some(session.after.destination_port)
 }
 
 /// The id by which the remote of `control` knows the inside host's call.

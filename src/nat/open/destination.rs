@@ -120,7 +120,7 @@ pub(super) fn destination<A: Family>(
     if !taken
         || A::translation(&policy.nat)
             .quarantined
-            .contains(&tuple.destination)
+            .contains(&{ tuple.destination })
     {
         return Ok(None);
     }

@@ -242,7 +242,7 @@ fn expect_at<A: Family>(
     };
     let index = allocate(nat, policy, session, &from, now, random)?;
     let outside = nat.session(index).map(|s| s.after).unwrap_or_default();
-    if outside.source != ends.outside {
+    if { outside.source } != ends.outside {
         // The remote will not look for the host at another address.
         nat.withdraw(policy, index, now);
         return Err(DropReason::NoAddress);
@@ -281,7 +281,7 @@ pub(super) fn expected<A: Family>(
 
 /// The flow came that was expected: the expectation ends, unless it is one of more than one flow.
 pub(super) fn met<A: Family>(nat: &mut Nat<A>, policy: &Policy, index: SessionIndex, now: Now) {
-    let of_one = |session: &Session<A>| session.before.destination != A::default();
+    let of_one = |session: &Session<A>| { session.before.destination } != A::default();
     if nat.session(index).is_some_and(of_one) {
         nat.end(policy, index, EndCause::Met, now);
     }

@@ -49,7 +49,7 @@ pub use source::is_leased;
 
 /// A packet that no session claimed.
 #[derive(Clone, Copy, Debug)]
-pub struct NewFlow<A> {
+pub struct NewFlow<A: Copy> {
     /// What rules look at.
     pub facts: Facts<A>,
     /// What kind of packet it is.

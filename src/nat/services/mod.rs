@@ -426,7 +426,7 @@ impl<A: Address + Into<u128>> Services<A> {
 
     /// Whose a destination is, if services stand at its address.
     pub fn find(&self, tuple: &Tuple<A>, protocol: u8) -> Option<ServiceMatch> {
-        let at = self.by_address.get(&tuple.destination)?;
+        let at = self.by_address.get(&{ tuple.destination })?;
         let mut keys = candidates(tuple.destination, protocol, tuple.destination_port);
         match keys.find_map(|key| self.by_key.get(&key)) {
             Some(index) => Some(ServiceMatch::Service(*index)),
@@ -469,7 +469,7 @@ impl<A: Address + Into<u128>> Services<A> {
                 .get(index)
                 .map_or(Refusal::Drop, |service| service.empty),
             Some(ServiceMatch::Unmatched) => {
-                let at = self.by_address.get(&tuple.destination);
+                let at = self.by_address.get(&{ tuple.destination });
                 at.and_then(|at| at.unmatched).unwrap_or_default()
             }
             None => Refusal::Drop,
@@ -531,7 +531,7 @@ fn candidates<A: Copy>(address: A, protocol: u8, port: u16) -> impl Iterator<Ite
 
 /// Notes in a session that its packets go to a direct backend. Such a session has no port of a pool, so that the link to
 /// others of its mapping is free for it.
-pub fn note_direct<A>(session: &mut Session<A>, backend: RuleId) {
+pub fn note_direct<A: Copy>(session: &mut Session<A>, backend: RuleId) {
     session.link = MappingLink {
         next: backend.0.into(),
         ..MappingLink::default()
@@ -539,7 +539,7 @@ pub fn note_direct<A>(session: &mut Session<A>, backend: RuleId) {
 }
 
 /// The direct backend of a session.
-fn direct_backend<A>(session: &Session<A>) -> Option<RuleId> {
+fn direct_backend<A: Copy>(session: &Session<A>) -> Option<RuleId> {
     let next = session.link.next;
     let direct = session.flags & FLAG_MAPPED == 0 && next != NONE;
     direct.then_some(RuleId(next as u16))
