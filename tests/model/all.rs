@@ -85,10 +85,11 @@ impl Pair {
         }
     }
 
-    /// Nothing is left of what was before.
-    fn forget(&mut self) {
+    /// Where a path leads to from a state in which nothing is left of what was before.
+    fn go(&mut self, path: &[Action]) {
         self.play.forget();
         self.done.clear();
+        path.iter().for_each(|action| self.perform(*action));
     }
 
     fn perform(&mut self, action: Action) {
@@ -191,19 +192,19 @@ fn explore(behaviours: (usize, usize), depth: u32) -> usize {
     for _ in 0..depth {
         let mut next = Vec::new();
         for path in &front {
-            let mut index = 0;
-            loop {
-                pair.forget();
-                path.iter().for_each(|action| pair.perform(*action));
-                let actions = pair.actions();
-                let Some(action) = actions.get(index) else {
-                    break;
-                };
-                pair.perform(*action);
-                if known.insert(pair.state()) {
-                    next.push([&path[..], &[*action]].concat());
+            pair.go(path);
+            let here = pair.state();
+            let mut stayed = true;
+            for action in pair.actions() {
+                if !stayed {
+                    pair.go(path);
                 }
-                index += 1;
+                pair.perform(action);
+                let state = pair.state();
+                stayed = state == here;
+                if known.insert(state) {
+                    next.push([&path[..], &[action]].concat());
+                }
             }
         }
         front = next;
