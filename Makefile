@@ -78,8 +78,11 @@ bench: export NATGATE_REVISION := $(shell git describe --always --dirty 2>/dev/n
 bench: build
 	$(CARGO) bench --locked --bench flow --bench ports
 	mkdir -p benches/results
-	target/release/natgate bench --all --rounds 3 --output benches/results/core.json > benches/results/core.txt
+	target/release/natgate bench --all --rounds 3 --packets 2000000 --output benches/results/core.json > benches/results/core.txt
 	cat benches/results/core.txt
+	target/release/natgate bench throughput --family ipv4,ipv6 --sessions 1000,64512,1032192,4128768 --rounds 3 \
+		--packets 2000000 --output benches/results/families.json > benches/results/families.txt
+	cat benches/results/families.txt
 	$(CARGO) bench --locked --bench peers $(AS_ROOT)
 
 install: build

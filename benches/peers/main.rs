@@ -53,7 +53,7 @@ struct Arguments {
     #[arg(long, value_delimiter = ',', default_values_t = [1_000, 64_512, 1_032_192, 16_515_072])]
     wired: Vec<u32>,
     /// Rounds; each contender has one turn in each.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 3)]
     rounds: u32,
     /// Seconds of a turn.
     #[arg(long, default_value_t = 3)]
