@@ -270,4 +270,39 @@ mod tests {
             assert_ne!(*other, key, "field {i}");
         }
     }
+
+    #[test]
+    fn a_v4_key_is_one_number() {
+        let tuple = Tuple {
+            source: 0x0102_0304u32,
+            destination: 0x8506_0708,
+            source_port: 0x1112,
+            destination_port: 0x9314,
+        };
+        assert_eq!(tuple.addresses(), 0x8506_0708_0102_0304);
+        assert_eq!(u32::swapped(tuple.addresses()), 0x0102_0304_8506_0708);
+        assert_eq!(tuple.ports(), 0x9314_1112);
+        let key = FlowKey::new(tuple, 0xe1, RealmId(0x84));
+        let block = key.block();
+        assert_eq!(block, [0x84e1_9314_1112_8506_0708_0102_0304]);
+        let (source, rest) = u32::source_of(block);
+        assert_eq!(source, 0x0102_0304);
+        assert_eq!(rest, port_word(tuple.ports(), 0xe1, RealmId(0x84)));
+        assert_eq!(of_port_word(rest), (0x1112, 0xe1, RealmId(0x84)));
+    }
+
+    #[test]
+    fn a_v6_key_is_three_numbers() {
+        let tuple = Tuple {
+            source: 0x2001u128 << 112 | 1,
+            destination: 0xff02 << 112 | 2,
+            source_port: 3,
+            destination_port: 0x8004,
+        };
+        let (source, destination) = (tuple.source, tuple.destination);
+        assert_eq!(u128::swapped(tuple.addresses()), [destination, source]);
+        let key = FlowKey::new(tuple, 6, RealmId(0x90));
+        assert_eq!(key.block(), [source, destination, 0x9006_8004_0003]);
+        assert_eq!(u128::source_of(key.block()), (source, 0x9006_8004_0003));
+    }
 }

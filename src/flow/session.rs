@@ -410,3 +410,6 @@ impl<A: Address> SlabEntry for Session<A> {
         self.last_seen = next;
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -250,4 +250,19 @@ mod tests {
         let mut none = Slab::with_capacity(0).unwrap();
         assert_eq!(none.allocate(item(1)), None);
     }
+
+    #[test]
+    fn what_a_slab_says_of_itself() {
+        let mut slab = Slab::with_capacity(1000).unwrap();
+        assert!(slab.is_empty());
+        let least = 1000 * size_of::<Item>();
+        assert!((least..least + 8192).contains(&slab.memory_bytes()));
+        assert!(slab.memory_bytes() > slab.entries.bytes());
+        let index = slab.allocate(item(5)).unwrap();
+        assert!(!slab.is_empty());
+        slab.get_mut(index).unwrap().content = 6;
+        assert_eq!(slab.get(index), Some(&item(6)));
+        assert!(slab.release(index) && slab.is_empty());
+        assert_eq!(slab.iter().count(), 0);
+    }
 }

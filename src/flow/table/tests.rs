@@ -274,3 +274,92 @@ fn a_replaced_value_is_found_wherever_its_entry_lives() {
     }
     check(&table);
 }
+
+#[test]
+fn a_guess_names_the_first_entry_with_the_tag() {
+    let mut table = BucketTable::with_capacity(1000, 84).unwrap();
+    let hash = aimed(&table, 7, 0x1234);
+    assert_eq!(table.candidate(hash), None);
+    assert!(!table.prefetch_away(hash));
+    for value in 100..100 + WAYS as u32 {
+        table.insert(hash, value).unwrap();
+    }
+    assert_eq!(table.candidate(hash), Some(100));
+    assert_eq!(table.candidate(aimed(&table, 7, 0x1235)), None);
+    assert!(!table.prefetch_away(hash), "all are at home");
+    // One more lives away, which a foreign hash of the same home learns as well.
+    table.insert(hash, 200).unwrap();
+    assert!(table.prefetch_away(hash));
+    assert!(table.prefetch_away(aimed(&table, 7, 0x1235)));
+    assert_eq!(table.candidate_away(hash), Some(200));
+    assert_eq!(table.candidate_away(aimed(&table, 7, 0x1235)), None);
+    assert_eq!(table.candidate(hash), Some(100));
+}
+
+#[test]
+fn a_stashed_entry_waits_for_room_in_its_own_buckets() {
+    let mut table = BucketTable::with_capacity(10_000, 84).unwrap();
+    let hash = aimed(&table, 7, 0x1234);
+    let held = (0..100)
+        .take_while(|&i| table.insert(hash, i).is_ok())
+        .count();
+    assert_eq!(held, 2 * WAYS + STASH);
+    // The search moved nothing: whatever is not in the stash is in one of two buckets.
+    let away = table.other(7, 0x1234);
+    let elsewhere = (0..table.buckets.len() as u32)
+        .find(|bucket| ![7, away].contains(bucket))
+        .unwrap();
+    let stranger = aimed(&table, elsewhere, 0x4321);
+    table.insert(stranger, 1000).unwrap();
+    assert!(table.remove(stranger, 1000));
+    assert_eq!(table.stash.len(), STASH, "there was no room for them");
+    check(&table);
+    // Room away from home and at home lets one in each.
+    let displaced = (0..held as u32)
+        .find(|&i| {
+            let mut here = table.buckets[away as usize].values.iter();
+            here.any(|&value| value == i)
+        })
+        .unwrap();
+    assert!(table.remove(hash, displaced));
+    assert_eq!(table.stash.len(), STASH - 1);
+    assert_eq!(table.buckets[7].overflow as usize, WAYS + STASH - 1);
+    check(&table);
+    let at_home = table.buckets[7].values[3];
+    assert!(table.remove(hash, at_home));
+    assert_eq!(table.stash.len(), STASH - 2);
+    check(&table);
+}
+
+#[test]
+fn pairs_that_are_not_there_are_neither_removed_nor_replaced() {
+    let mut table = BucketTable::with_capacity(10_000, 84).unwrap();
+    let hash = aimed(&table, 7, 0x1234);
+    let held = (0..100)
+        .take_while(|&i| table.insert(hash, i).is_ok())
+        .count();
+    let other = aimed(&table, 7, 0x1235);
+    let stashed = table.stash[5].1;
+    for (hash, value) in [(hash, 100), (other, 0), (other, stashed)] {
+        assert!(!table.remove(hash, value));
+        assert!(!table.replace(hash, value, 500));
+    }
+    assert_eq!(table.len(), held);
+    assert!(table.replace(hash, stashed, 600));
+    assert_eq!(table.find(hash, |v| v == stashed), None);
+    assert_eq!(table.find(hash, |v| v == 600), Some(600));
+    assert!(table.remove(hash, 600) && !table.remove(hash, 600));
+    assert_eq!(table.len(), held - 1);
+    check(&table);
+}
+
+#[test]
+fn what_a_table_says_of_itself() {
+    let mut table = BucketTable::with_capacity(500, 84).unwrap();
+    assert_eq!((table.capacity(), table.len()), (500, 0));
+    assert!(table.is_empty());
+    assert!(table.memory_bytes() > table.buckets.bytes());
+    table.insert(Hash(1), 1).unwrap();
+    assert!(!table.is_empty());
+    assert_eq!(format!("{table:?}"), "BucketTable(1 of 500 entries)");
+}
