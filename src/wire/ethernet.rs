@@ -89,4 +89,14 @@ mod tests {
         assert_eq!(header(&mut out[..17], to, from, Some(VlanId(1)), 0), 0);
         assert_eq!(header(&mut out[..13], to, from, None, 0), 0);
     }
+
+    #[test]
+    fn a_tag_has_no_priority_and_twelve_bits_of_id() {
+        let mut out = [0xee; 20];
+        assert_eq!(header_length(None), 14);
+        assert_eq!(header_length(Some(VlanId(1))), 18);
+        let mac = MacAddr::ZERO;
+        assert_eq!(header(&mut out, mac, mac, Some(VlanId(0xffff)), 0x0800), 18);
+        assert_eq!(out[14..], [0x0f, 0xff, 8, 0, 0xee, 0xee]);
+    }
 }

@@ -47,11 +47,17 @@ mod tests {
             (1, 0x80),
             (1, 0x82),
             (2, 0x08),
+            (3, 0x0c),
+            (0, 0x00),
+            (1, 0x85),
         ] {
             let mut foreign = packet;
             foreign[at] = other;
             assert_eq!(call(&foreign), None, "{at} {other:#x}");
         }
+        let mut frame = [&[0xee; 2][..], &packet].concat();
+        set_call(&mut frame, 2, 0x0102);
+        assert_eq!(frame[8..11], [1, 2, 9]);
         set_call(&mut packet, 0, 0);
         assert_eq!(call(&packet), None);
     }

@@ -256,4 +256,51 @@ mod tests {
         assert_eq!(source, u128::from_be_bytes([2; 16]));
         assert_eq!(transport_v6(source, destination, 58, &frame[54..]), 0);
     }
+
+    #[test]
+    fn only_echo_requests_are_answered() {
+        let mut timestamp = Vec::new();
+        PacketBuilder::ethernet2([2; 6], [4; 6])
+            .ipv4([10, 0, 0, 1], [10, 0, 0, 2], 7)
+            .icmpv4_raw(13, 0, [0, 1, 0, 2])
+            .write(&mut timestamp, &[0; 12])
+            .unwrap();
+        let query = parse(&timestamp).unwrap();
+        assert_eq!(query.transport, Transport::IcmpQuery);
+        let request = {
+            let mut frame = timestamp.clone();
+            set_kind(&mut frame, 34, V4_ECHO_REQUEST);
+            frame
+        };
+        let described = |network, transport| Parsed {
+            network,
+            transport,
+            ..query
+        };
+        for (frame, parsed) in [
+            (&timestamp, query),
+            (&request, described(Network::Arp, Transport::IcmpQuery)),
+            (&request, described(Network::Ipv6, Transport::IcmpQuery)),
+            (&request, described(Network::Ipv4, Transport::Other)),
+            (&request, described(Network::Ipv4, Transport::LaterFragment)),
+        ] {
+            let mut same = frame.clone();
+            assert!(!turn_echo_request_into_reply(&mut same, &parsed));
+            assert_eq!(same, *frame);
+        }
+    }
+
+    #[test]
+    fn a_damaged_request_gives_a_damaged_reply() {
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2([2; 6], [4; 6])
+            .ipv4([10, 0, 0, 1], [10, 0, 0, 2], 7)
+            .icmpv4_echo_request(0x1234, 9)
+            .write(&mut frame, b"payload")
+            .unwrap();
+        *frame.last_mut().unwrap() ^= 1;
+        let request = parse(&frame).unwrap();
+        assert!(turn_echo_request_into_reply(&mut frame, &request));
+        assert!(!verify(&frame[34..]));
+    }
 }

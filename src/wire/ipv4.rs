@@ -275,4 +275,42 @@ mod tests {
             assert!(checksum::verify(&out));
         }
     }
+
+    #[test]
+    fn fields_of_a_header_that_begins_anywhere() {
+        let mut frame = [&[0xee; 3][..], &[0; 20], &[0xee; 3]].concat();
+        frame[3] = 0x45;
+        set_total_length(&mut frame, 3, 0x0102);
+        set_id(&mut frame, 3, 0x0304);
+        set_flags_offset(&mut frame, 3, 0x0506);
+        set_ttl(&mut frame, 3, 7);
+        set_source(&mut frame, 3, 0x0809_0a0b);
+        set_destination(&mut frame, 3, 0x0c0d_0e0f);
+        set_checksum(&mut frame, 3, 0x1011);
+        let expected = [
+            0x45, 0, 1, 2, 3, 4, 5, 6, 7, 0, 0x10, 0x11, 8, 9, 10, 11, 12, 13, 14, 15,
+        ];
+        assert_eq!(frame[3..23], expected);
+        assert_eq!(
+            (&frame[..3], &frame[23..]),
+            (&[0xee; 3][..], &[0xee; 3][..])
+        );
+        set_checksum(&mut frame, 3, 0);
+        fill_checksum(&mut frame, 3);
+        assert!(checksum::verify(&frame[3..23]));
+        let sum = checksum(&frame, 3);
+        apply_checksum(&mut frame, 3, ttl_delta(7, 200));
+        set_ttl(&mut frame, 3, 200);
+        assert!(checksum::verify(&frame[3..23]) && checksum(&frame, 3) != sum);
+    }
+
+    #[test]
+    fn options_are_covered_by_the_checksum_that_is_filled_in() {
+        let mut frame = [&GOLDEN[..], &[148, 4, 0, 0]].concat();
+        frame[0] = 0x46;
+        set_checksum(&mut frame, 0, 0);
+        fill_checksum(&mut frame, 0);
+        assert_eq!(header_length(&frame, 0), 24);
+        assert!(checksum::verify(&frame));
+    }
 }

@@ -163,5 +163,9 @@ mod tests {
             (8, 64, 17)
         );
         assert_eq!(write_header(&mut frame[..39], &header), 0);
+        assert_eq!(write_header(&mut frame[14..], &header), 40);
+        assert_eq!((source(&frame, 14), destination(&frame, 14)), (3, 4));
+        set_payload_length(&mut frame, 14, 0x1234);
+        assert_eq!(frame[14..20], [0x60, 0, 0, 0, 0x12, 0x34]);
     }
 }

@@ -91,6 +91,7 @@ mod tests {
     fn text_form_round_trips_and_nonsense_is_refused() {
         let mac = MacAddr([0x02, 0, 0x5e, 0x10, 0xab, 0xff]);
         assert_eq!(mac.to_string(), "02:00:5e:10:ab:ff");
+        assert_eq!(format!("{mac:?}"), "02:00:5e:10:ab:ff");
         assert_eq!("02:00:5E:10:ab:FF".parse(), Ok(mac));
         for bad in [
             "",
@@ -98,6 +99,10 @@ mod tests {
             "02:00:5e:10:ab:ff:00",
             "+2:00:5e:10:ab:ff",
             "02-00-5e-10-ab-ff",
+            "2:00:5e:10:ab:ff",
+            "002:00:5e:10:ab:ff",
+            "0g:00:5e:10:ab:ff",
+            "02:00:5e:10:ab:",
         ] {
             assert_eq!(bad.parse::<MacAddr>(), Err(MacAddrError), "{bad}");
         }
@@ -111,5 +116,14 @@ mod tests {
         assert!(MacAddr::BROADCAST.is_group());
         assert!(MacAddr([0x33, 0x33, 0, 0, 0, 1]).is_group());
         assert!(!MacAddr([0x02, 0, 0, 0, 0, 1]).is_group());
+    }
+
+    #[test]
+    fn as_a_number_it_is_the_low_six_bytes_of_a_frame_that_goes_to_it() {
+        let mac = MacAddr([1, 2, 3, 4, 5, 6]);
+        assert_eq!(mac.word(), 0x0605_0403_0201);
+        let frame = [1, 2, 3, 4, 5, 6, 7, 8, 9];
+        assert_eq!(crate::wire::mac_word(&frame), Some(0x0807_0605_0403_0201));
+        assert_eq!(crate::wire::mac_word(&frame[..7]), None);
     }
 }

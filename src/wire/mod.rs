@@ -200,4 +200,33 @@ mod tests {
         write_mac(&mut bytes, 15, MacAddr::BROADCAST);
         assert_eq!(bytes, before, "a write past the end must not be partial");
     }
+
+    #[test]
+    fn what_is_not_there_whole_reads_as_zero_and_is_not_written() {
+        let mut bytes = [0xee; 16];
+        assert_eq!((read_u8(&bytes, 15), read_u8(&bytes, 16)), (0xee, 0));
+        assert_eq!((read_u16(&bytes, 14), read_u16(&bytes, 15)), (0xeeee, 0));
+        assert_eq!(
+            (read_u32(&bytes, 12), read_u32(&bytes, 13)),
+            (0xeeee_eeee, 0)
+        );
+        assert_eq!(
+            (read_u128(&bytes, 0) >> 120, read_u128(&bytes, 1)),
+            (0xee, 0)
+        );
+        assert_eq!(read_mac(&bytes, 10), MacAddr([0xee; 6]));
+        assert_eq!(read_mac(&bytes, 11), MacAddr::ZERO);
+        write_u8(&mut bytes, 16, 1);
+        write_u16(&mut bytes, 15, 1);
+        write_u32(&mut bytes, 13, 1);
+        write_u128(&mut bytes, 1, 1);
+        write_mac(&mut bytes, 11, MacAddr::ZERO);
+        assert_eq!(bytes, [0xee; 16]);
+        write_u8(&mut bytes, 15, 1);
+        write_u16(&mut bytes, 13, 0x0203);
+        write_u32(&mut bytes, 9, 0x0405_0607);
+        write_mac(&mut bytes, 3, MacAddr([8, 9, 10, 11, 12, 13]));
+        assert_eq!(bytes[..3], [0xee; 3]);
+        assert_eq!(bytes[3..], [8, 9, 10, 11, 12, 13, 4, 5, 6, 7, 2, 3, 1]);
+    }
 }

@@ -214,7 +214,7 @@ fn write(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Transport, parse};
+    use crate::wire::{Fragment, Transport, parse};
 
     const US: u128 = 0xfe80_0000_0000_0000_0000_0000_0000_0001;
     const THEM: u128 = 0x2001_0db8_0000_0000_0000_0000_0012_3456;
@@ -322,6 +322,108 @@ mod tests {
             assert_eq!(message(&good), Some(expected));
             let all = frame(|out| advertisement(out, THEM, ALL_NODES, THEM, MAC, flags));
             assert_eq!(message(&all).is_some(), !flags.solicited);
+        }
+    }
+
+    #[test]
+    fn a_message_needs_no_options() {
+        let good = frame(|out| solicitation(out, US, MAC, THEM, None));
+        // The payload ends behind the target, or in it.
+        let cut = |length: u16| {
+            let mut frame = good[..54 + usize::from(length)].to_vec();
+            ipv6::set_payload_length(&mut frame, 14, length);
+            damaged(&frame, 54, V6_NEIGHBOUR_SOLICITATION)
+        };
+        let expected = Message::Solicitation {
+            target: THEM,
+            source_mac: None,
+        };
+        assert_eq!(cut(24), Some(expected));
+        assert_eq!(cut(23), None);
+        assert_eq!(cut(25), None, "half an option");
+    }
+
+    #[test]
+    fn what_the_header_says_must_fit() {
+        let good = frame(|out| solicitation(out, US, MAC, THEM, None));
+        let parsed = parse(&good).unwrap();
+        assert!(read(&good, &parsed).is_some());
+        for other in [
+            Parsed {
+                network: Network::Ipv4,
+                ..parsed
+            },
+            Parsed {
+                protocol: 17,
+                ..parsed
+            },
+            Parsed { ttl: 64, ..parsed },
+            Parsed {
+                fragment: Fragment {
+                    more: true,
+                    ..Fragment::default()
+                },
+                ..parsed
+            },
+            Parsed {
+                ip_length: parsed.ip_length + 1,
+                ..parsed
+            },
+        ] {
+            assert_eq!(read(&good, &other), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_option_of_the_right_kind_and_length_counts() {
+        let with = |options: &[u8]| {
+            let good = frame(|out| solicitation(out, US, MAC, THEM, None));
+            let mut frame = [&good[..54 + MESSAGE], options].concat();
+            ipv6::set_payload_length(&mut frame, 14, (MESSAGE + options.len()) as u16);
+            damaged(&frame, 54, V6_NEIGHBOUR_SOLICITATION)
+        };
+        let source = |mac: Option<[u8; 6]>| {
+            let source_mac = mac.map(MacAddr);
+            Some(Message::Solicitation {
+                target: THEM,
+                source_mac,
+            })
+        };
+        let (one, two) = ([1, 1, 2, 0, 0, 0, 0, 8], [1, 1, 2, 0, 0, 0, 0, 9]);
+        let (other, long) = ([2, 1, 2, 0, 0, 0, 0, 7], [1, 2, 3, 3, 3, 3, 3, 3]);
+        assert_eq!(with(&one), source(Some([2, 0, 0, 0, 0, 8])));
+        let both = [one, two].concat();
+        assert_eq!(with(&both), source(Some([2, 0, 0, 0, 0, 8])));
+        let behind = [other, two].concat();
+        assert_eq!(with(&behind), source(Some([2, 0, 0, 0, 0, 9])));
+        let sixteen = [long, [0; 8], two].concat();
+        assert_eq!(with(&sixteen), source(Some([2, 0, 0, 0, 0, 9])));
+        assert_eq!(with(&[other, other].concat()), source(None));
+        assert_eq!(with(&[one, long].concat()), None, "the second is cut off");
+        assert_eq!(with(&[one, [9, 0, 0, 0, 0, 0, 0, 0]].concat()), None);
+    }
+
+    #[test]
+    fn detection_of_duplicates_asks_the_group() {
+        let option_of_another_kind = 54 + MESSAGE;
+        for (to, accepted) in [(None, true), (Some(THEM), false), (Some(ALL_NODES), false)] {
+            let asked = frame(|out| solicitation(out, 0, MAC, THEM, to));
+            let found = damaged(&asked, option_of_another_kind, 99);
+            assert_eq!(found.is_some(), accepted, "{to:x?}");
+        }
+    }
+
+    #[test]
+    fn multicast_begins_with_eight_ones() {
+        for (address, multicast) in [
+            (ALL_NODES, true),
+            (0xff << 120, true),
+            (0xfe << 120, false),
+            (0x7f << 120, false),
+            (THEM, false),
+            (0, false),
+        ] {
+            assert_eq!(is_multicast(address), multicast, "{address:x}");
         }
     }
 }

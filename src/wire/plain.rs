@@ -232,3 +232,6 @@ fn sums_up(first: u64, second: u64, last: u32) -> bool {
     let (sum, more) = sum.overflowing_add(u64::from(last) + u64::from(carry));
     (sum + u64::from(more)).wrapping_mul(INVERSE) <= u64::MAX / 0xffff
 }
+
+#[cfg(test)]
+mod tests;

@@ -104,7 +104,7 @@ mod tests {
     use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TcpHeader, TransportSlice};
 
     use super::*;
-    use crate::wire::parse;
+    use crate::wire::{Fragment, parse};
 
     fn framed(ethertype: u16, packet: &[u8]) -> Vec<u8> {
         [&[2; 12][..], &ethertype.to_be_bytes(), packet].concat()
@@ -179,6 +179,11 @@ mod tests {
             assert_eq!((syn.sequence_number, syn.acknowledgment_number), (0, 1001));
             let fin = answer(&segment(v6, "F", b"four")).unwrap();
             assert_eq!((fin.sequence_number, fin.acknowledgment_number), (0, 1005));
+            let last = answer(&segment(v6, "FA", b"four")).unwrap();
+            assert!(last.rst && !last.ack && !last.fin);
+            assert_eq!((last.sequence_number, last.window_size), (77, 0));
+            let opening = answer(&segment(v6, "S", b"cookie")).unwrap();
+            assert_eq!(opening.acknowledgment_number, 1007);
             let data = answer(&segment(v6, "A", b"data")).unwrap();
             assert!(data.rst && !data.ack);
             assert_eq!((data.sequence_number, data.acknowledgment_number), (77, 0));
@@ -189,6 +194,7 @@ mod tests {
     fn resets_and_damaged_segments_stay_unanswered() {
         for v6 in [false, true] {
             assert_eq!(answer(&segment(v6, "R", b"")), None);
+            assert_eq!(answer(&segment(v6, "RA", b"")), None);
             let mut damaged = segment(v6, "S", b"payload");
             *damaged.last_mut().unwrap() ^= 1;
             assert_eq!(answer(&damaged), None);
@@ -199,5 +205,47 @@ mod tests {
             0,
             "no room"
         );
+    }
+
+    #[test]
+    fn only_whole_segments_of_tcp_are_answered_where_there_is_room() {
+        for v6 in [false, true] {
+            let frame = segment(v6, "S", b"payload");
+            let offender = parse(&frame).unwrap();
+            let write = |offender: &Parsed, room: usize| {
+                let mut out = vec![0xaa; room];
+                match v6 {
+                    false => reset_v4(&mut out, &frame, offender),
+                    true => reset_v6(&mut out, &frame, offender),
+                }
+            };
+            let total = if v6 { 60 } else { 40 };
+            assert_eq!(write(&offender, total), total);
+            assert_eq!(write(&offender, total - 1), 0);
+            let fragment = Fragment {
+                more: true,
+                ..offender.fragment
+            };
+            for other in [
+                Parsed {
+                    transport: Transport::Udp,
+                    ..offender
+                },
+                Parsed {
+                    fragment,
+                    ..offender
+                },
+                Parsed {
+                    ip_length: offender.ip_length + 1,
+                    ..offender
+                },
+                Parsed {
+                    ip_length: offender.ip_length - 1,
+                    ..offender
+                },
+            ] {
+                assert_eq!(write(&other, total), 0, "{other:?}");
+            }
+        }
     }
 }

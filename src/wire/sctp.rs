@@ -116,8 +116,7 @@ pub fn set_ports(frame: &mut [u8], l4: usize, length: Option<u16>, source: u16, 
     write_u16(frame, l4, source);
     write_u16(frame, l4 + 2, destination);
     let difference = before ^ read_u32(frame, l4);
-    let whole = length.filter(|length| usize::from(*length) >= HEADER);
-    if let Some(length) = whole.filter(|_| difference != 0 && frame.len() >= l4 + HEADER) {
+    if let Some(length) = length.filter(|length| usize::from(*length) >= HEADER) {
         let changed = carried_checksum(frame, l4) ^ crc32c::change(difference, length - 4);
         set_checksum(frame, l4, changed);
     }
@@ -152,7 +151,8 @@ mod tests {
         assert_eq!(told(&[6, 0, 0, 4]), Event::End { reflected: false });
         assert_eq!(told(&[14, 1, 0, 4]), Event::End { reflected: true });
         assert_eq!(told(&[10, 0, 0, 4]), Event::None, "COOKIE ECHO");
-        assert_eq!(told(&[1, 0, 0, 20, 0, 0]), Event::None, "cut short");
+        assert_eq!(told(&[1, 0, 0, 20, 0, 0, 0]), Event::None, "cut short");
+        assert_eq!(told(&[2, 0, 0, 20, 0, 0, 0]), Event::None, "cut short");
         // An ABORT behind an ERROR of five bytes, which are padded to eight; none behind DATA.
         let behind = |first: u8| told(&[first, 0, 0, 5, 9, 0, 0, 0, 6, 0, 0, 4]);
         assert_eq!(behind(9), Event::End { reflected: false });
@@ -215,5 +215,41 @@ mod tests {
             let told = Told::read(&bytes);
             prop_assert_eq!(told.tag, read_u32(&bytes, 4));
         }
+    }
+
+    #[test]
+    fn an_abort_counts_behind_whole_control_chunks() {
+        let told = |chunks: &[u8]| Told::read(&packet(7, chunks)).event;
+        let abort = [6, 0, 0, 4];
+        let behind = |chunks: &[u8]| told(&[chunks, &abort].concat());
+        let end = Event::End { reflected: false };
+        assert_eq!(behind(&[9, 0, 0, 4]), end, "the shortest chunk");
+        assert_eq!(behind(&[9, 0, 0, 8, 1, 2, 3, 4]), end);
+        for length in 0..4 {
+            assert_eq!(behind(&[9, 0, 0, length]), Event::None, "{length}");
+        }
+        assert_eq!(told(&[6, 0, 0]), Event::None);
+        assert_eq!(told(&[6, 0xfe, 0, 4]), end, "another flag");
+        assert_eq!(told(&[6, 0xff, 0, 4]), Event::End { reflected: true });
+        // Fifteen may come before it, and nobody looks further.
+        assert_eq!(behind(&[9, 0, 0, 4].repeat(15)), end);
+        assert_eq!(behind(&[9, 0, 0, 4].repeat(16)), Event::None);
+    }
+
+    #[test]
+    fn fields_of_a_packet_that_begins_anywhere() {
+        let whole = packet(1, &[3, 0, 0, 4]);
+        let mut frame = [&[0xee; 3][..], &whole].concat();
+        assert_eq!(carried_checksum(&frame, 3), carried_checksum(&whole, 0));
+        set_ports(&mut frame, 3, Some(16), 0x0102, 0x0304);
+        assert_eq!(frame[..7], [0xee, 0xee, 0xee, 1, 2, 3, 4]);
+        assert_eq!(checksum(&frame[3..]), Some(carried_checksum(&frame, 3)));
+        // The common header alone is a packet; a shorter length cannot be.
+        let mut bare = packet(1, &[]);
+        set_ports(&mut bare, 0, Some(12), 1, 2);
+        assert_eq!(checksum(&bare), Some(carried_checksum(&bare, 0)));
+        let before = bare.clone();
+        set_ports(&mut bare, 0, Some(11), 3, 4);
+        assert_eq!(bare[4..], before[4..]);
     }
 }

@@ -115,23 +115,17 @@ fn mss_offset(frame: &[u8], l4: usize) -> Option<usize> {
     const END: u8 = 0;
     const NOP: u8 = 1;
     const MSS: u8 = 2;
-    let end = l4 + header_length(frame, l4);
+    let end = frame.len().min(l4 + header_length(frame, l4));
     let mut at = l4 + HEADER;
-    while at < end.min(frame.len()) {
-        let length = match read_u8(frame, at) {
-            END => return None,
-            NOP => 1,
-            _ => usize::from(read_u8(frame, at + 1)),
-        };
-        if read_u8(frame, at) == MSS {
-            return (length == 4 && at + 4 <= end.min(frame.len())).then_some(at + 2);
+    loop {
+        match frame.get(at..end)? {
+            [] | [END, ..] => return None,
+            [NOP, ..] => at += 1,
+            [MSS, 4, _, _, ..] => return Some(at + 2),
+            [MSS, ..] | [_] | [_, 0, ..] => return None,
+            [_, length, ..] => at += usize::from(*length),
         }
-        if length == 0 {
-            return None;
-        }
-        at += length;
     }
-    None
 }
 
 /// The maximum segment size the header announces; meaningful in SYN segments only.
@@ -240,5 +234,81 @@ mod tests {
             clamp_mss(&mut bytes, l4, 500);
             prop_assert!(mss(&bytes, l4).is_none_or(|m| m <= 500));
         }
+    }
+
+    #[test]
+    fn fields_of_a_header_that_begins_anywhere() {
+        let mut frame = [&[0xee; 3][..], &segment(&[1; 4])].concat();
+        assert_eq!(
+            (source_port(&frame, 3), destination_port(&frame, 3)),
+            (7, 8)
+        );
+        assert_eq!(
+            (sequence(&frame, 3), acknowledgment(&frame, 3)),
+            (0x0102_0304, 0x0506_0708)
+        );
+        assert_eq!(
+            (
+                header_length(&frame, 3),
+                flags(&frame, 3),
+                window(&frame, 3)
+            ),
+            (24, SYN, 0x1020)
+        );
+        set_source_port(&mut frame, 3, 0x1112);
+        set_destination_port(&mut frame, 3, 0x1314);
+        set_checksum(&mut frame, 3, 0x1516);
+        assert_eq!(frame[3..7], [0x11, 0x12, 0x13, 0x14]);
+        assert_eq!(
+            (&frame[19..21], checksum(&frame, 3)),
+            (&[0x15, 0x16][..], 0x1516)
+        );
+    }
+
+    #[test]
+    fn flags_that_go_together() {
+        for flags in 0..=255u8 {
+            let has = |flag: u8| flags & flag == flag;
+            let some = [FIN, SYN, RST, PSH, ACK, URG].into_iter().any(has);
+            let contradiction = has(SYN) && (has(FIN) || has(RST));
+            assert_eq!(possible_flags(flags), some && !contradiction, "{flags:#x}");
+        }
+    }
+
+    #[test]
+    fn the_option_counts_as_far_as_the_header_reaches() {
+        for (options, found) in [
+            (&[2, 4, 5, 0xb4][..], Some(1460)),
+            (&[1, 1, 1, 1, 2, 4, 5, 0xb4], Some(1460)),
+            (
+                &[4, 2, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8, 2, 4, 5, 0xb4],
+                Some(1460),
+            ),
+            // The first of two.
+            (&[2, 4, 5, 0xb4, 2, 4, 1, 1], Some(1460)),
+            // Behind the end, or in another option.
+            (&[0, 1, 1, 1, 2, 4, 5, 0xb4], None),
+            (&[8, 8, 1, 1, 2, 4, 5, 0xb4], None),
+            // Longer or shorter than it can be; cut off by the end of the header.
+            (&[2, 5, 5, 0xb4, 1, 0, 0, 0], None),
+            (&[2, 3, 5, 2, 4, 5, 0xb4, 0], None),
+            (&[1, 2, 4, 5], None),
+            (&[1, 1, 1, 2], None),
+            (&[1, 1, 1, 8], None),
+            // An option that takes no bytes, or more than there are.
+            (&[9, 0, 2, 4, 5, 0xb4, 0, 0], None),
+            (&[9, 9, 2, 4, 5, 0xb4, 0, 0], None),
+        ] {
+            let mut frame = [&[0xee; 4][..], &segment(options)].concat();
+            frame.extend([0xb4, 2, 4, 5, 0xb4]); // payload
+            assert_eq!(mss(&frame, 4), found, "{options:?}");
+        }
+    }
+
+    #[test]
+    fn a_frame_that_ends_in_the_option_has_none() {
+        let whole = segment(&[1, 1, 1, 1, 2, 4, 5, 0xb4]);
+        assert_eq!(mss(&whole, 0), Some(1460));
+        assert!((0..whole.len()).all(|length| mss(&whole[..length], 0).is_none()));
     }
 }

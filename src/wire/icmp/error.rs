@@ -265,4 +265,51 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn every_error_says_its_type_code_and_detail() {
+        let offending = ip4(3);
+        for (error, kind, code, rest) in [
+            (ErrorV4::TTL_EXPIRED, 11, 0, [0; 4]),
+            (ErrorV4::NETWORK_UNREACHABLE, 3, 0, [0; 4]),
+            (ErrorV4::HOST_UNREACHABLE, 3, 1, [0; 4]),
+            (ErrorV4::PORT_UNREACHABLE, 3, 3, [0; 4]),
+            (ErrorV4::PROHIBITED, 3, 13, [0; 4]),
+            (ErrorV4::fragmentation_needed(0x05dc), 3, 4, [0, 0, 5, 0xdc]),
+        ] {
+            let mut out = [0xaa; 100];
+            let total = error_v4(&mut out, 1, 2, error, &offending);
+            assert_eq!((out[20], out[21]), (kind, code));
+            assert_eq!(out[24..28], rest);
+            assert_eq!(out[28..total], offending);
+            assert!(verify(&out[..20]) && verify(&out[20..total]));
+        }
+        let mut offending = Vec::new();
+        let builder = PacketBuilder::ipv6([1; 16], [2; 16], 1).udp(5, 6);
+        builder.write(&mut offending, &[7; 3]).unwrap();
+        for (error, kind, code, rest) in [
+            (ErrorV6::HOP_LIMIT_EXPIRED, 3, 0, [0; 4]),
+            (ErrorV6::NO_ROUTE, 1, 0, [0; 4]),
+            (ErrorV6::ADDRESS_UNREACHABLE, 1, 3, [0; 4]),
+            (ErrorV6::PORT_UNREACHABLE, 1, 4, [0; 4]),
+            (ErrorV6::PROHIBITED, 1, 1, [0; 4]),
+            (ErrorV6::too_big(0x1_0500), 2, 0, [0, 1, 5, 0]),
+        ] {
+            let mut out = [0xaa; 110];
+            let padded = [&offending[..], &[0xee; 5]].concat();
+            let total = error_v6(&mut out, 1, 2, error, &padded);
+            assert_eq!((out[40], out[41]), (kind, code));
+            assert_eq!(out[44..48], rest);
+            assert_eq!(out[48..total], offending, "without the padding");
+            assert_eq!(checksum::transport_v6(1, 2, ICMPV6, &out[40..total]), 0);
+        }
+    }
+
+    #[test]
+    fn a_packet_that_is_there_in_part_is_quoted_as_far_as_it_goes() {
+        let mut out = [0xaa; 100];
+        let offending = ip4(100);
+        let total = error_v4(&mut out, 1, 2, ErrorV4::TTL_EXPIRED, &offending[..30]);
+        assert_eq!((total, &out[28..58]), (58, &offending[..30]));
+    }
 }

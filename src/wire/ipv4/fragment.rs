@@ -268,4 +268,64 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn lengths_that_contradict_each_other() {
+        let with = |at: usize, value: u8| {
+            let mut packet = packet(0, &[], 80);
+            packet[at] = value;
+            fragment(&packet, 1500).is_some()
+        };
+        assert!(with(0, 0x45));
+        assert!(!with(0, 0x44), "a header of 16 bytes");
+        assert!(with(3, 20) && !with(3, 19), "no room for the header");
+        assert!(with(3, 100) && !with(3, 101), "longer than the packet");
+    }
+
+    #[test]
+    fn every_option_with_a_copy_bit_is_in_later_headers() {
+        for (options, copied) in [
+            (&[1, 1, 1, 136, 4, 5, 6, 0][..], &[136, 4, 5, 6][..]),
+            (&[136, 4, 5, 6, 137, 3, 7, 0], &[136, 4, 5, 6, 137, 3, 7, 0]),
+            (&[0x81, 3, 9, 7, 3, 4, 1, 1], &[0x81, 3, 9, 0]),
+            (&[136, 2, 7, 2], &[136, 2, 0, 0]),
+            (&[7, 4, 136, 2], &[]),
+            // Nothing counts behind the end.
+            (&[0, 136, 2, 1, 136, 2, 1, 1], &[]),
+            // What its length takes beyond the header is left out, with all that follows.
+            (&[136, 9, 1, 1, 136, 2, 1, 1], &[]),
+            (&[1, 1, 1, 136], &[]),
+            (&[136, 0, 137, 2], &[136, 0, 137, 2]),
+        ] {
+            let packet = packet(0, options, 100);
+            let pieces: Vec<_> = fragment(&packet, 84).unwrap().collect();
+            assert_eq!(pieces[0].header()[20..], *options);
+            assert_eq!(pieces[1].header()[20..], *copied, "{options:?}");
+            let words = 5 + copied.len() / 4;
+            assert_eq!(pieces[1].header()[0], 0x40 | words as u8);
+            assert!(pieces.iter().all(|piece| checksum::verify(piece.header())));
+        }
+    }
+
+    #[test]
+    fn pieces_fill_the_mtu_as_far_as_eight_bytes_go() {
+        for (payload, mtu, lengths) in [
+            (80, 100, &[100][..]),
+            (81, 100, &[100, 21]),
+            (80, 99, &[92, 28]),
+            (160, 100, &[100, 100]),
+            (167, 107, &[100, 107]),
+            (168, 107, &[100, 100, 28]),
+            (168, 108, &[108, 100]),
+        ] {
+            let packet = packet(0, &[], payload);
+            let pieces: Vec<_> = fragment(&packet, mtu).unwrap().collect();
+            let found: Vec<_> = pieces.iter().map(Piece::len).collect();
+            assert_eq!(found, lengths, "{payload} {mtu}");
+            let last = pieces.last().unwrap();
+            assert_eq!(usize::from(last.offset) + last.payload.len(), payload);
+            let more = |piece: &Piece| piece.more;
+            assert_eq!(pieces.iter().filter(|p| more(p)).count(), pieces.len() - 1);
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! Tests of the parser: frames built by etherparse, golden bytes, and every kind of damage.
 
+mod limits;
+
 use etherparse::PacketBuilder;
 use proptest::prelude::*;
 
