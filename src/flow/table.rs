@@ -308,11 +308,6 @@ impl BucketTable {
         self.len == 0
     }
 
-    /// Entries the table was built for; the next one is refused.
-    pub fn capacity(&self) -> usize {
-        self.capacity
-    }
-
     /// Memory taken in bytes.
     pub fn memory_bytes(&self) -> usize {
         self.buckets.bytes() + size_of::<Self>()

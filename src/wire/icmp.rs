@@ -215,6 +215,7 @@ mod tests {
         set_identifier(&mut frame, 1, 0xffff);
         set_checksum(&mut frame, 1, 0);
         assert_eq!(frame, [0xee, 8, 0, 0, 0, 0xff, 0xff, 3, 4]);
+        assert_eq!(identifier(&frame, 1), 0xffff);
     }
 
     #[test]

@@ -291,7 +291,7 @@ mod tests {
             (&[136, 2, 7, 2], &[136, 2, 0, 0]),
             (&[7, 4, 136, 2], &[]),
             // Nothing counts behind the end.
-            (&[0, 136, 2, 1, 136, 2, 1, 1], &[]),
+            (&[0, 2, 136, 2, 1, 1, 1, 1], &[]),
             // What its length takes beyond the header is left out, with all that follows.
             (&[136, 9, 1, 1, 136, 2, 1, 1], &[]),
             (&[1, 1, 1, 136], &[]),

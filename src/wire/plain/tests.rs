@@ -260,6 +260,24 @@ fn heads_are_where_frames_begin() {
     assert!(<[u128; 2] as Ends>::head_mut(&mut bytes[..65]).is_none());
 }
 
+#[test]
+fn carries_out_of_either_sum_come_back_in() {
+    let first = 0x1122_3344_5566_7745u64;
+    let mut right = 0;
+    for second in [!first - 1, !first, !first + 1, !first + 2, u64::MAX] {
+        for last in [0, 1, 0xfffe, 0xffff, 0x1_0000, 0xffff_0000, u32::MAX] {
+            let mut header = [0; 20];
+            header[..8].copy_from_slice(&first.to_le_bytes());
+            header[8..16].copy_from_slice(&second.to_le_bytes());
+            header[16..].copy_from_slice(&last.to_le_bytes());
+            let verified = checksum::verify(&header);
+            assert_eq!(sums_up(first, second, last), verified, "{header:02x?}");
+            right += u32::from(verified);
+        }
+    }
+    assert!(right > 5, "{right}");
+}
+
 proptest! {
     #[test]
     fn any_header_sums_up_as_the_whole_checksum_says(

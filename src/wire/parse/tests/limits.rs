@@ -212,15 +212,18 @@ fn as_many_extension_headers_as_are_walked() {
         let mut bytes = [60, 0, 1, 4, 0, 0, 0, 0].repeat(count);
         bytes[8 * count - 8] = UDP;
         bytes.extend(UDP_HEADER);
-        parse(&ipv6(60, &bytes)).unwrap()
+        let frame = ipv6(60, &bytes);
+        let (p, q) = (
+            parse(&frame).unwrap(),
+            parse_quoted_v6(&frame[14..]).unwrap(),
+        );
+        assert_eq!((p.transport, p.source_port), (q.transport, q.source_port));
+        assert_eq!((p.l4, p.protocol), (q.l4 + 14, q.protocol));
+        (p.transport, p.l4, p.protocol, p.source_port)
     };
-    assert_eq!((chain(7).transport, chain(7).l4), (Transport::Udp, 54 + 56));
+    assert_eq!(chain(7), (Transport::Udp, 54 + 56, UDP, 7));
     // Of eight the last is passed, but nobody looks at what follows.
-    let p = chain(8);
-    assert_eq!(
-        (p.transport, p.protocol, p.source_port),
-        (Transport::Other, UDP, 0)
-    );
+    assert_eq!(chain(8), (Transport::Other, 54 + 64, UDP, 0));
 }
 
 #[test]
