@@ -305,4 +305,16 @@ mod tests {
         assert_eq!(key.block(), [source, destination, 0x9006_8004_0003]);
         assert_eq!(u128::source_of(key.block()), (source, 0x9006_8004_0003));
     }
+
+    #[test]
+    fn blocks_are_the_same_if_every_word_is() {
+        let block = [1u128 << 127 | 5, 2, 3];
+        assert!(u128::same(block, block) && u32::same([7], [7]));
+        assert!(!u32::same([7], [7 | 1 << 127]));
+        // One word differs, two by the same bits, all three.
+        for flipped in 1..8 {
+            let other = [0, 1, 2].map(|word| block[word] ^ u128::from(flipped >> word & 1 == 1));
+            assert!(!u128::same(block, other), "{flipped:03b}");
+        }
+    }
 }
