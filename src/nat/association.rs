@@ -117,5 +117,10 @@ mod tests {
             assert_eq!(state, expected, "packet {n}");
         }
         assert_eq!(advance(SctpOpening, END, Reverse), SctpClosing, "refused");
+        assert_eq!(
+            advance(Expected, END, Forward),
+            Expected,
+            "it has no packets"
+        );
     }
 }

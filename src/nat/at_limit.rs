@@ -180,4 +180,32 @@ mod tests {
         at_limit.sweep(Tick(1 + QUIET));
         assert_eq!((at_limit.len(), told(&mut at_limit).len()), (0, HOSTS));
     }
+
+    #[test]
+    fn edges_that_nobody_fetches_are_bounded() {
+        let mut at_limit = AtLimit::default();
+        for round in 0..3 {
+            let now = Tick(1 + round * QUIET);
+            for host in 0..HOSTS as u128 {
+                at_limit.refused(host, MAIN, DropReason::QuotaRate, now);
+            }
+            at_limit.sweep(Tick(now.0 + QUIET));
+        }
+        assert_eq!(at_limit.begun(), 3 * HOSTS as u64);
+        assert_eq!(told(&mut at_limit).len(), EDGES);
+        assert_eq!(told(&mut at_limit), []);
+    }
+
+    #[test]
+    fn whom_nothing_was_refused_for_half_a_minute_is_told_in_any_tick() {
+        let mut at_limit = AtLimit::default();
+        at_limit.refused(7, MAIN, DropReason::QuotaRate, Tick(0));
+        assert_eq!(told(&mut at_limit), [(7, true, 1)]);
+        assert!(!at_limit.is_empty());
+        for tick in 1..=QUIET {
+            assert_eq!(at_limit.len(), 1);
+            at_limit.sweep(Tick(tick));
+        }
+        assert_eq!(told(&mut at_limit), [(7, false, 1)]);
+    }
 }

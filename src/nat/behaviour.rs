@@ -152,5 +152,7 @@ mod tests {
         assert_eq!(Endpoint.part_of(remote), Remote::default());
         assert_eq!(Address.part_of(remote), Remote { port: 0, ..remote });
         assert_eq!(AddressPort.part_of(remote), remote);
+        let names = Behaviour::ALL.map(Behaviour::name);
+        assert_eq!(names, ["endpoint", "address", "address-port"]);
     }
 }

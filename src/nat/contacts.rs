@@ -80,4 +80,11 @@ mod tests {
         contacts.forget(a, 9);
         assert!(!contacts.knows(a, 9));
     }
+
+    #[test]
+    fn memory_is_had_from_the_start() {
+        let bytes = |capacity| Contacts::<u32>::new(capacity).memory_bytes();
+        assert_eq!(bytes(0), 0);
+        assert!(bytes(10_000) - bytes(1_000) > 9_000 * 16);
+    }
 }

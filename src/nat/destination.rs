@@ -161,3 +161,25 @@ fn translate<A: Family>(rule: &PortForward<A>, address: A, port: u16) -> PolicyD
 fn leads_back<A: Family>(policy: &Policy, realm: RealmId, target: A, ingress: InterfaceId) -> bool {
     A::route(&policy.routes, realm, target, 0).is_some_and(|hop| hop.interface == ingress)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inside_is_what_either_says() {
+        let sources = |low: u32, high: u32| Inside::Sources(RangeSet::of([(low, high)]));
+        for (one, other, inside) in [
+            (Inside::Never, Inside::Never, [false, false, false]),
+            (Inside::Never, Inside::Always, [true, true, true]),
+            (Inside::Always, sources(1, 1), [true, true, true]),
+            (Inside::Never, sources(1, 1), [true, false, false]),
+            (sources(1, 1), sources(2, 2), [true, true, false]),
+        ] {
+            for union in [one.union(&other), other.union(&one)] {
+                let contained = [1, 2, 3].map(|source| union.contains(source));
+                assert_eq!(contained, inside, "{union:?}");
+            }
+        }
+    }
+}

@@ -201,3 +201,20 @@ impl Family for u128 {
         ipv6::decrement_hop_limit(frame, l3);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Choices among equal routes and targets depend on it, and shall come out alike everywhere.
+    #[test]
+    fn every_part_of_an_address_counts_when_it_is_folded() {
+        let address = 0x2001_0db8_0001_0002_0003_0004_0005_0006u128;
+        assert_eq!(address.fold(), 0x2006_0db8);
+        assert_eq!((0xfd00_0001u128 << 96 | 9).fold(), 0xfd00_0008);
+        assert_eq!(0x0a00_0002u32.fold(), 0x0a00_0002);
+        for bit in 0..128 {
+            assert_eq!((1u128 << bit).fold(), 1 << (bit % 32));
+        }
+    }
+}

@@ -181,3 +181,99 @@ pub fn translate<A: Family>(
     A::lower_hops(frame, l3);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is left of an error with `body` bytes behind its header, whose length byte says `words`.
+    fn quoted(v6: bool, kind: u8, words: u8, body: usize) -> Option<usize> {
+        let mut message = vec![0; ERROR_HEADER + body];
+        message[0] = kind;
+        message[if v6 { 4 } else { 5 }] = words;
+        let quote = match v6 {
+            false => original_datagram(&message),
+            true => original_datagram_v6(&message),
+        };
+        quote.map(<[u8]>::len)
+    }
+
+    // Proves: I3d.
+    #[test]
+    fn a_quote_ends_where_extensions_begin() {
+        for (v6, kind, words, body, length) in [
+            (false, 3, 32, 200, 128),
+            (false, 11, 33, 200, 132),
+            (false, 12, 50, 200, 200),
+            // Shorter than extensions allow, beyond the message, of another type: not a length.
+            (false, 3, 31, 200, 200),
+            (false, 3, 51, 200, 200),
+            (false, 4, 32, 200, 200),
+            (false, 3, 0, 28, 28),
+            (true, 1, 16, 200, 128),
+            (true, 3, 17, 200, 136),
+            (true, 1, 15, 200, 200),
+            (true, 3, 26, 200, 200),
+            (true, 2, 16, 200, 200),
+            (true, 4, 16, 200, 200),
+        ] {
+            assert_eq!(
+                quoted(v6, kind, words, body),
+                Some(length),
+                "{kind} {words}"
+            );
+        }
+        assert_eq!(original_datagram(&[3; ERROR_HEADER - 1]), None);
+        assert_eq!(original_datagram_v6(&[3; ERROR_HEADER - 1]), None);
+    }
+
+    // Proves: I3d.
+    #[test]
+    fn zeros_behind_the_first_eight_bytes_are_padding() {
+        let mut segment = [7u8; 40];
+        segment[8..].fill(0);
+        assert_eq!(without_padding(Some(&segment), 40), 8);
+        assert_eq!(without_padding(Some(&segment), 20), 8);
+        assert_eq!(without_padding(Some(&segment), 8), 8);
+        segment[20] = 1;
+        assert_eq!(without_padding(Some(&segment), 20), 8);
+        assert_eq!(without_padding(Some(&segment), 21), 21);
+        assert_eq!(without_padding(Some(&segment), 40), 40);
+        assert_eq!(without_padding(None, 40), 40);
+    }
+
+    #[test]
+    fn a_complaint_is_about_the_answer_of_what_it_quotes() {
+        let quoted = |more, ip_length| Quoted {
+            network: crate::wire::parse::Network::Ipv4,
+            transport: crate::wire::parse::Transport::Udp,
+            l4: 20,
+            available: 8,
+            ip_length,
+            more,
+            protocol: 17,
+            source: 1,
+            destination: 2,
+            source_port: 3,
+            destination_port: 4,
+        };
+        let complaint = about(&[0; 28], &quoted(false, 100), (1u32, 2u32));
+        let answer = Tuple {
+            source: 2,
+            destination: 1,
+            source_port: 4,
+            destination_port: 3,
+        };
+        assert_eq!((complaint.answer, complaint.protocol), (answer, 17));
+        assert_eq!((complaint.l4, complaint.length), (20, 28));
+        assert_eq!(complaint.segment, Some(80));
+        assert_eq!(
+            complaint.key(RealmId(5)),
+            FlowKey::new(answer, 17, RealmId(5))
+        );
+        let first = about(&[0; 28], &quoted(true, 100), (1u32, 2u32));
+        assert_eq!(first.segment, None, "the length of a fragment");
+        let broken = about(&[0; 28], &quoted(false, 7), (1u32, 2u32));
+        assert_eq!(broken.segment, Some(0));
+    }
+}

@@ -322,3 +322,116 @@ impl Journal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(kind: EventKind, millis: u64) -> Event {
+        Event {
+            millis,
+            kind,
+            protocol: 0,
+            realm: RealmId(0),
+            pool: None,
+            inside: [10, 0, 0, 2].into(),
+            inside_port: 0,
+            outside: [203, 0, 113, 1].into(),
+            ports: PortRange::new(1024, 1535),
+            remote: None,
+        }
+    }
+
+    #[test]
+    fn the_last_room_is_kept_for_blocks_and_what_has_none_is_counted() {
+        let mut journal = Journal::default();
+        assert!(journal.is_empty());
+        for _ in 0..ROOM {
+            journal.write(event(EventKind::SessionOpened, 1));
+        }
+        assert!(!journal.is_empty());
+        for _ in 0..KEPT_FOR_BLOCKS + 3 {
+            journal.write(event(EventKind::BlockLeased, 2));
+        }
+        let mut blocks = 0;
+        let mut sessions = 0;
+        let lost = journal.take(|event| match event.kind.is_of_block() {
+            true => blocks += 1,
+            false => sessions += 1,
+        });
+        assert_eq!(
+            (sessions, blocks),
+            (ROOM - KEPT_FOR_BLOCKS, KEPT_FOR_BLOCKS)
+        );
+        assert_eq!(lost, KEPT_FOR_BLOCKS as u64 + 3);
+        assert!(journal.is_empty());
+        assert_eq!(journal.take(|_| ()), 0);
+        journal.lost = 1;
+        assert!(!journal.is_empty(), "what was lost is to be told");
+    }
+
+    #[test]
+    fn a_block_goes_back_before_somebody_else_gets_it() {
+        use EventKind::{BlockLeased, BlockReturned, SessionEnded, SessionOpened};
+        let mut events = [
+            event(SessionOpened, 6),
+            event(BlockLeased, 5),
+            event(SessionEnded, 5),
+            event(BlockReturned, 5),
+        ];
+        events.sort_by_key(Event::order);
+        let kinds = events.map(|event| event.kind);
+        assert_eq!(
+            kinds,
+            [BlockReturned, BlockLeased, SessionEnded, SessionOpened]
+        );
+        assert_eq!(
+            kinds.map(EventKind::is_of_block),
+            [true, true, false, false]
+        );
+    }
+
+    #[test]
+    fn each_choice_logs_what_it_says() {
+        for (mappings, blocks, sessions) in [
+            (Mappings::Off, false, false),
+            (Mappings::Auto, true, true),
+            (Mappings::Block, true, false),
+            (Mappings::Session, true, true),
+        ] {
+            let logging = Logging {
+                mappings,
+                destinations: false,
+            };
+            assert_eq!((logging.blocks(), logging.sessions()), (blocks, sessions));
+        }
+    }
+
+    #[test]
+    fn a_protocol_without_ports_may_take_an_address_of_a_pool() {
+        let session = |protocol, flags, outside| {
+            let mut session = Session::<u32> {
+                protocol,
+                flags,
+                ..Session::default()
+            };
+            session.before.source = 7;
+            session.after.source = outside;
+            session
+        };
+        let esp = 50;
+        for (protocol, flags, outside, takes) in [
+            (esp, 0, 9, true),
+            (esp, FLAG_STATIC, 9, false),
+            (esp, 0, 7, false),
+            (crate::wire::UDP, 0, 9, false),
+        ] {
+            let session = session(protocol, flags, outside);
+            assert_eq!(
+                takes_address(&session),
+                takes,
+                "{protocol} {flags} {outside}"
+            );
+        }
+    }
+}

@@ -99,4 +99,25 @@ mod tests {
         assert_eq!(taken(&mut pace, 1, 1_500, 1), 0);
         assert_eq!(taken(&mut pace, 1, 2_000, 2), 1);
     }
+
+    #[test]
+    fn refusals_for_a_limit_are_told_from_others() {
+        let of_limits = [
+            DropReason::QuotaBlocks,
+            DropReason::SessionLimit,
+            DropReason::QuotaRate,
+            DropReason::QuotaHalfOpen,
+        ];
+        for reason in DropReason::ALL {
+            let expected = of_limits.contains(reason);
+            assert_eq!(HostLimits::refuses(*reason), expected, "{reason}");
+        }
+    }
+
+    #[test]
+    fn more_tokens_a_second_than_it_has_nanoseconds_are_given_one_by_one() {
+        let mut pace = Pace::default();
+        assert_eq!(taken(&mut pace, u32::MAX, 1_000, 100), 100);
+        assert_eq!(pace.0, 1_000_000_100);
+    }
 }

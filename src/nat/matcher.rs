@@ -188,6 +188,9 @@ mod tests {
             all.without(&RangeSet::of([(5, u32::MAX)])).ranges(),
             [(0, 4)]
         );
+        let some = RangeSet::of([(5u32, 10), (20, 30)]);
+        let touched = some.without(&RangeSet::of([(3, 5), (10, 20), (30, 40)]));
+        assert_eq!(touched.ranges(), [(6, 9), (21, 29)]);
     }
 
     #[test]

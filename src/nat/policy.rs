@@ -361,3 +361,75 @@ impl Timeouts {
 
 /// The policy as workers hold it.
 pub type SharedPolicy = Arc<Policy>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_has_the_timeout_that_was_set_for_it() {
+        let seconds = Duration::from_secs;
+        let settings = TimeoutSettings {
+            udp: seconds(1),
+            udp_unreplied: seconds(2),
+            tcp: seconds(3),
+            tcp_opening: seconds(4),
+            tcp_closing: seconds(5),
+            tcp_reset: seconds(6),
+            expected: seconds(7),
+            icmp: seconds(8),
+            sctp: seconds(9),
+            sctp_transitory: seconds(10),
+            other: seconds(11),
+        };
+        let timeouts = Timeouts::new(&settings);
+        for (state, secs) in [
+            (State::Udp, 1),
+            (State::UdpUnreplied, 2),
+            (State::TcpEstablished, 3),
+            (State::TcpClientFin, 3),
+            (State::TcpServerFin, 3),
+            (State::TcpOpening, 4),
+            (State::TcpAnswered, 4),
+            (State::TcpClosing, 5),
+            (State::TcpReset, 6),
+            (State::Expected, 7),
+            (State::Icmp, 8),
+            (State::SctpEstablished, 9),
+            (State::SctpOpening, 10),
+            (State::SctpClosing, 10),
+            (State::Other, 11),
+        ] {
+            let ticks = secs * Tick::PER_SECOND;
+            assert_eq!(timeouts.of(state), ticks, "{state:?}");
+            assert!(!timeouts.expired(state, Tick(50), Tick(50 + ticks - 1)));
+            assert!(timeouts.expired(state, Tick(50), Tick(50 + ticks)));
+        }
+    }
+
+    // Proves: U5, T5, I2.
+    #[test]
+    fn the_defaults_are_what_the_rfcs_ask_for() {
+        let minutes = |m: u64| Duration::from_secs(60 * m);
+        let settings = TimeoutSettings::default();
+        assert_eq!(
+            (settings.udp, settings.udp_unreplied),
+            (minutes(5), minutes(2))
+        );
+        assert_eq!((settings.tcp, settings.icmp), (minutes(124), minutes(1)));
+        let transitory = [
+            settings.tcp_opening,
+            settings.tcp_closing,
+            settings.tcp_reset,
+        ];
+        assert_eq!(transitory, [minutes(4); 3]);
+        assert_eq!(
+            (settings.sctp, settings.sctp_transitory),
+            (minutes(10), minutes(2))
+        );
+        assert_eq!(
+            (settings.expected, settings.other),
+            (minutes(2), minutes(10))
+        );
+    }
+}

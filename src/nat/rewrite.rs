@@ -312,3 +312,6 @@ fn apply_measured(bytes: &mut [u8], at: usize, delta: Delta) -> Delta {
     apply(bytes, at, delta);
     Delta::u16(old, read_u16(bytes, at))
 }
+
+#[cfg(test)]
+mod tests;

@@ -225,7 +225,7 @@ mod tests {
                     inside_table(entries, workers),
                     outside_table(entries, workers),
                 );
-                for port in 0..=u16::MAX {
+                for port in (0..=u16::MAX).step_by(127) {
                     let hash = toeplitz(&outside_key(), &input(1, 2, 3, port)) as usize;
                     assert_eq!(
                         outside[hash & (entries - 1)] as u8,
@@ -241,5 +241,53 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn tables_of_any_size_repeat_the_smallest() {
+        for workers in [1, 2, 3, 14] {
+            for table in [inside_table, outside_table] {
+                let (small, large) = (table(ENTRIES, workers), table(4 * ENTRIES, workers));
+                assert_eq!((small.len(), large.len()), (ENTRIES, 4 * ENTRIES));
+                assert!(large.chunks(ENTRIES).all(|part| part == small));
+            }
+        }
+        assert_eq!(outside_table(8, 200), [0, 64, 32, 96, 16, 80, 48, 112]);
+        assert_eq!(inside_table(8, 200), [0, 64, 32, 96, 16, 80, 48, 112]);
+        assert_eq!(inside_table(4, 0), [0; 4]);
+    }
+
+    #[test]
+    fn ports_go_round_the_workers_in_ranges_of_512() {
+        for (port, workers, worker) in [
+            (0, 4, 0),
+            (511, 4, 0),
+            (512, 4, 1),
+            (2047, 4, 3),
+            (2048, 4, 0),
+            (u16::MAX, 14, 127 % 14),
+            (u16::MAX, 0, 0),
+        ] {
+            assert_eq!(worker_of_port(port, workers), WorkerId(worker), "{port}");
+        }
+    }
+
+    /// What of the key is fixed: ones at both ends of the window, and zeros where ports and the other address would count.
+    #[test]
+    fn every_drawn_key_hashes_all_of_the_source_and_nothing_else() {
+        for seed in 0..200 {
+            let key = *SourceSteering::new(&mut Random::from_seed(seed)).key();
+            assert_eq!((key[0] & 0x80, key[7]), (0x80, 0x80), "{key:02x?}");
+            assert!(key[8..].iter().all(|byte| *byte == 0));
+        }
+        let mut random = Random::from_seed(6);
+        let keys = [0; 20].map(|_| *SourceSteering::new(&mut random).key());
+        assert!(
+            keys.iter()
+                .all(|key| key[1..7] != keys[0][1..7] || *key == keys[0])
+        );
+        assert_ne!(keys[0], keys[1]);
+        let set: u32 = outside_key().iter().map(|byte| byte.count_ones()).sum();
+        assert_eq!((set, outside_key()[13]), (1, 0x80 >> 7));
     }
 }

@@ -297,4 +297,86 @@ mod tests {
         assert_eq!(rule.to_external(0x0a00_0005), Some(0xcb00_7105));
         assert_eq!(rule.to_internal(0xcb00_7205), None);
     }
+
+    /// Gateways side by side, and the next release, send a client to the same server.
+    #[test]
+    fn the_choice_among_targets_stays_what_it_is() {
+        let clients = 0x0a00_0002..0x0a00_000a;
+        let choices: Vec<usize> = clients.filter_map(|client| spread(client, 7)).collect();
+        assert_eq!(choices, [3, 0, 2, 6, 4, 6, 6, 3]);
+        let whole = |client| spread(client, 1 << 32);
+        assert_eq!(
+            (whole(0x0a00_0002), whole(0xcb00_7109)),
+            (Some(0x5270_1790), Some(0x2f4e_fa0d))
+        );
+        assert_eq!(spread(7, 0), None);
+    }
+
+    #[test]
+    fn a_port_outside_of_the_range_has_no_target() {
+        let rule = forward(&[(1, Some(65535))], (9000, 9001));
+        assert_eq!(rule.target(7, 9000), Some((1, 65535)));
+        assert_eq!(rule.target(7, 9001), None, "beyond the last port");
+        assert_eq!(rule.target(7, 8999), None, "below the first");
+    }
+
+    #[test]
+    fn every_condition_has_to_hold() {
+        let facts = Facts {
+            ingress: InterfaceId(1),
+            tuple: Tuple {
+                source: 2u32,
+                destination: 3,
+                source_port: 4,
+                destination_port: 5,
+            },
+            protocol: 6,
+        };
+        let only = |id| InterfaceSet::Only(vec![InterfaceId(id)]);
+        let with = |change: &dyn Fn(&mut Conditions<u32>, bool), holds: bool| {
+            let mut conditions = Conditions::default();
+            change(&mut conditions, holds);
+            conditions.match_flow(&facts, Some(InterfaceId(9)))
+        };
+        let changes: [&dyn Fn(&mut Conditions<u32>, bool); 7] = [
+            &|c, holds| c.ingress = only(if holds { 1 } else { 9 }),
+            &|c, holds| c.egress = only(if holds { 9 } else { 1 }),
+            &|c, holds| c.source = RangeSet::of([if holds { (2, 2) } else { (3, 9) }]),
+            &|c, holds| c.destination = RangeSet::of([if holds { (3, 3) } else { (4, 9) }]),
+            &|c, holds| c.protocol = RangeSet::of([if holds { (6, 6) } else { (7, 9) }]),
+            &|c, holds| c.source_port = RangeSet::of([if holds { (4, 4) } else { (5, 9) }]),
+            &|c, holds| c.destination_port = RangeSet::of([if holds { (5, 5) } else { (6, 9) }]),
+        ];
+        for (n, change) in changes.into_iter().enumerate() {
+            assert_eq!(
+                (with(change, true), with(change, false)),
+                (true, false),
+                "{n}"
+            );
+        }
+        let elsewhere = Conditions {
+            egress: only(1),
+            ..Conditions::default()
+        };
+        assert!(elsewhere.match_flow(&facts, None), "not known yet");
+    }
+
+    #[test]
+    fn a_static_rule_is_about_its_own_prefixes() {
+        let rule = StaticRule {
+            id: RuleId(0),
+            external: 0xcb00_7100u32,
+            internal: 0x0a00_0000,
+            host_mask: 0xff,
+            neutral: None,
+            interface: None,
+            inbound: true,
+            outbound: true,
+            realm: RealmId(0),
+        };
+        assert!(rule.holds_internal(0x0a00_00ff) && !rule.holds_internal(0x0a00_0100));
+        assert_eq!(rule.to_external(0x0a00_0100), None);
+        assert_eq!(rule.to_internal(0xcb00_70ff), None);
+        assert_eq!(rule.to_internal(0xcb00_71ff), Some(0x0a00_00ff));
+    }
 }

@@ -484,12 +484,15 @@ impl<A: Family> Nat<A> {
 
     /// Bytes of all tables.
     pub fn memory_bytes(&self) -> usize {
-        self.sessions.memory_bytes()
-            + self.table.memory_bytes()
-            + self.mappings.memory_bytes()
-            + self.subscribers.memory_bytes()
-            + self.allocator.shared().memory_bytes()
-            + self.windows.memory_bytes()
+        let tables = [
+            self.sessions.memory_bytes(),
+            self.table.memory_bytes(),
+            self.mappings.memory_bytes(),
+            self.subscribers.memory_bytes(),
+            self.allocator.shared().memory_bytes(),
+            self.windows.memory_bytes(),
+        ];
+        tables.iter().sum()
     }
 }
 
@@ -564,3 +567,6 @@ pub fn blank_session<A: Address>(realm: RealmId, epoch: Stamp, now: Now) -> Sess
         ..Session::default()
     }
 }
+
+#[cfg(test)]
+mod tests;

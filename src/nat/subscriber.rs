@@ -112,10 +112,10 @@ impl Subscribers {
 
     /// Bytes of the table.
     pub fn memory_bytes(&self) -> usize {
-        size_of_val(&*self.records)
-            + size_of_val(&*self.paces)
-            + size_of_val(&*self.index)
-            + self.vacant.capacity() * size_of::<u32>()
+        let vacant = self.vacant.capacity() * size_of::<u32>();
+        let (records, paces) = (size_of_val(&*self.records), size_of_val(&*self.paces));
+        let parts = [records, paces, size_of_val(&*self.index), vacant];
+        parts.iter().sum()
     }
 
     /// The subscriber at `index`, for listing: a number below [`Subscribers::capacity`].
@@ -420,11 +420,15 @@ impl Record {
             .position(|p| p.holds > 0 && p.pool == pool);
         let place = known.or_else(|| self.pairings.iter().position(|p| p.holds == 0));
         if let Some(paired) = place.map(|i| &mut self.pairings[i]) {
-            let same = paired.holds > 0 && paired.external == external;
+            let held = if paired.external == external {
+                paired.holds
+            } else {
+                0
+            };
             *paired = Paired {
                 pool,
                 external,
-                holds: if same { paired.holds + 1 } else { 1 },
+                holds: held + 1,
             };
         }
     }
@@ -448,92 +452,4 @@ fn mix(mut x: u64) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::Random;
-    use std::collections::BTreeMap;
-
-    #[test]
-    fn agrees_with_a_map_under_random_histories() {
-        let mut table = Subscribers::new(50, 42);
-        let mut model: BTreeMap<(u128, u8), (SubscriberIndex, u32)> = BTreeMap::new();
-        let mut random = Random::from_seed(5);
-        let mut refused = 0;
-        for _ in 0..100_000 {
-            let key = (u128::from(random.below(40)), random.below(2) as u8);
-            let realm = RealmId(key.1);
-            let known = model.get(&key).copied();
-            assert_eq!(table.find(key.0, realm), known.map(|k| k.0));
-            if random.below(20) < 11 {
-                match table.enter(key.0, realm) {
-                    Ok(index) => {
-                        model.entry(key).or_insert((index, 0)).1 += 1;
-                    }
-                    Err(reason) => {
-                        assert_eq!(reason, DropReason::SubscriberLimit);
-                        assert_eq!((model.len(), known), (50, None));
-                        refused += 1;
-                    }
-                }
-            } else if let Some((index, count)) = known {
-                // Drop all references at times, so that records come and go.
-                let drops = if random.below(2) == 0 { count } else { 1 };
-                (0..drops).for_each(|_| table.leave(index));
-                match count - drops {
-                    0 => model.remove(&key),
-                    rest => model.insert(key, (index, rest)),
-                };
-            }
-            assert_eq!(table.len(), model.len());
-        }
-        assert!(refused > 0, "the limit was reached");
-    }
-
-    #[test]
-    fn sessions_are_limited() {
-        let mut table = Subscribers::new(4, 1);
-        let a = table.enter(1, RealmId(0)).unwrap();
-        let limits = |sessions| HostLimits {
-            sessions,
-            half_open: 1,
-            new_per_second: 4,
-            ..HostLimits::default()
-        };
-        let now = Now::at(1000);
-        let mut open = |sessions, opens| table.open_session(a, opens, &limits(sessions), now);
-        assert_eq!(open(2, Some(true)), Ok(()));
-        assert_eq!(open(2, Some(true)), Err(DropReason::QuotaHalfOpen));
-        assert_eq!(open(2, Some(false)), Ok(()));
-        assert_eq!(open(2, Some(false)), Err(DropReason::SessionLimit));
-        assert_eq!(open(0, Some(false)), Ok(()));
-        assert_eq!(open(0, Some(false)), Ok(()));
-        assert_eq!(open(0, Some(false)), Err(DropReason::QuotaRate));
-        assert_eq!(open(0, None), Ok(()), "opened by others");
-        assert_eq!((table.sessions(a), table.half_open(a)), (5, 1));
-        table.close_session(a, true);
-        assert_eq!((table.sessions(a), table.half_open(a)), (4, 0));
-        table.close_session(a, false);
-        table.close_session(a, false);
-        assert_eq!(table.sessions(a), 2);
-    }
-
-    #[test]
-    fn pairings_are_kept_per_pool_while_something_is_held() {
-        let (one, two) = (ExternalIndex(1), ExternalIndex(2));
-        let mut table = Subscribers::new(4, 1);
-        let a = table.enter(1, RealmId(0)).unwrap();
-        table.lease_begun(a, PoolId(0), one);
-        table.lease_begun(a, PoolId(0), one);
-        table.lease_begun(a, PoolId(1), two);
-        assert_eq!(table.paired(a, PoolId(0)), Some(one));
-        assert_eq!(table.paired(a, PoolId(1)), Some(two));
-        table.leave(a);
-        assert_eq!(table.len(), 1, "leases keep the record");
-        table.lease_ended(a, one);
-        table.lease_ended(a, two);
-        assert_eq!(table.paired(a, PoolId(0)), Some(one));
-        assert_eq!(table.paired(a, PoolId(1)), None);
-        table.lease_ended(a, one);
-        assert!(table.is_empty());
-    }
-}
+mod tests;

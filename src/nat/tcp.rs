@@ -191,4 +191,63 @@ mod tests {
         );
         assert_eq!(advance(TcpServerFin, FIN | ACK, Forward), TcpClosing);
     }
+
+    // Proves: P2, T2a.
+    #[test]
+    fn every_segment_leads_where_the_state_machine_says() {
+        const NONE: u8 = 0;
+        for (state, flags, forward, reverse) in [
+            (TcpOpening, SYN, TcpOpening, TcpAnswered),
+            (TcpOpening, SYN | ACK, TcpOpening, TcpAnswered),
+            (TcpOpening, ACK, TcpOpening, TcpEstablished),
+            (TcpOpening, FIN, TcpOpening, TcpOpening),
+            (TcpOpening, NONE, TcpOpening, TcpOpening),
+            (TcpAnswered, SYN, TcpAnswered, TcpAnswered),
+            (TcpAnswered, SYN | ACK, TcpEstablished, TcpAnswered),
+            (TcpAnswered, ACK, TcpEstablished, TcpAnswered),
+            (TcpAnswered, FIN | ACK, TcpClientFin, TcpAnswered),
+            (TcpAnswered, FIN, TcpAnswered, TcpAnswered),
+            (TcpEstablished, SYN, TcpEstablished, TcpEstablished),
+            (TcpEstablished, ACK, TcpEstablished, TcpEstablished),
+            (TcpEstablished, FIN, TcpClientFin, TcpServerFin),
+            (TcpClientFin, ACK, TcpClientFin, TcpClientFin),
+            (TcpClientFin, FIN, TcpClientFin, TcpClosing),
+            (TcpServerFin, FIN, TcpClosing, TcpServerFin),
+            (TcpClosing, ACK, TcpClosing, TcpClosing),
+            (TcpClosing, FIN, TcpClosing, TcpClosing),
+            (TcpClosing, SYN, TcpOpening, TcpClosing),
+            (TcpClosing, SYN | ACK, TcpClosing, TcpAnswered),
+            (TcpReset, ACK, TcpEstablished, TcpEstablished),
+            (TcpReset, FIN | ACK, TcpClientFin, TcpServerFin),
+            (TcpReset, SYN, TcpOpening, TcpEstablished),
+            (TcpReset, SYN | ACK, TcpEstablished, TcpAnswered),
+            (Expected, SYN, Expected, Expected),
+            (Expected, RST, Expected, Expected),
+        ] {
+            let led = [Forward, Reverse].map(|way| advance(state, flags, way));
+            assert_eq!(led, [forward, reverse], "{state:?} {flags:#x}");
+        }
+        for state in State::LIVE.into_iter().filter(|s| *s != Expected) {
+            for flags in [RST, RST | ACK, RST | SYN, RST | SYN | FIN] {
+                let led = [Forward, Reverse].map(|way| advance(state, flags, way));
+                assert_eq!(led, [TcpReset, TcpReset], "{state:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_segment_says_how_far_a_connection_is() {
+        for (flags, state) in [
+            (SYN, TcpOpening),
+            (SYN | FIN, TcpOpening),
+            (SYN | ACK, TcpEstablished),
+            (ACK, TcpEstablished),
+            (0, TcpEstablished),
+            (RST, TcpReset),
+            (RST | SYN, TcpReset),
+            (RST | ACK, TcpReset),
+        ] {
+            assert_eq!(opening(flags), state, "{flags:#x}");
+        }
+    }
 }

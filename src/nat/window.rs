@@ -307,4 +307,65 @@ mod tests {
         windows.note(AT, true, SYN, numbers(1 << 29, 0));
         assert!(windows.believes(AT, SYN | ACK, numbers(1 << 28, (1 << 29) + 1)));
     }
+
+    #[test]
+    fn two_units_behind_and_what_lies_within_8_mib_ahead_is_believed() {
+        let noted = Place::of(bytes(1000));
+        for (unit, believed) in [
+            (997, false),
+            (998, true),
+            (1000, true),
+            (1127, true),
+            (1128, false),
+        ] {
+            for number in [bytes(unit), bytes(unit + 1) - 1] {
+                assert_eq!(noted.is_near(number), believed, "{unit}");
+            }
+        }
+        assert_eq!((Place::of(0), Place::of(bytes(1))), (Place(1), Place(1)));
+    }
+
+    #[test]
+    fn a_segment_notes_its_own_place_and_the_one_it_acknowledges() {
+        let (old, place) = (
+            Noted {
+                inside: Place(100),
+                outside: Place(200),
+            },
+            |inside, outside| (Place(inside), Place(outside)),
+        );
+        let here = numbers(bytes(101), bytes(201));
+        let there = numbers(bytes(202), bytes(102));
+        for (from_inside, flags, numbers, noted) in [
+            (true, ACK, here, place(101, 201)),
+            (true, SYN | ACK, here, place(101, 201)),
+            (true, FIN, here, place(101, 200)),
+            (true, SYN, here, place(101, 0)),
+            (false, ACK, there, place(102, 202)),
+            (false, SYN | ACK, there, place(102, 202)),
+            (false, FIN, there, place(100, 202)),
+            (false, SYN, there, place(100, 202)),
+        ] {
+            let mut windows = Windows::new(8, Pages::Transparent).unwrap();
+            windows.notes[AT.0 as usize] = old;
+            windows.note(AT, from_inside, flags, numbers);
+            let after = windows.notes[AT.0 as usize];
+            let seen = (after.inside, after.outside);
+            assert_eq!(seen, noted, "{from_inside} {flags:#x}");
+        }
+    }
+
+    #[test]
+    fn the_numbers_of_a_segment_are_read_where_they_are() {
+        let mut frame = vec![0; 20];
+        frame[6..14].copy_from_slice(&[1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(Numbers::read(&frame, 2), numbers(0x0102_0304, 0x0506_0708));
+    }
+
+    #[test]
+    fn each_session_has_a_note_of_four_bytes() {
+        let windows = Windows::new(1000, Pages::Transparent).unwrap();
+        assert!((4_000..8_000).contains(&windows.memory_bytes()));
+        assert!(windows.believes(SessionIndex(5000), RST, numbers(1, 2)));
+    }
 }

@@ -323,3 +323,28 @@ fn part_of_a_message_is_to_be_sent_again() {
         dropped(&mut rack, at, LAN, &part, DropReason::HelperUnfit);
     });
 }
+
+/// Both flows of a call are the inside host's, pass unasked, and live on while the call is spoken of.
+#[test]
+fn the_flows_of_a_call_are_its_hosts_and_live_while_it_is_spoken_of() {
+    use natgate::flow::session::{FLAG_ALLOWED, FLAG_INBOUND, Session};
+    let mut rack = lab(1, &helped());
+    let host = ("10.0.0.2", 40000);
+    calls(&mut rack, 0, host, 7, 21);
+    let flows = |rack: &Rack| -> Vec<Session<u32>> {
+        let all = rack.shards[0].nat.sessions.iter().map(|(_, s)| *s);
+        all.filter(|s| s.protocol == 47).collect()
+    };
+    let mut flags: Vec<u8> = flows(&rack).iter().map(|s| s.flags).collect();
+    flags.sort_unstable();
+    let inbound = FLAG_ALLOWED | FLAG_INBOUND;
+    assert_eq!(flags, [FLAG_ALLOWED, inbound]);
+    assert_eq!(rack.shards[0].nat.subscribers.len(), 1);
+    rack.advance(9 * 60_000);
+    let again = control(LAN, (host, SERVER), "A", &message(7, 7, 0));
+    said(&mut rack, 0, (LAN, again));
+    rack.advance(5 * 60_000);
+    rack.maintain();
+    let left: Vec<u8> = flows(&rack).iter().map(|s| s.flags).collect();
+    assert_eq!(left, [inbound]);
+}

@@ -272,3 +272,33 @@ fn a_realm_keeps_its_flows_when_others_come_and_goes_nowhere_without_a_route() {
         assert_eq!(rack.totals().consumed, 1, "the gateway is there too");
     });
 }
+
+/// What was the remote's address becomes the gateway's own, where the flow comes from or where it leads to.
+#[test]
+fn a_flow_ends_when_the_gateway_becomes_its_remote_in_either_realm() {
+    let before = text(1, "", POOLS);
+    for (old, new) in [
+        (
+            "[\"203.0.113.1/24\"]",
+            "[\"203.0.113.1/24\", \"203.0.113.50/24\"]",
+        ),
+        (
+            "vrf = \"red\"\naddress = [\"10.0.0.1/24\"]",
+            "vrf = \"red\"\naddress = [\"10.0.0.1/24\", \"203.0.113.50/32\"]",
+        ),
+    ] {
+        let mut rack = rack(&before);
+        let asked = on(RED, udp(LAN, HOST, ("203.0.113.50", 53), b"?"));
+        one_on(&mut rack, 0, LAN, &asked, None);
+        let with_a_route =
+            format!("{before}[[route]]\nprefix = \"192.0.2.0/24\"\nvia = \"203.0.113.9\"\n");
+        reload(&mut rack, &with_a_route);
+        rack.maintain();
+        assert_eq!(rack.sessions(), 1, "another change ends nothing");
+        let after = before.replacen(old, new, 1);
+        assert_ne!(after, before);
+        reload(&mut rack, &after);
+        rack.maintain();
+        assert_eq!(rack.sessions(), 0, "{new}");
+    }
+}

@@ -159,3 +159,65 @@ impl<A> Default for Conditions<A> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_answered_by_the_next_type_but_for_the_echo_of_ipv4() {
+        for (v6, kind, answer) in [
+            (false, 8, 0),
+            (false, 13, 14),
+            (false, 15, 16),
+            (false, 17, 18),
+            (false, 128, 128),
+            (false, 3, 3),
+            (true, 128, 129),
+            (true, 8, 8),
+            (true, 13, 13),
+        ] {
+            let query = IcmpKind { kind, code: 5 };
+            let expected = IcmpKind {
+                kind: answer,
+                code: 0,
+            };
+            assert_eq!(query.answer(v6), expected, "{kind}");
+        }
+        let kind = IcmpKind { kind: 3, code: 4 };
+        assert_eq!(kind.number(), 0x0304);
+    }
+
+    #[test]
+    fn states_match_by_any_that_is_named_and_none_that_is_excluded() {
+        let new_dnat = States::NEW | States::DNAT;
+        assert_eq!(new_dnat.bits(), 17);
+        assert_eq!(new_dnat | States::NEW, new_dnat);
+        for (_, state) in States::ALL {
+            assert_eq!(
+                new_dnat.has(state),
+                state == States::NEW || state == States::DNAT
+            );
+        }
+        let none = States::default();
+        for (named, without, matches) in [
+            (States::NEW, none, true),
+            (States::NEW, States::DNAT, false),
+            (States::NEW, States::NEW, false),
+            (States::RELATED, none, false),
+            (States::RELATED | States::DNAT, none, true),
+            (none, States::DNAT, false),
+            (none, States::SNAT, true),
+            (none, none, true),
+        ] {
+            let set = named.matching(without);
+            assert_eq!(
+                set.contains(new_dnat.bits()),
+                matches,
+                "{named:?} {without:?}"
+            );
+        }
+        assert!(!none.matching(none).is_constrained());
+        assert_eq!(States::NEW.matching(none).ranges().len(), 32);
+    }
+}

@@ -175,16 +175,16 @@ fn packet(source: u32, port: u16) -> Crossing<u32> {
 
 /// Thousands of rules: more than one word of summaries, and every rule is found.
 #[test]
-fn every_one_of_ten_thousand_disjoint_rules_is_found() {
+fn every_one_of_six_thousand_disjoint_rules_is_found() {
     let rule = |i: u32| Conditions {
         source: Arc::new(RangeSet::of([(16 * i, 16 * i + 7)])),
         destination_port: Arc::new(RangeSet::of([(80, 80), (443, 443)])),
         ..Conditions::default()
     };
-    let mut rules: Vec<Conditions<u32>> = (0..10_000).map(rule).collect();
+    let mut rules: Vec<Conditions<u32>> = (0..6_000).map(rule).collect();
     // What all of them leave, in one rule in the middle and one at the end.
     rules.insert(
-        5_000,
+        3_000,
         Conditions {
             destination_port: Arc::new(RangeSet::of([(53, 53)])),
             ..Conditions::default()
@@ -195,17 +195,17 @@ fn every_one_of_ten_thousand_disjoint_rules_is_found() {
         ..Conditions::default()
     });
     let classifier = Classifier::new(&rules);
-    for i in 0..10_000u32 {
-        let number = (i + u32::from(i >= 5_000)) as usize;
+    for i in 0..6_000u32 {
+        let number = (i + u32::from(i >= 3_000)) as usize;
         assert_eq!(
             classifier.first_match(&packet(16 * i + 7, 443)),
             Some(number)
         );
         assert_eq!(
             classifier.first_match(&packet(16 * i + 8, 443)),
-            Some(10_001)
+            Some(6_001)
         );
-        assert_eq!(classifier.first_match(&packet(16 * i, 53)), Some(5_000));
+        assert_eq!(classifier.first_match(&packet(16 * i, 53)), Some(3_000));
     }
 }
 
@@ -236,4 +236,48 @@ fn no_rules_and_rules_without_conditions() {
     };
     let rules = [never, Conditions::default()];
     assert_eq!(Classifier::new(&rules).first_match(&packet(1, 1)), Some(1));
+}
+
+#[test]
+fn a_filter_is_in_use_when_it_can_refuse_or_count() {
+    use super::{Action, Answer, Filter, Rule, Verdict};
+    use crate::base::RuleId;
+    use crate::gateway::errors::ErrorKind;
+    let verdict = |action| Verdict {
+        action,
+        rule: RuleId(7),
+    };
+    let reset = verdict(Action::Reject(Answer::Reset));
+    let error = verdict(Action::Reject(Answer::Error(ErrorKind::TimeExceeded)));
+    let (drop, accept) = (verdict(Action::Drop), verdict(Action::Accept));
+    let told = [accept, drop, reset, error].map(|v| (v.passes(), v.rejects()));
+    assert_eq!(
+        told,
+        [(true, false), (false, false), (false, true), (false, true)]
+    );
+    let rule = || Rule {
+        conditions: Conditions::default(),
+        verdict: accept,
+    };
+    let wide = || Rule {
+        conditions: Conditions::default(),
+        verdict: accept,
+    };
+    for (v4, v6, default, active) in [
+        (vec![], vec![], Verdict::PASS, false),
+        (vec![], vec![], drop, true),
+        (vec![rule()], vec![], Verdict::PASS, true),
+        (vec![], vec![wide()], Verdict::PASS, true),
+    ] {
+        for established in [true, false] {
+            let filter = Filter::new(v4.clone(), v6.clone(), default, established);
+            assert_eq!(filter.is_active(), active);
+            assert_eq!(filter.judges_answers(), active && !established);
+            assert_eq!(filter.default(), default);
+            let judged = filter.judge_v4(&packet(1, 1));
+            assert_eq!(judged, if v4.is_empty() { default } else { accept });
+        }
+    }
+    let none: Filter = Default::default();
+    assert!(!none.is_active());
 }

@@ -193,4 +193,39 @@ mod tests {
         let mut scattered = (0..1000).map(|i| pieces.add(span(i * 16, i * 16 + 8, false)));
         assert_eq!(scattered.position(|fit| fit == Fit::Scattered), Some(APART));
     }
+
+    #[test]
+    fn where_a_piece_ends_is_read_off_its_packet() {
+        let packet = |offset: u16, length: u16, more| Parsed {
+            l3: 14,
+            l4: 34,
+            ip_length: 20 + length,
+            fragment: crate::wire::parse::Fragment {
+                offset,
+                more,
+                ..Default::default()
+            },
+            ..Parsed::default()
+        };
+        assert_eq!(Span::of(&packet(800, 64, true)), span(800, 864, false));
+        assert_eq!(Span::of(&packet(800, 64, false)), span(800, 864, true));
+        assert_eq!(
+            Span::of(&packet(65528, 64, false)),
+            span(65528, 65535, true)
+        );
+    }
+
+    #[test]
+    fn a_last_piece_ends_the_datagram_where_every_other_does() {
+        let mut pieces = Pieces::default();
+        assert_eq!(pieces.add(span(64, 128, true)), Fit::New);
+        assert_eq!(pieces.add(span(128, 192, false)), Fit::Overlap, "beyond");
+        assert_eq!(pieces.add(span(0, 32, true)), Fit::Overlap, "another end");
+        assert_eq!(pieces.add(span(64, 128, true)), Fit::Duplicate);
+        assert_eq!(pieces.add(span(0, 64, false)), Fit::New);
+        assert!(pieces.is_empty());
+        assert_eq!(pieces.add(span(64, 128, false)), Fit::New);
+        assert_eq!(pieces.add(span(0, 128, true)), Fit::Overlap);
+        assert_eq!(pieces.add(span(0, 64, true)), Fit::Overlap, "not the last");
+    }
 }

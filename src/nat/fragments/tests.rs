@@ -247,3 +247,132 @@ fn pieces_of_sctp_wait_for_the_first_and_the_last() {
     );
     assert_eq!(fragments.later(&key, piece(0)), Ok(shown));
 }
+
+/// A parsed fragment of a datagram.
+fn fragment(network: Network, protocol: u8, id: u32) -> Parsed {
+    Parsed {
+        network,
+        protocol,
+        fragment: crate::wire::parse::Fragment {
+            id,
+            ..Default::default()
+        },
+        ..Parsed::default()
+    }
+}
+
+#[test]
+fn datagrams_of_ipv6_are_told_apart_without_their_protocol() {
+    let of = |network, protocol| {
+        DatagramKey::of(&fragment(network, protocol, 7), (1u32, 2u32), RealmId(3))
+    };
+    let v4 = of(Network::Ipv4, 17);
+    assert_eq!((v4.source, v4.destination, v4.id), (1, 2, 7));
+    assert_eq!((v4.protocol, v4.realm), (17, RealmId(3)));
+    assert_ne!(v4, of(Network::Ipv4, 6));
+    assert_eq!(of(Network::Ipv6, 17), of(Network::Ipv6, 6));
+}
+
+#[test]
+fn every_part_of_its_key_tells_a_datagram_from_others() {
+    let mut fragments = table(32);
+    let mine = key(1);
+    begin(&mut fragments, &mine, 0).unwrap();
+    for other in [
+        DatagramKey { source: 9, ..mine },
+        DatagramKey {
+            destination: 9,
+            ..mine
+        },
+        DatagramKey { id: 9, ..mine },
+        DatagramKey {
+            protocol: 6,
+            ..mine
+        },
+        DatagramKey {
+            realm: RealmId(9),
+            ..mine
+        },
+    ] {
+        assert_eq!(fragments.later(&other, piece(0)), Ok(None), "{other:?}");
+    }
+    assert!(fragments.later(&mine, piece(0)).unwrap().is_some());
+}
+
+#[test]
+fn a_table_without_room_takes_nothing() {
+    let mut fragments = table(0);
+    let budget = DropReason::FragmentBudget;
+    assert_eq!(fragments.hold(&key(1), piece(0), 1, 0), Err((1, budget)));
+    assert_eq!(begin(&mut fragments, &key(1), 0), Err(budget));
+    assert_eq!((fragments.held(), fragments.pending()), (0, 0));
+}
+
+#[test]
+fn a_few_datagrams_are_forgotten_at_a_time_and_none_before_its_time() {
+    let mut fragments = table(16);
+    for id in 0..4 {
+        begin(&mut fragments, &of(id.into(), id), u64::from(id)).unwrap();
+    }
+    fragments.expire(LIFETIME_MILLIS - 1, 100, |_| ());
+    assert_eq!(fragments.pending(), 4);
+    fragments.expire(LIFETIME_MILLIS + 10, 3, |_| ());
+    assert_eq!(fragments.pending(), 1);
+    fragments.expire(LIFETIME_MILLIS + 10, 3, |_| ());
+    assert_eq!(fragments.pending(), 0);
+}
+
+/// Where both a table and its odd half are nearly used up.
+#[test]
+fn half_of_an_odd_table_is_the_larger_half() {
+    let mut fragments = table(7);
+    let mut held = |id: u32| fragments.hold(&of(id.into(), id), piece(0), id, 0);
+    for id in 0..4 {
+        held(id).unwrap();
+    }
+    assert_eq!(held(4), Err((4, DropReason::FragmentBudget)));
+    assert_eq!(fragments.headless, 4);
+    let waiting = fragments.used_by(&of(0, 0));
+    assert_eq!(
+        (waiting.datagrams, waiting.headless, waiting.held),
+        (1, 1, 1)
+    );
+    begin(&mut fragments, &of(0, 0), 0).unwrap();
+    begin(&mut fragments, &of(0, 0), 0).unwrap();
+    assert_eq!(fragments.headless, 3, "its first fragment came once");
+    let known = fragments.used_by(&of(0, 0));
+    assert_eq!((known.datagrams, known.headless, known.held), (1, 0, 1));
+}
+
+#[test]
+fn slots_come_back_and_are_used_again() {
+    let mut fragments = table(64);
+    for round in 0..100 {
+        for n in 0..20 {
+            fragments.hold(&key(round), piece(n), n, 0).unwrap();
+        }
+        let mut out = Vec::new();
+        fragments.release(&key(round), |b| out.push(b));
+        assert_eq!(out, (0..20).collect::<Vec<u32>>());
+        fragments.release(&key(round), |_| panic!("released twice"));
+        fragments.clear(|_| panic!("nothing waits"));
+    }
+    assert_eq!((fragments.held(), fragments.sources.len()), (0, 0));
+}
+
+#[test]
+fn a_source_is_let_off_what_its_oldest_datagram_had() {
+    let mut fragments = table(32);
+    for (id, now) in [(1, 0), (2, 100)] {
+        fragments.hold(&of(7, id), piece(0), id, now).unwrap();
+        fragments.hold(&of(7, id), piece(1), id, now).unwrap();
+    }
+    let mut out = 0;
+    fragments.expire(LIFETIME_MILLIS, 9, |_| out += 1);
+    let left = fragments.used_by(&of(7, 2));
+    assert_eq!(
+        (out, left.datagrams, left.headless, left.held),
+        (2, 1, 1, 2)
+    );
+    assert_eq!((fragments.headless, fragments.held()), (1, 2));
+}

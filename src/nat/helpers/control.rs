@@ -76,3 +76,26 @@ impl Controls {
         self.known.remove(&index.0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_remembered_up_to_a_number_and_until_they_end() {
+        let mut controls = Controls::default();
+        let mut changed = |index: usize, from_inside, position, more| {
+            let index = SessionIndex(index as u32);
+            controls.changed(index, from_inside, position, more, Text::new())
+        };
+        assert!((0..CAPACITY).all(|index| changed(index, true, 10, 2)));
+        assert!(!changed(CAPACITY, true, 10, 2), "no room");
+        assert!(changed(0, false, 7, 1), "one that is known");
+        let one = controls.get(SessionIndex(0)).unwrap();
+        assert_eq!((one.sent(true).after, one.sent(false).after), (2, 1));
+        assert_eq!((one.shift.position, one.back.position), (10, 7));
+        controls.forget(SessionIndex(0));
+        assert!(controls.get(SessionIndex(0)).is_none());
+        assert!(controls.changed(SessionIndex(9999), true, 1, 1, Text::new()));
+    }
+}

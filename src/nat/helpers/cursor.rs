@@ -186,4 +186,77 @@ mod tests {
         at.skip_quoted();
         assert!(at.is_done());
     }
+
+    #[test]
+    fn numbers_have_nine_digits_at_most_and_ports_sixteen_bits() {
+        for (text, number, rest) in [
+            ("0x", Some(0), "x"),
+            ("123456789 ", Some(123_456_789), " "),
+            ("1234567890", None, "1234567890"),
+            ("x", None, "x"),
+            ("", None, ""),
+        ] {
+            let mut at = cursor(text);
+            assert_eq!(
+                (at.number(), at.rest()),
+                (number, rest.as_bytes()),
+                "{text}"
+            );
+        }
+        for (text, port) in [("1", Some(1)), ("65535", Some(65535)), ("0", None)] {
+            assert_eq!(cursor(text).port(), port, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_cursor_passes_what_it_is_told_to_and_nothing_else() {
+        let mut at = Cursor::new(b"xxSip: y\" zz", 2..9);
+        assert!(!at.eat(b's') && at.eat_word(b"sIP") && !at.eat_word(b"tcp"));
+        assert_eq!((at.peek(), at.at), (Some(b':'), 5));
+        assert!(at.eat(b':'));
+        at.skip_space();
+        at.skip_quoted();
+        assert_eq!(at.take_while(|byte| byte != b' '), b"y\"");
+        assert!(at.is_done() && !at.eat(b' ') && at.peek().is_none());
+        at.skip_space();
+        assert_eq!(at.at, 9);
+        let beyond = Cursor::new(b"ab", 1..9);
+        assert_eq!(beyond.rest(), b"b");
+        assert!(Cursor::new(b"ab", 5..9).is_done());
+    }
+
+    #[test]
+    fn a_backslash_in_quotes_takes_only_the_next_bytes_meaning_away() {
+        for (text, rest) in [
+            (r#""a\\" b"#, " b"),
+            (r#""\"" b"#, " b"),
+            (r#""" b"#, " b"),
+            (r#"a "b" c"#, r#"a "b" c"#),
+            (r#""a"#, ""),
+        ] {
+            let mut at = cursor(text);
+            at.skip_quoted();
+            assert_eq!(at.rest(), rest.as_bytes(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_longest_address_is_read() {
+        let longest = "[0000:0000:0000:0000:0000:ffff:255.255.255.255]";
+        assert_eq!(longest.len(), LONGEST_ADDRESS + 2);
+        assert_eq!(
+            cursor(longest).host(),
+            "::ffff:255.255.255.255".parse().ok()
+        );
+    }
+
+    #[test]
+    fn lines_end_behind_their_break() {
+        for (at, end) in [(0, 3), (2, 3), (3, 5), (5, 5), (9, 9)] {
+            assert_eq!(line_end(b"ab\ncd", at), end, "{at}");
+        }
+        assert!(begins(b"Via: x", b"via") && !begins(b"Vi", b"via") && !begins(b"xia", b"via"));
+        let spaces: Vec<u8> = (0..=255).filter(|byte| is_space(*byte)).collect();
+        assert_eq!(spaces, b"\t\n\r ");
+    }
 }

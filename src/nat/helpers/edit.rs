@@ -114,4 +114,36 @@ mod tests {
             prop_assert_eq!(&bytes[..new], &expected[..]);
         }
     }
+
+    #[test]
+    fn what_does_not_fit_is_left_out() {
+        let changed = |edits: &[Edit], room: usize| {
+            let mut bytes = b"0123456789".to_vec();
+            bytes.resize(10 + room, b'.');
+            let length = apply(&mut bytes, 10, edits);
+            bytes.truncate(length);
+            String::from_utf8(bytes).unwrap()
+        };
+        let backwards = Edit {
+            range: Range { start: 5, end: 4 },
+            ..edit(0..0, "x")
+        };
+        assert_eq!(changed(&[backwards], 9), "0123456789");
+        assert_eq!(changed(&[edit(9..11, "x")], 9), "0123456789");
+        assert_eq!(changed(&[edit(9..10, "xyz")], 1), "0123456789");
+        assert_eq!(changed(&[edit(9..10, "xyz")], 2), "012345678xyz");
+        assert_eq!(changed(&[edit(10..10, "x")], 1), "0123456789x");
+        assert_eq!(changed(&[edit(5..5, "x")], 1), "01234x56789");
+    }
+
+    #[test]
+    fn growth_may_be_negative_and_room_adds_up_what_grows() {
+        let edits = [edit(0..3, "Monday"), edit(3..10, ""), edit(11..12, "ab")];
+        assert_eq!((growth(&edits), room(&edits)), (3 - 7 + 1, 4));
+        assert_eq!((growth(&edits[1..2]), room(&edits[1..2])), (-7, 0));
+        assert_eq!(
+            text(format_args!("{:64}", 0)).map(|text| text.len()),
+            Some(TEXT)
+        );
+    }
 }

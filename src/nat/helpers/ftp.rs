@@ -359,6 +359,7 @@ mod tests {
             ("EPRT b2bfd00::1b40000b\r\n", Client),
             ("EPRT .2.::.40000.\r\n", Client),
             ("EPRT |1|10.0.0.2|0|\r\n", Client),
+            ("EPRT  1 10.0.0.2 40000 \r\n", Client),
             ("EPRT |1|10.0.0.2|65536|\r\n", Client),
             ("EPRT |1|10.0.0.2|40000\r\n", Client),
             ("227 Entering Passive Mode\r\n", Server),

@@ -146,3 +146,44 @@ pub fn mark<A: Family>(policy: &Policy, session: &mut Session<A>) {
         session.flags |= FLAG_HELPED;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn helpers_are_switched_on_one_by_one() {
+        for helper in Helper::ALL {
+            let on = Helpers::NONE.with(helper);
+            for other in Helper::ALL {
+                assert_eq!(on.has(other), other == helper, "{helper:?} {other:?}");
+                assert!(on.with(other).has(helper));
+            }
+            assert_eq!(on.with(helper), on);
+            assert_eq!(Helpers::default().has(helper), helper == Helper::Ftp);
+        }
+    }
+
+    #[test]
+    fn a_server_port_has_its_helper_in_its_protocol_alone() {
+        let of = |protocol, port| {
+            let mut session = Session::<u32> {
+                protocol,
+                ..Session::default()
+            };
+            session.after.destination_port = port;
+            Helper::of(&session).map(Helper::name)
+        };
+        for (protocol, port, name) in [
+            (TCP, 21, "ftp"),
+            (UDP, 69, "tftp"),
+            (UDP, 5060, "sip"),
+            (TCP, 1723, "pptp"),
+            (TCP, 554, "rtsp"),
+        ] {
+            assert_eq!(of(protocol, port), Some(name));
+            assert_eq!(of(TCP + UDP - protocol, port), None);
+            assert_eq!(of(protocol, port + 1), None);
+        }
+    }
+}

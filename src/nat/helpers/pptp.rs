@@ -193,4 +193,33 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn messages_have_a_length_that_their_kind_can_have() {
+        for (kind, least) in [
+            (7, 14),
+            (8, 17),
+            (9, 14),
+            (10, 17),
+            (11, 14),
+            (12, 14),
+            (15, 14),
+        ] {
+            let found = |length| read(&message(kind, length, &[])).len();
+            assert_eq!((found(least - 1), found(least)), (0, 1), "{kind}");
+        }
+        // One that is shorter than any, or longer, ends what can be read.
+        for (length, read_on) in [(11, false), (12, true), (256, true), (257, false)] {
+            let mut bytes = message(1, length, &[]);
+            bytes.extend(message(12, 16, &[0, 1]));
+            let found = read(&bytes).len();
+            assert_eq!(found, usize::from(read_on), "{length}");
+        }
+        let bytes = message(12, 16, &[0, 1]);
+        assert_eq!(read(&bytes[..HEADER]), [Err(Partial)]);
+        assert_eq!(read(&bytes[..HEADER - 1]), []);
+        let mut reply = message(8, 32, &[0; 5]);
+        reply[2..4].copy_from_slice(&2u16.to_be_bytes());
+        assert_eq!(read(&reply), [], "no control message");
+    }
 }

@@ -260,4 +260,25 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn messages_are_read_one_after_the_other_up_to_a_length() {
+        let setup = "SETUP rtsp://a RTSP/1.0\r\nTransport: RTP/AVP;client_port=1-2\r\n\r\n";
+        let ports = ("1-2", What::ClientPorts(1, Some(2)));
+        let after = format!(
+            "OPTIONS * RTSP/1.0\r\nContent-Length: 3000\r\n\r\n{:3000}{setup}",
+            ""
+        );
+        assert_eq!(named(&after), [ports]);
+        let foreign = format!("data of no message\r\n\r\n{setup}");
+        assert_eq!(named(&foreign), []);
+        let long = setup.replace("Transport", &format!("X: {:HEADER$}\r\nTransport", ""));
+        assert_eq!(scan(long.as_bytes()), Err(Partial));
+    }
+
+    #[test]
+    fn what_follows_a_protocol_but_parameters_is_passed() {
+        let odd = "SETUP rtsp://a RTSP/1.0\r\nTransport: RTP/AVP odd;client_port=7-8, RTP/AVP;client_port=9-10\r\n\r\n";
+        assert_eq!(named(odd), [("9-10", What::ClientPorts(9, Some(10)))]);
+    }
 }

@@ -306,4 +306,16 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn who_describes_the_session_is_said_before_its_media() {
+        let late = "c=IN IP4 10.0.0.2\r\nm=audio 8000 RTP/AVP 0\r\no=a 1 1 IN IP4 10.0.0.9\r\n";
+        let found = described(late);
+        assert_eq!((found.addresses.len(), found.media.len()), (1, 1));
+        let most = format!(
+            "c=IN IP4 10.0.0.2\r\n{}",
+            "m=audio 8000 RTP/AVP 0\r\n".repeat(MEDIA)
+        );
+        assert_eq!(described(&most).media.len(), MEDIA);
+    }
 }

@@ -181,4 +181,52 @@ mod tests {
             prop_assert_eq!(bytes.len(), before.len());
         }
     }
+
+    #[test]
+    fn sack_blocks_are_found_behind_other_options_and_changed_as_far_as_they_go() {
+        let shift = Shift::default().then(1000, 3);
+        let edge = |n: u32| n.to_be_bytes();
+        let moved = |options: Vec<u8>| {
+            let mut s = segment(&options);
+            s.extend([9; 8]);
+            shift.move_acknowledgment(&mut s, 0);
+            assert_eq!(s[20 + options.len()..], [9; 8], "the payload stays");
+            s[20..20 + options.len()].to_vec()
+        };
+        let (old, new) = (edge(2100), edge(2097));
+        // SACK permitted, a time stamp and nothing at all come before.
+        let before = [&[4, 2, 8, 10, 0, 0, 8, 52, 0, 0, 8, 52, 1][..]].concat();
+        let options = |edges: &[[u8; 4]; 2], after: &[u8]| {
+            [&before, &[5, 10][..], &edges.concat(), after].concat()
+        };
+        assert_eq!(
+            moved(options(&[old, old], &[0])),
+            options(&[new, new], &[0])
+        );
+        // Half an edge is none.
+        let halved = |edge: [u8; 4]| [&[5, 8][..], &edge, &[0, 8], &[1, 1, 1, 0]].concat();
+        assert_eq!(moved(halved(old)), halved(new));
+        // What is cut short, and what follows the end of the options, is left alone.
+        for kept in [
+            [&[5, 18][..], &old, &old, &[1, 1]].concat(),
+            [&[0, 1, 5, 10][..], &old, &old].concat(),
+            [&[5, 1, 5, 10][..], &old, &old].concat(),
+            [&[0, 2, 5, 10][..], &old, &old].concat(),
+        ] {
+            assert_eq!(moved(kept.clone()), kept);
+        }
+        // One that fills the header to its end.
+        let full = |edge: [u8; 4]| [&[1, 1, 5, 10][..], &edge, &edge].concat();
+        assert_eq!(moved(full(old)), full(new));
+    }
+
+    #[test]
+    fn a_segment_that_acknowledges_nothing_keeps_its_number() {
+        let shift = Shift::default().then(0, 3);
+        let mut s = segment(&[]);
+        s[13] = 2;
+        let before = s.clone();
+        shift.move_acknowledgment(&mut s, 0);
+        assert_eq!(s, before);
+    }
 }

@@ -510,4 +510,77 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn only_whole_endpoints_in_their_places_count() {
+        for (lines, found) in [
+            ("Contact: <sip:10.0.0.2:5060x>", &[][..]),
+            (
+                "Contact: sip:10.0.0.7;q=1, sip:10.0.0.8",
+                &["10.0.0.7", "10.0.0.8"],
+            ),
+            (
+                "Contact: <sip:10.0.0.2>;sip:10.0.0.9, <sip:10.0.0.3>",
+                &["10.0.0.2", "10.0.0.3"],
+            ),
+            (
+                "Contact: <sip:10.0.0.2>;x=\"a, <sip:10.0.0.9>\"",
+                &["10.0.0.2"],
+            ),
+            (
+                "Via: SIP/2.0/TCP x;y=\"a, SIP/2.0/UDP 10.0.0.9\", SIP/2.0/UDP 10.0.0.3",
+                &["10.0.0.3"],
+            ),
+        ] {
+            let message = headers(lines);
+            let all = named(&message);
+            let hosts: Vec<&str> = all.iter().map(|(host, _)| *host).collect();
+            assert_eq!(hosts, found, "{lines}");
+        }
+    }
+
+    #[test]
+    fn a_received_address_is_written_in_brackets_or_not_and_the_usual_port_not_at_all() {
+        for (place, bracketed) in [("[fd00::9]", true), ("fd00::9", false)] {
+            let message = headers(&format!(
+                "Via: SIP/2.0/UDP a.example, SIP/2.0/UDP [fd00::2];received={place}"
+            ));
+            let found = read(message.as_bytes()).unwrap().named;
+            assert_eq!(found[1].form, Form::Host { bracketed });
+            assert_eq!(&message[found[1].start..found[1].end], place);
+        }
+        let named = |form, port| Named {
+            start: 0,
+            end: 1,
+            form,
+            address: "fd00::2".parse().unwrap(),
+            port,
+        };
+        let written = |named: &Named, address: &str, port| {
+            let text = write(named, address.parse().unwrap(), port).unwrap();
+            String::from_utf8(text.to_vec()).unwrap()
+        };
+        let (plain, with_port) = (named(Form::HostPort, None), named(Form::HostPort, Some(7)));
+        assert_eq!(written(&plain, "fd00::9", PORT), "[fd00::9]");
+        assert_eq!(written(&plain, "fd00::9", 9), "[fd00::9]:9");
+        assert_eq!(written(&with_port, "fd00::9", PORT), "[fd00::9]:5060");
+        assert_eq!(written(&plain, "10.0.0.9", PORT), "10.0.0.9");
+        assert_eq!(written(&with_port, "10.0.0.9", PORT), "10.0.0.9:5060");
+        assert_eq!(written(&named(Form::Port, Some(7)), "10.0.0.9", 9), "9");
+        let host = named(Form::Host { bracketed: true }, None);
+        assert_eq!(written(&host, "fd00::9", 9), "[fd00::9]");
+        assert_eq!(written(&host, "10.0.0.9", 9), "10.0.0.9");
+    }
+
+    #[test]
+    fn the_longest_message_is_read_and_unknown_headers_say_nothing() {
+        let frame = headers("X: ").len();
+        let longest = headers(&format!("X: {}", "a".repeat(LONGEST - frame)));
+        assert_eq!(longest.len(), LONGEST);
+        assert!(read(longest.as_bytes()).is_ok());
+        let unknown = "ACK sip:a SIP/2.0\r\nx: application/sdp\r\n\r\nv=0\r\n";
+        assert_eq!(read(unknown.as_bytes()).unwrap().description, None);
+        let without = "INVITE  SIP/2.0\r\n\r\n";
+        assert_eq!(read(without.as_bytes()), Err(Unread::Foreign));
+    }
 }

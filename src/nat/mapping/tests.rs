@@ -247,3 +247,192 @@ fn what_an_outside_host_opened_holds_the_port_but_not_the_way_from_inside() {
     assert!(mappings.leave(&mut sessions, joined[2]).is_some());
     assert!(mappings.is_empty() && mappings.entries.is_empty());
 }
+
+#[test]
+fn a_mapping_is_read_off_a_session_from_either_side() {
+    let out = Session {
+        flags: FLAG_MAPPED,
+        realm: RealmId(1),
+        far_realm: RealmId(2),
+        ..with((9, 53), false)
+    };
+    let inbound = Session {
+        before: out.after.reversed(),
+        after: out.before.reversed(),
+        flags: FLAG_MAPPED | FLAG_INBOUND,
+        realm: RealmId(2),
+        far_realm: RealmId(1),
+        ..out
+    };
+    let expected = Mapping {
+        inside: InsideEndpoint {
+            realm: RealmId(1),
+            ..inside(7)
+        },
+        outside: outside(7),
+        remote: remote(9, 53),
+        kind: ALONE,
+    };
+    assert_eq!(Mapping::of(&out), Some(expected));
+    assert_eq!(Mapping::of(&inbound), Some(expected));
+    let unmapped = Session { flags: 0, ..out };
+    assert_eq!(Mapping::of(&unmapped), None);
+    let portless = Session {
+        protocol: 47,
+        ..out
+    };
+    assert_eq!(Mapping::of(&portless), None);
+}
+
+#[test]
+fn a_few_sessions_are_asked_and_very_many_count_as_one_that_holds() {
+    let (mut mappings, mut sessions) = world();
+    let mut add = |n: u32| SessionIndex(sessions.allocate(session(7, n, false)).unwrap());
+    let all: Vec<SessionIndex> = (0..ASKED as u32 + 1).map(&mut add).collect();
+    mappings.begin(&mut sessions, all[0], ALONE).unwrap();
+    let any = |mappings: &Mappings, sessions: &Sessions<u32>, remote: u32| {
+        mappings.any(sessions, all[0], |s| s.before.destination == remote)
+    };
+    for (n, index) in (1..).zip(&all[1..ASKED]) {
+        mappings.join(&mut sessions, all[0], *index);
+        assert!(any(&mappings, &sessions, 0) && any(&mappings, &sessions, n));
+        assert!(!any(&mappings, &sessions, 99), "{n}");
+    }
+    mappings.join(&mut sessions, all[0], all[ASKED]);
+    assert!(
+        any(&mappings, &sessions, 99),
+        "there are more than are asked"
+    );
+}
+
+/// The first session that has the remote is looked for among a few; beyond them the mapping is closed to the inside.
+#[test]
+fn an_heir_is_found_among_the_first_sixteen() {
+    use crate::nat::behaviour::Behaviours;
+    let kind = Behaviours {
+        mapping: Behaviour::Address,
+        filtering: Behaviour::Endpoint,
+    }
+    .kind();
+    for strangers in [ASKED as u32 - 1, ASKED as u32] {
+        let (mut mappings, mut sessions) = world();
+        let add = |sessions: &mut Sessions<u32>, s| SessionIndex(sessions.allocate(s).unwrap());
+        let first = add(&mut sessions, with((1, 53), false));
+        mappings.begin(&mut sessions, first, kind).unwrap();
+        let second = add(&mut sessions, with((1, 54), false));
+        mappings.join(&mut sessions, first, second);
+        for n in 0..strangers {
+            let stranger = add(&mut sessions, with((100 + n, 9), true));
+            mappings.join(&mut sessions, first, stranger);
+        }
+        mappings.leave(&mut sessions, first);
+        sessions.release(first.0);
+        let known = mappings.find_inside(
+            &sessions,
+            inside(7),
+            (Behaviour::Address, remote(1, 1)),
+            |_| true,
+        );
+        let found = (strangers as usize) < ASKED;
+        assert_eq!(known, found.then_some(second), "{strangers}");
+        // Whoever follows, the list is whole.
+        let head = mappings
+            .find_outside(&sessions, outside(7), remote(1, 1))
+            .unwrap();
+        let (mut next, mut back, mut length) = (head.0, None, 0);
+        while let Some(session) = sessions.get(next) {
+            if let Some(back) = back {
+                assert_eq!(session.link.back, back);
+            }
+            (back, length, next) = (Some(next), length + 1, session.link.next);
+        }
+        assert_eq!(length, strangers + 1);
+        assert_eq!(sessions.get(head.0).unwrap().link.back, length);
+    }
+}
+
+#[test]
+fn mappings_that_share_a_port_by_address_are_looked_for_while_there_are_some() {
+    use crate::nat::behaviour::Behaviours;
+    let by = Behaviours {
+        mapping: Behaviour::Address,
+        filtering: Behaviour::Address,
+    };
+    let (mut mappings, mut sessions) = world();
+    let add = |sessions: &mut Sessions<u32>, s| SessionIndex(sessions.allocate(s).unwrap());
+    let one = add(&mut sessions, with((1, 53), false));
+    let two = add(&mut sessions, with((2, 53), false));
+    mappings.begin(&mut sessions, one, by.kind()).unwrap();
+    mappings.begin(&mut sessions, two, by.kind()).unwrap();
+    let alone = add(&mut sessions, session(8, 1, false));
+    mappings.begin(&mut sessions, alone, ALONE).unwrap();
+    assert_eq!((mappings.len(), mappings.by_address), (3, 2));
+    let found = mappings.find_outside(&sessions, outside(8), remote(1, 53));
+    assert_eq!(found, Some(alone), "one that has its port to itself");
+    assert!(mappings.leave(&mut sessions, alone).is_some());
+    sessions.release(alone.0);
+    assert!(mappings.leave(&mut sessions, one).is_some());
+    sessions.release(one.0);
+    let at = |mappings: &Mappings, sessions: &Sessions<u32>, to| {
+        mappings.find_outside(sessions, outside(7), to)
+    };
+    assert_eq!(at(&mappings, &sessions, remote(1, 53)), None);
+    assert_eq!(at(&mappings, &sessions, remote(2, 99)), Some(two));
+    assert!(mappings.leave(&mut sessions, two).is_some());
+    assert_eq!((mappings.len(), mappings.by_address), (0, 0));
+    assert!(mappings.is_empty());
+}
+
+#[test]
+fn a_mapping_to_itself_is_found_by_the_hash_of_its_endpoint() {
+    let (mut mappings, mut sessions) = world();
+    let first = SessionIndex(sessions.allocate(session(7, 1, false)).unwrap());
+    mappings.begin(&mut sessions, first, ALONE).unwrap();
+    let hash = mappings.hash_outside(outside(7), Remote::<u32>::default());
+    assert_eq!(
+        mappings.find_alone(&sessions, hash, outside(7)),
+        Some(first)
+    );
+    assert_eq!(mappings.find_alone(&sessions, hash, outside(8)), None);
+    assert_eq!(mappings.guess_at(hash), Some(first.0));
+    let bytes = |capacity| {
+        Mappings::new(capacity, Pages::Transparent, Hasher::new([1, 2]))
+            .unwrap()
+            .memory_bytes()
+    };
+    assert!(
+        bytes(2000) >= bytes(1000) + 8 * 1000,
+        "two places of 4 bytes each"
+    );
+}
+
+#[test]
+fn among_many_mappings_only_an_endpoints_own_is_found() {
+    use crate::nat::behaviour::Behaviours;
+    const MANY: u16 = 2000;
+    for depends in [Behaviour::Endpoint, Behaviour::Address] {
+        let kind = Behaviours {
+            mapping: depends,
+            filtering: depends,
+        }
+        .kind();
+        let mut mappings =
+            Mappings::new(MANY.into(), Pages::Transparent, Hasher::new([1, 2])).unwrap();
+        let mut sessions: Sessions<u32> = Slab::with_capacity(MANY.into()).unwrap();
+        for port in 0..MANY {
+            let index = SessionIndex(sessions.allocate(session(port, 1, false)).unwrap());
+            mappings.begin(&mut sessions, index, kind).unwrap();
+        }
+        assert!(!mappings.is_empty());
+        let to = remote(1, 53);
+        let inside = |port| mappings.find_inside(&sessions, inside(port), (depends, to), |_| true);
+        let from = |port| mappings.find_outside(&sessions, outside(port), to);
+        for port in 0..MANY {
+            let (known, unknown) = (port, port + MANY);
+            assert!(inside(known).is_some() && from(known).is_some());
+            assert_eq!((inside(unknown), from(unknown)), (None, None), "{port}");
+            let hash = mappings.hash_outside(outside(unknown), depends.part_of(to));
+            assert_eq!(mappings.find_alone(&sessions, hash, outside(unknown)), None);
+        }
+    }
+}

@@ -181,3 +181,58 @@ pub(super) fn destination<A: Family>(
         ..keep
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept() -> Destination<u32> {
+        Destination {
+            address: 0x0a00_0002,
+            port: 53,
+            realm: RealmId(0),
+            rule: None,
+            source: None,
+            mapping: None,
+            expected: None,
+            hairpin: false,
+            allowed: true,
+            balanced: None,
+        }
+    }
+
+    #[test]
+    fn a_trace_is_told_how_a_destination_came_out() {
+        let by_rule = Destination {
+            rule: Some(RuleId(3)),
+            ..kept()
+        };
+        let translated = DestinationStep::Translated {
+            address: [10, 0, 0, 2].into(),
+            port: 53,
+            rule: RuleId(3),
+            allowed: true,
+        };
+        let mapped = Destination {
+            mapping: Some(SessionIndex(1)),
+            ..kept()
+        };
+        let hairpin = Destination {
+            hairpin: true,
+            ..kept()
+        };
+        for (destination, step) in [
+            (&by_rule, translated),
+            (&mapped, DestinationStep::Mapped),
+            (&hairpin, DestinationStep::Hairpin),
+            (&kept(), DestinationStep::Kept),
+        ] {
+            assert_eq!(destination.step(), step);
+        }
+        assert_eq!(by_rule.counted(RuleId(9)), RuleId(9), "no service");
+        assert_eq!(
+            (by_rule.towards(), kept().counted(RuleId(9))),
+            (0x0a00_0002, RuleId(9))
+        );
+    }
+}

@@ -313,3 +313,27 @@ pub fn flow_hash<A: Family>(tuple: &Tuple<A>) -> u32 {
     x = x.wrapping_mul(0x85eb_ca6b);
     x ^ x >> 13
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A flow keeps its way among equal ones when the gateway is started anew, and takes the same at its neighbour.
+    #[test]
+    fn the_choice_among_equal_routes_stays_what_it_is() {
+        let v4 = Tuple {
+            source: 0x0a00_0002u32,
+            destination: 0xcb00_7109,
+            source_port: 40000,
+            destination_port: 53,
+        };
+        let v6 = Tuple {
+            source: 0x2001_0db8_0001_0002_0003_0004_0005_0006u128,
+            destination: 0xfd00_0001_0000_0000_0000_0000_0000_0009,
+            source_port: 40000,
+            destination_port: 53,
+        };
+        assert_eq!(flow_hash(&v4), 0xb65e_b672);
+        assert_eq!(flow_hash(&v6), 0x434e_e9e6);
+    }
+}

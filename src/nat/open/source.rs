@@ -210,3 +210,39 @@ pub(super) fn masquerade_pool<A: Family>(
         .copied()
         .ok_or(DropReason::NoAddress)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_is_told_how_a_source_came_out() {
+        let lease = |rule| Source::Allocate::<u32> {
+            pool: PoolId(2),
+            rule,
+            ports: None,
+            select: None,
+            masquerade: false,
+        };
+        let pool = |rule| SourceStep::Pool {
+            pool: PoolId(2),
+            rule,
+        };
+        let fixed = Source::Static {
+            address: 7u32,
+            rule: RuleId(3),
+        };
+        for (source, step) in [
+            (Source::Keep(None), SourceStep::Kept(None)),
+            (
+                Source::Keep(Some(RuleId(3))),
+                SourceStep::Kept(Some(RuleId(3))),
+            ),
+            (fixed, SourceStep::Static(RuleId(3))),
+            (lease(RuleId(3)), pool(Some(RuleId(3)))),
+            (lease(RuleId::NONE), pool(None)),
+        ] {
+            assert_eq!(source.step(), step);
+        }
+    }
+}

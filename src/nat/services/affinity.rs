@@ -215,4 +215,25 @@ mod tests {
             );
         }
     }
+
+    #[test]
+    fn old_clients_make_room_wherever_they_are() {
+        let mut affinity = table(8);
+        assert!(affinity.is_empty());
+        for address in 0..8 {
+            // Every other one is over soon.
+            let timeout = if address % 2 == 0 { 10 } else { 100 };
+            affinity.remember(client(address, 1), RuleId(1), timeout, Tick(0));
+        }
+        assert!(!affinity.is_empty());
+        for address in 8..12 {
+            affinity.remember(client(address, 1), RuleId(2), 100, Tick(20));
+        }
+        let backend = |address| affinity.backend(&client(address, 1), Tick(20));
+        let known: Vec<u32> = (0..12)
+            .filter(|address| backend(*address).is_some())
+            .collect();
+        assert_eq!(known, [1, 3, 5, 7, 8, 9, 10, 11]);
+        assert_eq!(affinity.len(), 8);
+    }
 }

@@ -133,4 +133,44 @@ mod tests {
         let distinct: std::collections::BTreeSet<u64> = all.into();
         assert_eq!(distinct.len(), all.len());
     }
+
+    /// Gateways side by side, and the next release, choose alike.
+    #[test]
+    fn hashes_stay_what_they_are() {
+        let v4 = Tuple {
+            source: 0x0a00_0002u32,
+            destination: 0x0a60_0028,
+            source_port: 40000,
+            destination_port: 80,
+        };
+        let v6 = Tuple {
+            source: 0x2001_0db8_0001_0002_0003_0004_0005_0006u128,
+            destination: 0xfd00_0001_0000_0000_0000_0000_0000_0009,
+            source_port: 40000,
+            destination_port: 80,
+        };
+        let source = Fields {
+            source: true,
+            ..Fields::NONE
+        };
+        assert_eq!(Fields::NONE.hash(&v4, 6), 0);
+        assert_eq!(source.hash(&v4, 6), 0xa762_1fa0_f52b_0341);
+        assert_eq!(Fields::ALL.hash(&v4, 6), 0x2125_d196_3fdd_d25b);
+        assert_eq!(Fields::ALL.hash(&v6, 17), 0xc8ac_8eec_545d_4f8a);
+        assert_eq!(identity(1u32, None), 0xe281_95dd_d9ee_4956);
+        assert_eq!(identity(v4.source, Some(8080)), 0x4c8e_2eb7_e6f6_9421);
+        assert_eq!(identity(v6.source, Some(80)), 0x9420_7750_2f6f_eb1c);
+    }
+
+    #[test]
+    fn fields_are_named_as_they_are_configured() {
+        let all = ["src", "dst", "sport", "dport", "proto"];
+        assert_eq!(Fields::ALL.names(), all);
+        assert!(Fields::NONE.names().is_empty());
+        let destination = Fields {
+            destination: true,
+            ..Fields::NONE
+        };
+        assert_eq!(destination.names(), ["dst"]);
+    }
 }

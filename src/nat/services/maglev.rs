@@ -183,4 +183,20 @@ mod tests {
         assert_eq!(primes, [2, 3, 5, 7, 11, 13, 17, 19, 23, 29]);
         assert!(is_prime(65537) && is_prime(1009) && !is_prime(65536) && !is_prime(5_000_000));
     }
+
+    /// Gateways side by side, and the next release, have the same table.
+    #[test]
+    fn the_table_stays_what_it_is() {
+        let seats = |of: [(u64, u32); 3]| of.map(|(identity, weight)| Seat { identity, weight });
+        assert_eq!(
+            table(13, &seats([(30, 1), (10, 2), (20, 1)])),
+            [2, 1, 1, 1, 1, 0, 1, 2, 1, 1, 0, 0, 2]
+        );
+        assert_eq!(
+            table(13, &seats([(30, 1), (10, 3), (20, 2)])),
+            [2, 1, 1, 1, 1, 0, 2, 2, 1, 1, 0, 1, 2]
+        );
+        let lengths = [0, 1, 2, 3].map(|size| table(size, &seats([(1, 1), (2, 1), (3, 1)])).len());
+        assert_eq!(lengths, [0, 0, 2, 3]);
+    }
 }
