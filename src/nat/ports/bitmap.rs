@@ -120,6 +120,16 @@ pub(super) fn filled(bits: u32) -> Box<[AtomicU64]> {
     (0..words).map(|i| AtomicU64::new(word(i))).collect()
 }
 
+/// The numbers of the bits of a word that are set, ascending.
+#[inline]
+pub(super) fn set_bits(mut word: u64) -> impl Iterator<Item = u32> {
+    std::iter::from_fn(move || {
+        let bit = (word != 0).then(|| word.trailing_zeros())?;
+        word &= word - 1;
+        Some(bit)
+    })
+}
+
 /// Word index and mask of a bit.
 #[inline]
 fn split(bit: u32) -> (usize, u64) {
@@ -143,6 +153,14 @@ mod tests {
         map.release(199);
         assert_eq!(map.next_word(2, 3), Some(3));
         assert_eq!(map.word(199), 1 << 7, "and none beyond the last unit");
+    }
+
+    #[test]
+    fn bits_of_a_word_come_in_order_and_once() {
+        for bits in [vec![], vec![0], vec![63], vec![0, 1, 4, 31, 32, 62, 63]] {
+            let word = bits.iter().fold(0, |word, bit| word | 1 << bit);
+            assert_eq!(set_bits(word).take(65).collect::<Vec<u32>>(), bits);
+        }
     }
 
     #[test]

@@ -59,6 +59,14 @@ fn a_block_is_filled_to_the_last_port_in_every_space() {
 }
 
 #[test]
+fn a_block_takes_two_bytes_a_port_and_less_than_that_beside() {
+    let bytes = |ports: &str| BlockPorts::new(64, &ports.parse().unwrap()).memory_bytes();
+    let (ten, twenty) = (bytes("1024-1663"), bytes("1024-2303"));
+    assert!((2 * 640 + 1..4 * 640).contains(&ten), "{ten}");
+    assert_eq!(twenty, 2 * ten);
+}
+
+#[test]
 fn reserved_ports_are_never_handed_out_and_useless_blocks_not_opened() {
     let blocks = BlockPorts::new(10, &"1000-1099".parse().unwrap());
     let mut mask = PortMask::new();

@@ -246,6 +246,47 @@ mod tests {
         }
     }
 
+    #[test]
+    fn hosts_of_the_next_range_follow_those_of_the_first() {
+        let plan = HostPlan {
+            ports: PortRanges::single(2000, 2029),
+            hosts: 3,
+            ports_per_host: 10,
+            overflow: None,
+        };
+        let [a, b, c, d] = ["10.0.5.0", "10.0.5.1", "10.0.0.7", "10.0.0.8"].map(host);
+        let map = Deterministic::new(&[(a, b), (c, d)], plan);
+        assert_eq!(map.hosts(), 4);
+        let holders = |address| [2000, 2010, 2020].map(|port| map.holder(address, port));
+        assert_eq!(holders(0), [a, b, c].map(Holder::Host));
+        let last = [Holder::Host(d), Holder::Nobody, Holder::Nobody];
+        assert_eq!(holders(1), last, "there is no fifth host");
+    }
+
+    #[test]
+    fn what_fills_no_overflow_block_is_nobodys() {
+        let plan = HostPlan {
+            ports: "2000-2019,2030-2054,2060-2062".parse().unwrap(),
+            hosts: 1,
+            ports_per_host: 10,
+            overflow: Some(10),
+        };
+        let only = host("10.0.0.1");
+        let map = Deterministic::new(&[(only, only)], plan);
+        for (first, last, holder) in [
+            (1024, 1999, Holder::Nobody),
+            (2000, 2009, Holder::Host(only)),
+            (2010, 2019, Holder::Overflow),
+            (2020, 2029, Holder::Nobody),
+            (2030, 2049, Holder::Overflow),
+            (2050, 2065, Holder::Nobody),
+        ] {
+            for port in first..=last {
+                assert_eq!(map.holder(0, port), holder, "port {port}");
+            }
+        }
+    }
+
     /// The two functions are each other's inverse, whatever is reserved and however hosts and addresses are given.
     // Proves: D1.
     #[test]

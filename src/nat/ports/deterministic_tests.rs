@@ -123,6 +123,33 @@ fn overflow_comes_after_the_own_ports_and_within_its_limit() {
 }
 
 #[test]
+fn a_host_whose_number_changed_takes_no_more_of_the_ports_it_had() {
+    let (externals, pool) = deterministic(Some(16), 2);
+    let mut lab = Lab::worker(externals, pool, 0);
+    let (one, two) = (lab.host(1), lab.host(2));
+    for host in [one, two] {
+        assert_eq!(lab.ask(host, 1).unwrap().opened, None);
+    }
+    // The two change places while both have a mapping.
+    let policy = lab.pool.policy().clone();
+    let plan = policy.deterministic.as_ref().unwrap().plan().clone();
+    let [a, b] = [0x0a00_0002, 0x0a00_0001];
+    let map = Deterministic::new(&[(a, a), (b, b), (0x0a00_0003, 0x0a00_0006)], plan);
+    let map = Arc::new(map);
+    let policy = PoolPolicy {
+        deterministic: Some(map.clone()),
+        ..policy
+    };
+    lab.pool = Pool::new(policy, lab.pool.externals().to_vec());
+    for host in [one, two] {
+        let lease = lab.ask(host, 1).unwrap();
+        assert_eq!(map.holder(0, lease.port), Holder::Overflow, "{lease:?}");
+        assert!(lease.opened.is_some());
+    }
+    assert_eq!(lab.errors(), 0);
+}
+
+#[test]
 fn protocols_without_ports_leave_with_the_own_address_unless_it_drains() {
     let (externals, pool) = deterministic(None, 0);
     let mut refs = pool.externals().to_vec();

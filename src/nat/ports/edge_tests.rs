@@ -65,6 +65,46 @@ fn who_is_paired_with_which_address_is_the_same_in_every_release() {
         let address = lab.ask(host, port).unwrap().address;
         assert_eq!(address, IpAddr::from([203, 0, 113, last]));
     }
+    let inside = 0x2001_0db8_0001_0002 << 64 | 0xfffe_0000_0001;
+    let host = lab.subscribers.enter(inside, RealmId(0)).unwrap();
+    let address = lab.ask(host, 65535).unwrap().address;
+    assert_eq!(address, IpAddr::from([203, 0, 113, 4]));
+}
+
+#[test]
+fn spaces_have_the_names_of_their_protocols() {
+    let names = [(6, "tcp"), (17, "udp"), (1, "icmp"), (132, "sctp")];
+    for (protocol, name) in names {
+        let space = PortSpace::from_protocol(protocol);
+        assert_eq!(space.map(PortSpace::name), Some(name));
+    }
+}
+
+#[test]
+fn every_rest_cut_short_counts_be_it_of_a_port_or_of_a_remote() {
+    let short = PoolPolicy {
+        hold_max: 2,
+        low_ports: false,
+        ..policy("2000-2010")
+    };
+    let mut lab = Lab::new(short, 1);
+    let host = lab.host(1);
+    let leases = [2000, 2001, 2002, 2003].map(|port| lab.ask(host, port).unwrap());
+    for lease in &leases {
+        lab.give_back(host, lease, 480);
+    }
+    assert_eq!(lab.allocator.hold_overflows(), 2);
+    // The first of these mappings stays on the port, so that only the remotes of the others rest.
+    for address in 0..4 {
+        lab.share = Share::new(Behaviour::Address, Remote { address, port: 0 });
+        let lease = lab.ask(host, 2005).unwrap();
+        assert_eq!(lease.port, 2005);
+        if address > 0 {
+            lab.give_back(host, &lease, 480);
+        }
+    }
+    assert_eq!(lab.allocator.hold_overflows(), 2 + 1);
+    assert_eq!(lab.errors(), 0);
 }
 
 #[test]

@@ -118,7 +118,7 @@ enum State {
 }
 
 impl External {
-    /// The address with every port free. Allocates all memory it will ever need (about 220 KiB for single ports).
+    /// The address with every port free. Allocates all memory it will ever need (about 290 KiB for single ports).
     pub fn new(address: IpAddr, layout: Layout) -> External {
         let state = match &layout {
             Layout::Ports => State::Ports(SinglePorts::new()),
@@ -328,6 +328,18 @@ impl Externals {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_is_that_of_the_state_of_all_ports() {
+        let bytes = |layout| External::new(IpAddr::from([203, 0, 113, 1]), layout).memory_bytes();
+        // Who has a port is a byte, and whether it is free a bit.
+        assert_eq!(bytes(Layout::Ports), 4 * (65_536 + 65_536 / 8));
+        let blocks = Layout::Blocks {
+            size: 64,
+            ranges: PortRanges::single(1024, 65535),
+        };
+        assert!(bytes(blocks) > 2 * 64_512);
+    }
 
     #[test]
     fn an_address_keeps_its_index_and_state() {

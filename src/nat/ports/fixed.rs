@@ -137,6 +137,14 @@ mod tests {
     }
 
     #[test]
+    fn memory_is_that_of_the_entries_and_their_index() {
+        let map: FixedMap<u64, u32> = FixedMap::new(10_000, Hasher::new([1, 2])).unwrap();
+        // An entry has 16 bytes, and its place in the index 7.
+        let each = map.memory_bytes() / 10_000;
+        assert!((22..26).contains(&each), "{each}");
+    }
+
+    #[test]
     fn agrees_with_a_map_and_says_when_it_is_full() {
         let mut map: FixedMap<u64, u32> = FixedMap::new(50, Hasher::new([1, 2])).unwrap();
         let mut model: BTreeMap<u64, u32> = BTreeMap::new();

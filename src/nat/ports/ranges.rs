@@ -449,6 +449,16 @@ mod tests {
     }
 
     #[test]
+    fn reserved_ports_are_counted_once_and_in_their_space() {
+        let mut mask = PortMask::new();
+        for range in [PortRange::new(60, 70), PortRange::new(65, 69)] {
+            mask.reserve(PortSpace::Udp, range);
+        }
+        assert_eq!(mask.count(PortSpace::Udp), 11);
+        assert_eq!(mask.count(PortSpace::Tcp), 0);
+    }
+
+    #[test]
     fn the_last_window_ends_at_the_last_port() {
         let allowed = Allowed::all(PortMask::none(), PortSpace::Tcp);
         assert_eq!(allowed.bits_at(65535), 1);

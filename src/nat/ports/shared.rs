@@ -345,6 +345,57 @@ mod tests {
     }
 
     #[test]
+    fn what_finds_no_room_leaves_nothing_behind() {
+        let mut shared = ports();
+        let to = |remote| view(Behaviour::Address, remote, 0);
+        // Of room for twenty windows one is taken by the port, and eighteen by its remotes.
+        for remote in 0..18 {
+            shared.begin(&to(remote), 0, 5).unwrap();
+        }
+        let second = shared.begin(&to(50), 64, 70);
+        assert_eq!(second, Err(Full), "another port takes two windows");
+        assert_eq!(shared.leased(&to(50), 64), 0);
+        assert_eq!((shared.len(), shared.windows.len()), (1, 19));
+        assert!(!shared.is_empty());
+        shared.begin(&to(18), 0, 5).unwrap();
+        assert_eq!(shared.begin(&to(19), 0, 5), Err(Full));
+        assert_eq!(shared.leased(&to(19), 0), 32, "the others have the port");
+        for remote in 0..18 {
+            assert_eq!(shared.end(&to(remote), 0, 5, 0, Tick(1)), None);
+        }
+        assert_eq!(shared.end(&to(18), 0, 5, 0, Tick(1)), Some(0));
+        assert!(shared.is_empty());
+    }
+
+    #[test]
+    fn every_part_of_a_remote_tells_it_from_others() {
+        let mut shared = ports();
+        let to = |address, port| view(Behaviour::AddressPort, address, port);
+        let (high, other) = (0x2001_0db8 << 96, 0x2001_0db9 << 96);
+        shared.begin(&to(high | 1, 53), 1024, 1030).unwrap();
+        assert_eq!(shared.taken(&to(high | 1, 53), 1024), 64);
+        for (address, port) in [(other | 1, 53), (high | 2, 53), (high | 1, 54), (0, 0)] {
+            assert_eq!(shared.taken(&to(address, port), 1024), 0);
+        }
+    }
+
+    #[test]
+    fn a_port_that_nobody_shares_is_given_back_as_it_was_asked_for() {
+        let mut shared = ports();
+        let stranger = view(Behaviour::Address, 1, 0);
+        assert_eq!(shared.end(&stranger, 1024, 1030, 100, Tick(50)), Some(100));
+        assert_eq!((shared.resting.len(), shared.len()), (0, 0));
+    }
+
+    #[test]
+    fn memory_is_that_of_ports_and_windows() {
+        let shared = SharedPorts::new(10_000, 0, Hasher::new([5, 6])).unwrap();
+        // A mapping has two windows of 48 bytes and a port of 20, and for each of the three 7 in an index.
+        let each = shared.memory_bytes() / 10_000;
+        assert!((125..150).contains(&each), "{each}");
+    }
+
+    #[test]
     fn scopes_do_not_mix_and_the_number_resting_is_bounded() {
         let mut shared = ports();
         let wide = view(Behaviour::Address, 1, 53);

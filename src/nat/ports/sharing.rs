@@ -4,6 +4,7 @@
 //! of the allowed ports, free or shared by this worker, is left for the remote. Windows of 64 ports are looked at, at most
 //! 1024 of them, and nearly always the first one has what is wanted.
 
+use super::bitmap::set_bits;
 use super::shared::{SharedPorts, View};
 use super::{Allowed, BlockIndex, BlockPorts, Preference, SinglePorts};
 use crate::base::{Random, Tick, WorkerId};
@@ -35,14 +36,14 @@ impl SingleSearch<'_> {
         let from_start = u64::MAX << (start % 64);
         for (at_home, fresh) in [(true, true), (false, false), (false, true)] {
             for turn in 0..=WINDOWS {
-                let window = ((first + turn) % WINDOWS * 64) as u16;
+                // Around the end, where 16 bits do.
+                let window = ((first + turn) * 64) as u16;
                 let home = self.preference.home(self.worker, window) == window;
                 if home != at_home {
                     continue;
                 }
                 let part = match turn {
                     0 => from_start,
-                    WINDOWS => !from_start,
                     _ => u64::MAX,
                 };
                 let port = self.take_in(shared, window, part, fresh);
@@ -72,11 +73,11 @@ impl SingleSearch<'_> {
             true => self.single.free_in(space, window),
             false => 0,
         };
-        let mut left = allowed & (free | leased) & !shared.taken(self.view, window);
-        while left != 0 {
-            let bit = left & left.wrapping_neg();
-            let port = window + left.trailing_zeros() as u16;
-            let ours = leased & bit != 0;
+        let left = allowed & (free | leased) & !shared.taken(self.view, window);
+        for bit in set_bits(left) {
+            let port = window + bit as u16;
+            let ours = leased >> bit & 1 == 1;
+            // Unless another worker was faster.
             if ours || self.single.claim(space, port, self.worker) {
                 if shared.begin(self.view, window, port).is_ok() {
                     return Some(port);
@@ -86,8 +87,6 @@ impl SingleSearch<'_> {
                 }
                 return None;
             }
-            // Another worker was faster.
-            left ^= bit;
         }
         None
     }
@@ -134,7 +133,7 @@ impl BlockSearch<'_> {
             Some(port) => u32::from(port - ports.first),
             None => random.below(ports.size()),
         };
-        let (first, turn) = (start as usize / 64, start % 64);
+        let first = start as usize / 64;
         let words = self.blocks.words(block);
         for i in 0..words {
             let word = (first + i) % words;
@@ -142,7 +141,7 @@ impl BlockSearch<'_> {
             if left == 0 {
                 continue;
             }
-            let bit = (left.rotate_right(turn).trailing_zeros() + turn) % 64;
+            let bit = (left.rotate_right(start).trailing_zeros() + start) % 64;
             let port = window + bit as u16;
             let ours = shared.leased(self.view, window) >> bit & 1 == 1;
             if shared.begin(self.view, window, port).is_err() {
@@ -167,10 +166,7 @@ impl BlockSearch<'_> {
         let window = ports.first + word as u16 * 64;
         let free = self.blocks.free_in(block, self.view.space, word);
         let ours = free | shared.leased(self.view, window);
-        let left = match ours {
-            0 => 0,
-            _ => ours & self.allowed.bits_at(window) & !shared.taken(self.view, window),
-        };
-        (window, left)
+        let allowed = self.allowed.bits_at(window);
+        (window, ours & allowed & !shared.taken(self.view, window))
     }
 }

@@ -1,13 +1,30 @@
 //! Tests of shared ports: no combination is refused while one is left, none is given twice, all of them rest.
 
 use super::allocator_tests::{Lab, blocks, policy};
+use super::shared::View;
+use super::sharing::{BlockSearch, SingleSearch};
 use super::*;
-use crate::base::{DropReason, Random, Tick};
+use crate::base::{DropReason, PoolId, Random, Tick, WorkerId};
+use crate::flow::hash::Hasher;
 use crate::nat::behaviour::{Behaviour, Remote};
 use std::collections::{BTreeMap, BTreeSet};
 
 fn to(scope: Behaviour, address: u128, port: u16) -> Option<Share> {
     Share::new(scope, Remote { address, port })
+}
+
+/// No card steers.
+const ANY: Preference = Preference {
+    workers: 1,
+    shift: 9,
+};
+
+fn view(remote: u128) -> View {
+    View {
+        external: ExternalIndex(0),
+        space: PortSpace::Udp,
+        share: to(Behaviour::Address, remote, 0).unwrap(),
+    }
 }
 
 fn random_policy(ports: &str) -> PoolPolicy {
@@ -66,6 +83,48 @@ fn a_kept_port_is_kept_by_everybody_whose_remote_is_another() {
 }
 
 #[test]
+fn a_kept_port_is_the_one_that_is_leased() {
+    let mut lab = Lab::new(policy("1024-65535"), 1);
+    let host = lab.host(1);
+    lab.share = to(Behaviour::Address, 7, 0);
+    for port in [1024, 4000, 40_001, 65_535] {
+        let lease = lab.ask(host, port).unwrap();
+        assert_eq!(lease.port, port);
+        let external = lab.externals.get(lease.external).unwrap();
+        let owner = external.owner(PortSpace::Udp, port);
+        assert_eq!(owner, Some(WorkerId(0)), "port {port}");
+        lab.give_back(host, &lease, 0);
+    }
+    assert!(lab.externals.get(ExternalIndex(0)).unwrap().is_idle());
+    assert_eq!(lab.errors(), 0);
+}
+
+#[test]
+fn a_port_that_finds_no_room_stays_with_whom_it_was() {
+    let single = SinglePorts::new();
+    let mut shared = SharedPorts::new(1, 0, Hasher::new([8, 9])).unwrap();
+    let ports: PortRanges = "2048-2050".parse().unwrap();
+    let allowed = Allowed::new(&ports, PortMask::none(), PortSpace::Udp);
+    let mut take = |remote| {
+        let search = SingleSearch {
+            single: &single,
+            worker: WorkerId(3),
+            preference: ANY,
+            allowed: &allowed,
+            view: &view(remote),
+        };
+        let port = search.take_from(&mut shared, 2048);
+        let owner = |port| single.owner(PortSpace::Udp, port).map(|w| w.0);
+        (port, [2048, 2049].map(owner))
+    };
+    let first = [Some(3), None];
+    assert_eq!(take(1), (Some(2048), first));
+    assert_eq!(take(2), (None, first), "the port has a mapping");
+    assert_eq!(take(1), (None, first), "the next port goes back");
+    assert_eq!(single.errors(), 0);
+}
+
+#[test]
 fn ports_lead_home_also_when_they_are_shared() {
     for worker in 0..2 {
         let (externals, pool) = {
@@ -113,6 +172,45 @@ fn a_block_serves_its_host_until_no_port_is_left_for_the_remote() {
     );
     assert_eq!(opened, 3);
     assert_eq!(lab.errors(), 0);
+}
+
+#[test]
+fn a_wanted_port_of_a_block_is_taken_while_it_is_left_for_the_remote() {
+    let blocks = BlockPorts::new(100, &"2000-2099".parse().unwrap());
+    let mut reserved = PortMask::new();
+    reserved.reserve(PortSpace::Udp, PortRange::new(2064, 2065));
+    let allowed = Allowed::all(&reserved, PortSpace::Udp);
+    let mut random = Random::from_seed(1);
+    let claim = Claim {
+        worker: WorkerId(0),
+        subscriber: 1,
+        pool: PoolId(0),
+        preference: ANY,
+        now: Tick(0),
+    };
+    let block = blocks.claim_block(&claim, &allowed, &mut random).unwrap();
+    let mut shared = SharedPorts::new(100, 0, Hasher::new([8, 9])).unwrap();
+    let wanted = [2003, 2063, 2066, 2070, 2099];
+    for (remote, now) in [(1, Tick(10)), (2, Tick(50))] {
+        let search = BlockSearch {
+            blocks: &blocks,
+            allowed: &allowed,
+            view: &view(remote),
+            now,
+            hold: 0,
+        };
+        for port in wanted {
+            let got = search.take(&mut shared, block, Some(port), &mut random);
+            assert_eq!(got, Some(port), "remote {remote}");
+        }
+        let left = (1900..2200).filter(|&port| search.has_port(&shared, block, port));
+        let others = (2000..2100).filter(|port| !wanted.contains(port) && port / 2 != 1032);
+        assert!(left.eq(others), "remote {remote}");
+        let in_use = blocks.in_use(block, PortSpace::Udp);
+        assert_eq!(in_use, 5, "ports, not mappings");
+        assert_eq!(blocks.last_used(block), now, "sharing is a use");
+    }
+    assert_eq!(blocks.errors(), 0);
 }
 
 #[test]

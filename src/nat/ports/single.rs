@@ -355,6 +355,18 @@ mod tests {
     }
 
     #[test]
+    fn only_a_port_in_hold_is_let_go_from_it() {
+        let ports = SinglePorts::new();
+        assert!(ports.claim(PortSpace::Tcp, 7, W));
+        ports.release_held(PortSpace::Tcp, 7);
+        ports.release_held(PortSpace::Tcp, 8);
+        assert_eq!(ports.errors(), 2, "one is in use, one is free");
+        assert_eq!(ports.owner(PortSpace::Tcp, 7), Some(W));
+        let usage = ports.usage(PortSpace::Tcp);
+        assert_eq!((usage.in_use, usage.held), (1, 0));
+    }
+
+    #[test]
     fn two_workers_never_get_the_same_port() {
         let ports = SinglePorts::new();
         let ranges = ranges("1000-1300");

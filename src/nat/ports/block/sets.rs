@@ -21,13 +21,13 @@ impl BlockPorts {
         random: &mut Random,
     ) -> Option<u16> {
         let start = random.below(ports.size());
-        let (first, turn) = (start as usize / 64, start % 64);
+        let first = start as usize / 64;
         let words = self.words(block);
         for i in 0..words {
             let word = (first + i) % words;
             let available = self.available(block, ports, allowed, word);
             if available != 0 {
-                let bit = (available.rotate_right(turn).trailing_zeros() + turn) % 64;
+                let bit = (available.rotate_right(start).trailing_zeros() + start) % 64;
                 return Some(ports.first + (word as u16) * 64 + bit as u16);
             }
         }
