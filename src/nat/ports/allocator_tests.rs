@@ -293,6 +293,26 @@ fn paired_and_full_is_refused_but_a_newcomer_goes_where_there_is_room() {
 }
 
 #[test]
+fn newcomers_whose_address_is_full_take_the_next_in_order() {
+    let single = PoolPolicy {
+        low_ports: false,
+        ..policy("2000-2000")
+    };
+    let mut lab = Lab::new(single, 5);
+    let hosts: Vec<SubscriberIndex> = (0..60).map(|n| lab.host(n)).collect();
+    let home = |host| lab.allocator.address(&lab.subscribers, &lab.pool, host);
+    let neighbours = |&host: &SubscriberIndex| home(host) == home(hosts[0]);
+    let same: Vec<SubscriberIndex> = hosts.iter().copied().filter(neighbours).collect();
+    let mut took = same.iter().map(|&host| lab.ask(host, 9));
+    let first = took.next().unwrap().unwrap().external.0;
+    for turn in 1..5 {
+        let lease = took.next().unwrap().unwrap();
+        assert_eq!(lease.external.0, (first + turn) % 5);
+    }
+    assert_eq!(took.next(), Some(Err(DropReason::NoPort)));
+}
+
+#[test]
 fn spread_uses_every_address_and_refuses_only_when_all_are_full() {
     let spread = PoolPolicy {
         pairing: Pairing::Spread,
