@@ -225,7 +225,7 @@ mod tests {
                     inside_table(entries, workers),
                     outside_table(entries, workers),
                 );
-                for port in (0..=u16::MAX).step_by(127) {
+                for port in 0..=u16::MAX {
                     let hash = toeplitz(&outside_key(), &input(1, 2, 3, port)) as usize;
                     assert_eq!(
                         outside[hash & (entries - 1)] as u8,

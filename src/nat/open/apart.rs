@@ -14,7 +14,7 @@ use super::source::masquerade_pool;
 use super::{NewFlow, mid_stream_refused};
 use crate::base::time::Now;
 use crate::base::{DropReason, InterfaceId, Random};
-use crate::flow::session::{Session, SessionIndex};
+use crate::flow::session::{FLAG_MASQUERADE, Session, SessionIndex};
 use crate::nat::family::Family;
 use crate::nat::policy::Policy;
 use crate::nat::state::Nat;
@@ -93,7 +93,7 @@ fn from_gateway<A: Family>(
     nat: &mut Nat<A>,
     policy: &Policy,
     flow: &NewFlow<A>,
-    (session, egress): (Session<A>, InterfaceId),
+    (mut session, egress): (Session<A>, InterfaceId),
     now: Now,
     random: &mut Random,
 ) -> Result<SessionIndex, DropReason> {
@@ -104,6 +104,7 @@ fn from_gateway<A: Family>(
         select: None,
         exactly: None,
     };
+    session.flags |= FLAG_MASQUERADE;
     allocate(nat, policy, session, &from, now, random)
 }
 
