@@ -208,7 +208,8 @@ impl Procedure {
             }
             Procedure::Fragments => {
                 // All datagrams of the phase can be remembered at once: each is for two seconds.
-                rig.fragments = packets / 20 + 64;
+                // As many again as there will be: a source gets no more than there are left for the others.
+                rig.fragments = packets / 10 + 64;
                 rig.phases = opened.to_vec();
                 rig.phases.extend([
                     Phase::new("undisturbed", Outward, frames),
