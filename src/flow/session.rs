@@ -191,20 +191,16 @@ impl Egress {
 pub const FLAG_STATIC: u8 = 1 << 0;
 /// Flag: translated to an interface's own address; ends when that address goes (masquerade).
 pub const FLAG_MASQUERADE: u8 = 1 << 1;
-/// Flag: the flow entered as the second half of a hairpin.
-pub const FLAG_LOOPED: u8 = 1 << 2;
 /// Flag: opened by an outside host through an existing mapping.
-pub const FLAG_INBOUND: u8 = 1 << 3;
+pub const FLAG_INBOUND: u8 = 1 << 2;
 /// Flag: holds, with others or alone, the outside port of a mapping; see [`MappingLink`].
-pub const FLAG_MAPPED: u8 = 1 << 4;
+pub const FLAG_MAPPED: u8 = 1 << 3;
 /// Flag: the first session of its mapping's list.
-pub const FLAG_FIRST: u8 = 1 << 5;
-
+pub const FLAG_FIRST: u8 = 1 << 4;
 /// Flag: a port forward with `allow` made it; the filter is not asked, neither about its answers.
-pub const FLAG_ALLOWED: u8 = 1 << 6;
-
+pub const FLAG_ALLOWED: u8 = 1 << 5;
 /// Flag: a helper looks at its packets. Such a session never learns its egress, which keeps it off the fast path.
-pub const FLAG_HELPED: u8 = 1 << 7;
+pub const FLAG_HELPED: u8 = 1 << 6;
 
 /// A session's place in the list of sessions that share a mapping. The list is the mapping: it has no record of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -333,12 +333,13 @@ mod tests {
             protocol: 6,
         };
         let only = |id| InterfaceSet::Only(vec![InterfaceId(id)]);
-        let with = |change: &dyn Fn(&mut Conditions<u32>, bool), holds: bool| {
+        type Change<'a> = dyn Fn(&mut Conditions<u32>, bool) + 'a;
+        let with = |change: &Change, holds: bool| {
             let mut conditions = Conditions::default();
             change(&mut conditions, holds);
             conditions.match_flow(&facts, Some(InterfaceId(9)))
         };
-        let changes: [&dyn Fn(&mut Conditions<u32>, bool); 7] = [
+        let changes: [&Change; 7] = [
             &|c, holds| c.ingress = only(if holds { 1 } else { 9 }),
             &|c, holds| c.egress = only(if holds { 9 } else { 1 }),
             &|c, holds| c.source = RangeSet::of([if holds { (2, 2) } else { (3, 9) }]),

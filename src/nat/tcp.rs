@@ -59,8 +59,7 @@ fn step(state: State, flags: u8, direction: Direction) -> State {
         return TcpReset;
     }
     match (state, direction) {
-        (TcpOpening, Direction::Reverse) if flags & (SYN | ACK) == SYN | ACK => TcpAnswered,
-        // Simultaneous open (RFC 5382 REQ-2a): both sides sent a bare SYN; the next ACK completes it.
+        // With an ACK, or without one in a simultaneous open (RFC 5382 REQ-2a), which the next ACK completes.
         (TcpOpening, Direction::Reverse) if flags & SYN != 0 => TcpAnswered,
         // An answer that is no SYN: the state was lost or the opener's path is asymmetric.
         (TcpOpening, Direction::Reverse) if flags & ACK != 0 => TcpEstablished,

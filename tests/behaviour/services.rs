@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use natgate::base::DropReason;
 
 use crate::common::*;
+use crate::standards::query;
 use crate::*;
 
 const VIP: &str = "198.18.0.2";
@@ -89,6 +90,11 @@ fn what_no_service_wants_is_refused() {
         assert_eq!(error.payload[..2], [3, 3]);
         let pong = one(&mut rack, at, WAN, &ping(WAN, client.0, VIP, 7));
         assert_eq!((pong.source.0, pong.payload[0]), (ip(VIP), 0));
+
+        let keys = "port = 80\nping = true";
+        let mut rack = lab(workers, &service(keys, "{ to = \"10.0.0.2:8080\" }"));
+        let asked_the_time = query(WAN, client.0, VIP, 13, 7);
+        dropped(&mut rack, at, WAN, &asked_the_time, unmatched);
     });
 }
 

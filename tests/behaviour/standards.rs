@@ -173,7 +173,7 @@ fn what_opens_no_session_keeps_no_mapping() {
 }
 
 /// A query that is not echo: timestamp, information, address mask.
-fn query(port: PortId, from: &str, to: &str, kind: u8, id: u16) -> Vec<u8> {
+pub fn query(port: PortId, from: &str, to: &str, kind: u8, id: u16) -> Vec<u8> {
     let [high, low] = id.to_be_bytes();
     let mut frame = Vec::new();
     PacketBuilder::ethernet2(HOST_MAC, [2, 0, 0, 0, 1, port.0 as u8])

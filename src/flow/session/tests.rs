@@ -136,7 +136,7 @@ fn only_the_inside_keeps_a_port_of_a_pool() {
         (FLAG_MAPPED, [true, false]),
         (FLAG_INBOUND, [true, true]),
         (FLAG_INBOUND | FLAG_MAPPED, [false, true]),
-        (FLAG_MAPPED | FLAG_LOOPED | FLAG_FIRST, [true, false]),
+        (FLAG_MAPPED | FLAG_FIRST, [true, false]),
         (FLAG_STATIC | FLAG_ALLOWED, [true, true]),
     ] {
         let session = Session {

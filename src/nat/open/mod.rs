@@ -23,8 +23,8 @@ use crate::base::time::Now;
 use crate::base::{DropReason, InterfaceId, Random, RealmId, RuleId};
 use crate::flow::key::Tuple;
 use crate::flow::session::{
-    Direction, Egress, FLAG_ALLOWED, FLAG_INBOUND, FLAG_LOOPED, FLAG_MASQUERADE, FLAG_STATIC,
-    SessionIndex, State,
+    Direction, Egress, FLAG_ALLOWED, FLAG_INBOUND, FLAG_MASQUERADE, FLAG_STATIC, SessionIndex,
+    State,
 };
 use crate::nat::family::Family;
 use crate::nat::filter::Verdict;
@@ -143,7 +143,6 @@ fn decide<A: Family>(
     session.rule = destination.rule.unwrap_or(RuleId::NONE);
     if flow.looped {
         // Its client is the first half's external address: answers go back into the translator.
-        session.flags |= FLAG_LOOPED;
         session.egress[Direction::Reverse.index()] = Egress::LOOP;
     }
     if destination.hairpin {
