@@ -437,7 +437,7 @@ impl<B: Buffer> Shard<B> {
         if !verdict.passes() {
             return self.refused(policy, now, verdict, incoming, packet, sink);
         }
-        if let Err(reason) = icmp::translate(
+        let source = match icmp::translate(
             incoming.buffer.bytes_mut(),
             packet,
             ends,
@@ -445,8 +445,9 @@ impl<B: Buffer> Shard<B> {
             &session,
             direction,
         ) {
-            return self.discard(incoming.buffer, reason, sink);
-        }
+            Ok(source) => source,
+            Err(reason) => return self.discard(incoming.buffer, reason, sink),
+        };
         let to = session.leaving(direction).destination;
         let realm = session.routed_in(direction);
         let here = session.realm_of(direction);
@@ -454,8 +455,8 @@ impl<B: Buffer> Shard<B> {
             // Our own error about a packet that was translated already: it speaks from the receiver's side.
             let hop = A::route(&policy.routes, realm, to, 0);
             let on = hop.and_then(|hop| policy.interfaces.get(hop.interface));
-            if let Some(source) = on.and_then(|on| A::source(on, to)) {
-                rewrite::set_source(incoming.buffer.bytes_mut(), packet, (ends.0, to), source);
+            if let Some(own) = on.and_then(|on| A::source(on, to)) {
+                rewrite::set_source(incoming.buffer.bytes_mut(), packet, (source, to), own);
             }
         }
         if session.egress[direction.index()] == Egress::LOOP {

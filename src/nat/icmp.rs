@@ -129,7 +129,8 @@ fn without_padding(segment: Option<&[u8]>, available: u16) -> u16 {
     if padding { LEAST as u16 } else { available }
 }
 
-/// Translates an ICMP error between `ends` that travels in `direction` through `session`, and takes one hop off.
+/// Translates an ICMP error between `ends` that travels in `direction` through `session`, and takes one hop off. Returns the
+/// source it has now.
 ///
 /// # Errors
 /// [`DropReason::IcmpNoSession`] when the error is not addressed to the sender of the quoted packet.
@@ -141,7 +142,7 @@ pub fn translate<A: Family>(
     complaint: &Complaint<A>,
     session: &Session<A>,
     direction: Direction,
-) -> Result<(), DropReason> {
+) -> Result<A, DropReason> {
     let (arriving, leaving) = (session.arriving(direction), session.leaving(direction));
     if ends.1 != { arriving.destination } {
         return Err(DropReason::IcmpNoSession);
@@ -179,12 +180,13 @@ pub fn translate<A: Family>(
     write_u16(frame, l4 + 2, sum);
     A::write_ends(frame, l3, to.source, to.destination, addresses);
     A::lower_hops(frame, l3);
-    Ok(())
+    Ok(source)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::{UDP, icmp, parse::parse};
 
     /// What is left of an error with `body` bytes behind its header, whose length byte says `words`.
     fn quoted(v6: bool, kind: u8, words: u8, body: usize) -> Option<usize> {
@@ -275,5 +277,44 @@ mod tests {
         assert_eq!(first.segment, None, "the length of a fragment");
         let broken = about(&[0; 28], &quoted(false, 7), (1u32, 2u32));
         assert_eq!(broken.segment, Some(0));
+    }
+
+    #[test]
+    fn an_error_of_the_gateways_own_changes_its_source_twice() {
+        // A service calls its backend from another address: both ends differ on both sides.
+        let (client, service) = (0xcb00_7145u32, 0xc612_0002);
+        let (caller, backend, gateway) = (0x0a00_0001, 0x0a00_0003, 0xcb00_7101);
+        let tuple = |source, destination| Tuple {
+            source,
+            destination,
+            source_port: 5000,
+            destination_port: 53,
+        };
+        let session = Session {
+            before: tuple(client, service),
+            after: tuple(caller, backend),
+            protocol: UDP,
+            ..Session::default()
+        };
+        let mut quote = vec![0x45, 0, 0, 32, 0, 1, 0, 0, 1, UDP, 0, 0];
+        quote.extend([caller, backend].map(u32::to_be_bytes).concat());
+        let sum = checksum::finish(checksum::sum(&quote));
+        write_u16(&mut quote, 10, sum);
+        quote.extend([0x13, 0x88, 0, 53, 0, 12, 0, 0, 1, 2, 3, 4]);
+        let mut frame = vec![2; 12];
+        frame.extend([8, 0]);
+        frame.resize(200, 0);
+        let expired = icmp::ErrorV4::TTL_EXPIRED;
+        let length = icmp::error_v4(&mut frame[14..], gateway, caller, expired, &quote);
+        frame.truncate(14 + length);
+        let packet = parse(&frame).unwrap();
+        let complaint = Complaint::read_v4(&frame, &packet).unwrap();
+        let ends = (gateway, caller);
+        let way = Direction::Reverse;
+        let source = translate(&mut frame, &packet, ends, &complaint, &session, way).unwrap();
+        assert_eq!(parse(&frame).map(|p| p.source), Ok(service));
+        rewrite::set_source(&mut frame, &packet, (source, client), gateway);
+        let sent = parse(&frame).unwrap();
+        assert_eq!((sent.source, sent.destination), (gateway, client));
     }
 }
