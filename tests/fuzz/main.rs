@@ -18,6 +18,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod dhcp;
 mod edits;
 mod engine;
 mod helpers;

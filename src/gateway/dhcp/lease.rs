@@ -66,7 +66,7 @@ pub(super) fn lease_of(
     Some(Lease {
         grant,
         server: reply.server.or(server)?,
-        renew: after((renew - fuzz).max(SECOND)),
+        renew: after((renew - fuzz).max(SECOND).min(rebind)),
         rebind: after(rebind),
         expire: after(whole),
     })
