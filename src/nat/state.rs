@@ -6,8 +6,7 @@ use crate::base::{RealmId, Stamp, Tick, WorkerId};
 use crate::flow::hash::{Hash, Hasher};
 use crate::flow::key::{Address, FlowKey};
 use crate::flow::session::{
-    Direction, FLAG_HELPED, FLAG_INBOUND, FlowEntry, MappingLink, NONE, Session, SessionIndex,
-    State,
+    Direction, FLAG_HELPED, FLAG_INBOUND, FlowEntry, NONE, Session, SessionIndex, State,
 };
 use crate::flow::slab::Slab;
 use crate::flow::sweep::ClockHand;
@@ -556,7 +555,6 @@ fn preference(workers: u8) -> Preference {
 pub fn blank_session<A: Address>(realm: RealmId, epoch: Stamp, now: Now) -> Session<A> {
     Session {
         last_seen: now.tick.0,
-        link: MappingLink::default(),
         subscriber: NONE,
         egress: [crate::flow::session::Egress::UNKNOWN; 2],
         generation: epoch,

@@ -1,7 +1,7 @@
 //! Flows before the filter: the packet that opens one, its answers, and ICMP errors about it.
 
+use super::Verdict;
 use super::conditions::{Crossing, IcmpKind, States};
-use super::{Action, Verdict};
 use crate::base::InterfaceId;
 use crate::flow::key::Tuple;
 use crate::flow::session::{Direction, Egress, FLAG_ALLOWED, Session};
@@ -131,22 +131,15 @@ pub fn bar_answers<A: Family>(policy: &Policy, session: &mut Session<A>, icmp: O
     }
 }
 
-/// Judges one answer of a barred session: whose counter it is, and what its sender is told.
+/// Judges one answer of a barred session, which is refused in any case: whose counter it is, and what its sender is told. Rules
+/// that accept it are about another way than its session was judged for, or another kind of answer.
 pub fn answer<A: Family>(
     policy: &Policy,
     session: &Session<A>,
     from: InterfaceId,
     icmp: Option<IcmpKind>,
 ) -> Verdict {
-    let verdict = A::judge(&policy.filter, &answering(session, from, icmp));
-    match verdict.action {
-        // It came by another way than its session was judged for, or is another kind of answer.
-        Action::Accept => Verdict {
-            action: Action::Drop,
-            ..verdict
-        },
-        _ => verdict,
-    }
+    A::judge(&policy.filter, &answering(session, from, icmp))
 }
 
 /// An answer as the filter sees it: translated back at its destination, not yet at its source.
