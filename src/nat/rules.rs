@@ -280,19 +280,22 @@ mod tests {
         );
     }
 
+    /// 203.0.113.0/24 for 10.0.0.0/24.
+    const PREFIXES: StaticRule<u32> = StaticRule {
+        id: RuleId(0),
+        external: 0xcb00_7100,
+        internal: 0x0a00_0000,
+        host_mask: 0xff,
+        neutral: None,
+        interface: None,
+        inbound: true,
+        outbound: true,
+        realm: RealmId(0),
+    };
+
     #[test]
     fn static_prefixes_map_both_ways() {
-        let rule = StaticRule {
-            id: RuleId(0),
-            external: 0xcb00_7100u32,
-            internal: 0x0a00_0000,
-            host_mask: 0xff,
-            neutral: None,
-            interface: None,
-            inbound: true,
-            outbound: true,
-            realm: RealmId(0),
-        };
+        let rule = PREFIXES;
         assert_eq!(rule.to_internal(0xcb00_7105), Some(0x0a00_0005));
         assert_eq!(rule.to_external(0x0a00_0005), Some(0xcb00_7105));
         assert_eq!(rule.to_internal(0xcb00_7205), None);
@@ -364,17 +367,7 @@ mod tests {
 
     #[test]
     fn a_static_rule_is_about_its_own_prefixes() {
-        let rule = StaticRule {
-            id: RuleId(0),
-            external: 0xcb00_7100u32,
-            internal: 0x0a00_0000,
-            host_mask: 0xff,
-            neutral: None,
-            interface: None,
-            inbound: true,
-            outbound: true,
-            realm: RealmId(0),
-        };
+        let rule = PREFIXES;
         assert!(rule.holds_internal(0x0a00_00ff) && !rule.holds_internal(0x0a00_0100));
         assert_eq!(rule.to_external(0x0a00_0100), None);
         assert_eq!(rule.to_internal(0xcb00_70ff), None);

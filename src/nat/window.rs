@@ -255,6 +255,20 @@ mod tests {
     }
 
     #[test]
+    fn an_outside_that_opens_is_believed_whatever_it_acknowledges() {
+        let mut windows = Windows::new(8, Pages::Transparent).unwrap();
+        windows.begin(AT, true, SYN, numbers(9000, 0));
+        assert!(windows.believes(AT, SYN, numbers(1 << 30, 1 << 30)));
+    }
+
+    #[test]
+    fn a_segment_without_syn_and_ack_leaves_what_is_known_of_the_other_side() {
+        let mut windows = opened(77, 5000);
+        windows.note(AT, true, FIN, numbers(99, 0));
+        assert!(!windows.believes(AT, RST, numbers(1 << 31, 0)));
+    }
+
+    #[test]
     fn what_is_not_known_is_believed_and_the_inside_always_notes() {
         let mut windows = Windows::new(8, Pages::Transparent).unwrap();
         assert!(windows.believes(AT, RST, numbers(1, 2)));

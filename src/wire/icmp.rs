@@ -218,14 +218,19 @@ mod tests {
         assert_eq!(identifier(&frame, 1), 0xffff);
     }
 
-    #[test]
-    fn echo_reply_v4() {
+    fn echo_request() -> Vec<u8> {
         let mut frame = Vec::new();
         PacketBuilder::ethernet2([2; 6], [4; 6])
             .ipv4([10, 0, 0, 1], [10, 0, 0, 2], 7)
             .icmpv4_echo_request(0x1234, 9)
             .write(&mut frame, b"payload")
             .unwrap();
+        frame
+    }
+
+    #[test]
+    fn echo_reply_v4() {
+        let mut frame = echo_request();
         let request = parse(&frame).unwrap();
         assert!(turn_echo_request_into_reply(&mut frame, &request));
         let reply = parse(&frame).unwrap();
@@ -293,12 +298,7 @@ mod tests {
 
     #[test]
     fn a_damaged_request_gives_a_damaged_reply() {
-        let mut frame = Vec::new();
-        PacketBuilder::ethernet2([2; 6], [4; 6])
-            .ipv4([10, 0, 0, 1], [10, 0, 0, 2], 7)
-            .icmpv4_echo_request(0x1234, 9)
-            .write(&mut frame, b"payload")
-            .unwrap();
+        let mut frame = echo_request();
         *frame.last_mut().unwrap() ^= 1;
         let request = parse(&frame).unwrap();
         assert!(turn_echo_request_into_reply(&mut frame, &request));

@@ -80,38 +80,22 @@ fn servers_are_heard_by_the_client_and_nobody_else_is() {
             }
         };
         // Before there is an address: to everybody, and to the one that is offered.
-        hears(
-            &mut rack,
-            &message(ALL, "255.255.255.255", (67, 68), b"offer"),
-            true,
-        );
-        hears(
-            &mut rack,
-            &message(OURS, "203.0.113.7", (67, 68), b"offer"),
-            true,
-        );
-        hears(
-            &mut rack,
-            &message(OURS, "203.0.113.7", (66, 68), b"offer"),
-            false,
-        );
-        hears(
-            &mut rack,
-            &message(ALL, "255.255.255.255", (67, 69), b"offer"),
-            false,
-        );
+        for (mac, to, ports, yes) in [
+            (ALL, "255.255.255.255", (67, 68), true),
+            (OURS, "203.0.113.7", (67, 68), true),
+            (OURS, "203.0.113.7", (66, 68), false),
+            (ALL, "255.255.255.255", (67, 69), false),
+        ] {
+            hears(&mut rack, &message(mac, to, ports, b"offer"), yes);
+        }
         let leased = policy(workers, Some(grant("203.0.113.7/24")), Some(&rack.policy));
         rack.reload(leased.into());
-        hears(
-            &mut rack,
-            &message(OURS, "203.0.113.7", (67, 68), b"offer"),
-            true,
-        );
-        hears(
-            &mut rack,
-            &message(ALL, "203.0.113.255", (67, 68), b"offer"),
-            true,
-        );
+        for (mac, to, ports, yes) in [
+            (OURS, "203.0.113.7", (67, 68), true),
+            (ALL, "203.0.113.255", (67, 68), true),
+        ] {
+            hears(&mut rack, &message(mac, to, ports, b"offer"), yes);
+        }
         let through = send(
             &mut rack,
             at,

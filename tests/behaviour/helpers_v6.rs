@@ -12,7 +12,7 @@ const CLIENT: End = ("fd00:1::2", 40000);
 const FTP: End = ("2001:db8::9", 21);
 const PUBLIC: End = ("2001:db8::1", 40000);
 
-/// A TCP segment with numbers and payload; `flags` from "SA".
+/// [`saying`] over IPv6.
 fn segment(
     port: PortId,
     (from, to): (End, End),
@@ -20,16 +20,8 @@ fn segment(
     numbers: (u32, u32),
     payload: &str,
 ) -> Vec<u8> {
-    let mut builder = to_gateway(port, from.0, to.0).tcp(from.1, to.1, numbers.0, 1024);
-    for flag in flags.chars() {
-        builder = match flag {
-            'S' => builder.syn(),
-            _ => builder.ack(numbers.1),
-        };
-    }
-    let mut frame = Vec::new();
-    builder.write(&mut frame, payload.as_bytes()).unwrap();
-    frame
+    let builder = to_gateway(port, from.0, to.0).tcp(from.1, to.1, numbers.0, 1024);
+    spoken(builder, flags, numbers.1, payload)
 }
 
 /// From the client inside, or the outside server's answer to it.

@@ -169,13 +169,21 @@ pub fn saying(
     numbers: (u32, u32),
     payload: &str,
 ) -> Vec<u8> {
-    let mut builder = PacketBuilder::ethernet2(HOST_MAC, [2, 0, 0, 0, 1, port.0 as u8])
-        .ipv4(ip(from.0).octets(), ip(to.0).octets(), 64)
-        .tcp(from.1, to.1, numbers.0, 1024);
+    let builder = to_gateway(port, from.0, to.0, 64).tcp(from.1, to.1, numbers.0, 1024);
+    spoken(builder, flags, numbers.1, payload)
+}
+
+/// A segment with flags as of [`saying`], what it acknowledges and what it says.
+pub fn spoken(
+    mut builder: etherparse::PacketBuilderStep<etherparse::TcpHeader>,
+    flags: &str,
+    acknowledgment: u32,
+    payload: &str,
+) -> Vec<u8> {
     for flag in flags.chars() {
         builder = match flag {
             'S' => builder.syn(),
-            _ => builder.ack(numbers.1),
+            _ => builder.ack(acknowledgment),
         };
     }
     let mut frame = Vec::new();

@@ -313,9 +313,11 @@ fn an_ipv6_error_of_the_gateways_own_gets_another_source() {
     let sum = checksum::transport_v6(from, to, crate::wire::ICMPV6, &frame[54..]);
     write_u16(&mut frame, 56, sum);
     let parsed = parse(&frame).unwrap();
+    let before = frame.clone();
     set_source::<u128>(&mut frame, &parsed, (from, to), source);
     assert_eq!(frame[22..38], source.to_be_bytes());
     assert_eq!(frame[38..54], to.to_be_bytes());
+    assert_eq!(frame[58..], before[58..]);
     assert_eq!(
         checksum::transport_v6(source, to, crate::wire::ICMPV6, &frame[54..]),
         0

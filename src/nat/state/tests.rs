@@ -240,63 +240,29 @@ fn packets_move_a_session_from_state_to_state() {
 // Proves: P2.2.
 #[test]
 fn what_does_not_lie_where_the_connection_is_is_counted_and_changes_nothing() {
-    let numbers = |sequence, acknowledgment| {
-        move || Numbers {
-            sequence,
-            acknowledgment,
-        }
-    };
     let mut nat = nat(4);
     let index = nat.insert(session(1, 1001, State::TcpEstablished)).unwrap();
     let (here, far) = (1u32 << 20, 1u32 << 30);
+    let see = |nat: &mut Nat<u32>, direction, flags, (sequence, acknowledgment)| {
+        let numbers = || Numbers {
+            sequence,
+            acknowledgment,
+        };
+        nat.touch(index, direction, Transport::Tcp, flags, NOW, numbers);
+    };
     // The inside shows where the outside is.
-    nat.touch(
-        index,
-        Direction::Forward,
-        Transport::Tcp,
-        tcp::ACK,
-        NOW,
-        numbers(5, here),
-    );
-    nat.touch(
-        index,
-        Direction::Reverse,
-        Transport::Tcp,
-        tcp::RST,
-        NOW,
-        numbers(far, 5),
-    );
+    see(&mut nat, Direction::Forward, tcp::ACK, (5, here));
+    see(&mut nat, Direction::Reverse, tcp::RST, (far, 5));
     assert_eq!(nat.counts.tcp_disbelieved, 1);
     assert_eq!(nat.session(index).unwrap().state, State::TcpEstablished);
-    nat.touch(
-        index,
-        Direction::Reverse,
-        Transport::Tcp,
-        tcp::RST,
-        NOW,
-        numbers(here, 5),
-    );
+    see(&mut nat, Direction::Reverse, tcp::RST, (here, 5));
     assert_eq!(nat.counts.tcp_disbelieved, 1);
     assert_eq!(nat.session(index).unwrap().state, State::TcpReset);
     // The inside is believed whatever it says, and what it says is noted at once.
     let fin = tcp::FIN | tcp::ACK;
-    nat.touch(
-        index,
-        Direction::Forward,
-        Transport::Tcp,
-        fin,
-        NOW,
-        numbers(7, far),
-    );
+    see(&mut nat, Direction::Forward, fin, (7, far));
     assert_eq!(nat.session(index).unwrap().state, State::TcpClientFin);
-    nat.touch(
-        index,
-        Direction::Reverse,
-        Transport::Tcp,
-        fin,
-        NOW,
-        numbers(far, 8),
-    );
+    see(&mut nat, Direction::Reverse, fin, (far, 8));
     assert_eq!(nat.session(index).unwrap().state, State::TcpClosing);
     assert_eq!(nat.counts.tcp_disbelieved, 1);
 }
