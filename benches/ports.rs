@@ -74,7 +74,7 @@ impl Lab {
         let mut subscribers = Subscribers::new(1024, 1);
         let subscriber = subscribers.enter(0x0a00_0001, RealmId(0)).expect("room");
         Lab {
-            pool: Pool::new(policy, vec![external]),
+            pool: Pool::new(policy, vec![external], 1),
             externals,
             subscribers,
             subscriber,

@@ -69,7 +69,7 @@ impl Compiler<'_> {
                     Some(pool),
                     &pool.label.origin,
                 );
-                pools.push(self.succeeding(Pool::new(policy, refs)));
+                pools.push(self.succeeding(Pool::new(policy, refs, self.config.system.workers)));
             }
         }
         let masquerade = self.masquerade_pools(&mut externals, &mut pools, &reserved);
@@ -211,7 +211,11 @@ impl Compiler<'_> {
                         None,
                         &origin,
                     );
-                    pools.push(self.succeeding(Pool::new(policy, refs)));
+                    pools.push(self.succeeding(Pool::new(
+                        policy,
+                        refs,
+                        self.config.system.workers,
+                    )));
                     id
                 }
             };

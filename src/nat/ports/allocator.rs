@@ -181,7 +181,8 @@ impl Allocator {
         let leased = self.lease(externals, subscribers, request, random);
         let refused = leased.as_ref().err().copied();
         if refused.is_none() || request.exactly.is_none() {
-            request.pool.counts().count(request.space, refused);
+            let counts = request.pool.counts();
+            counts.count(self.worker, request.space, refused);
         }
         leased
     }

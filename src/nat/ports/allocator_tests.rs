@@ -77,7 +77,7 @@ fn pool(externals: &mut Externals, policy: PoolPolicy, addresses: &[(u8, bool)])
         }
     };
     let refs = addresses.iter().map(&mut external).collect();
-    Pool::new(policy, refs)
+    Pool::new(policy, refs, MAX_WORKERS as u8)
 }
 
 impl Lab {

@@ -39,7 +39,7 @@ fn deterministic(overflow: Option<u16>, max_per_host: u16) -> (Externals, Pool) 
             reserved: Arc::new(PortMask::new()),
         }
     });
-    (externals, Pool::new(policy, refs.into()))
+    (externals, Pool::new(policy, refs.into(), 2))
 }
 
 // Proves: D4.
@@ -140,7 +140,7 @@ fn a_host_whose_number_changed_takes_no_more_of_the_ports_it_had() {
         deterministic: Some(map.clone()),
         ..policy
     };
-    lab.pool = Pool::new(policy, lab.pool.externals().to_vec());
+    lab.pool = Pool::new(policy, lab.pool.externals().to_vec(), 2);
     for host in [one, two] {
         let lease = lab.ask(host, 1).unwrap();
         assert_eq!(map.holder(0, lease.port), Holder::Overflow, "{lease:?}");
@@ -154,7 +154,7 @@ fn protocols_without_ports_leave_with_the_own_address_unless_it_drains() {
     let (externals, pool) = deterministic(None, 0);
     let mut refs = pool.externals().to_vec();
     refs[0].draining = true;
-    let pool = Pool::new(pool.policy().clone(), refs);
+    let pool = Pool::new(pool.policy().clone(), refs, 2);
     let mut lab = Lab::worker(externals, pool, 0);
     let (first, last, stranger) = (lab.host(1), lab.host(6), lab.host(7));
     let address = |host| lab.allocator.address(&lab.subscribers, &lab.pool, host);

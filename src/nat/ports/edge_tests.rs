@@ -448,7 +448,7 @@ fn one_pools_block_serves_no_other_pool_of_the_same_address() {
         id: PoolId(1),
         ..lab.pool.policy().clone()
     };
-    lab.pool = Pool::new(other, lab.pool.externals().to_vec());
+    lab.pool = Pool::new(other, lab.pool.externals().to_vec(), 1);
     let second = lab.ask(host, 1).unwrap();
     assert!(second.opened.is_some() && second.opened != first.opened);
 }

@@ -73,15 +73,17 @@ pub(super) struct Counters {
 impl Counters {
     #[inline]
     pub(super) fn in_use_up(&self) {
-        let now = self.in_use.fetch_add(1, Relaxed) + 1;
-        if now > self.high_water.load(Relaxed) {
-            self.high_water.fetch_max(now, Relaxed);
-        }
+        self.in_use.fetch_add(1, Relaxed);
     }
 
+    /// One less. The most there ever were can only have been before one less: to note it here alone spares everything that
+    /// grows a second wait.
     #[inline]
     pub(super) fn in_use_down(&self) {
-        self.in_use.fetch_sub(1, Relaxed);
+        let before = self.in_use.fetch_sub(1, Relaxed);
+        if before > self.high_water.load(Relaxed) {
+            self.high_water.fetch_max(before, Relaxed);
+        }
     }
 
     #[inline]
@@ -100,7 +102,7 @@ impl Counters {
             in_use,
             held,
             free: total.saturating_sub(in_use + held),
-            high_water: self.high_water.load(Relaxed),
+            high_water: self.high_water.load(Relaxed).max(in_use),
         }
     }
 }

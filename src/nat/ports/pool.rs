@@ -111,8 +111,8 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// A pool of these addresses, in configured order (which decides who is paired with which).
-    pub fn new(policy: PoolPolicy, externals: Vec<ExternalRef>) -> Pool {
+    /// A pool of these addresses, in configured order (which decides who is paired with which), for so many workers.
+    pub fn new(policy: PoolPolicy, externals: Vec<ExternalRef>, workers: u8) -> Pool {
         let usable = externals.iter().enumerate().filter(|(_, e)| !e.draining);
         let mut by_index: Vec<(ExternalIndex, u16)> =
             usable.map(|(i, e)| (e.index, i as u16)).collect();
@@ -123,7 +123,7 @@ impl Pool {
             externals: externals.into_boxed_slice(),
             active,
             by_index: by_index.into_boxed_slice(),
-            counts: Arc::default(),
+            counts: Arc::new(PoolCounts::new(workers)),
         }
     }
 

@@ -1,7 +1,7 @@
 //! The pools of a policy, and what each has counted since it first appeared.
 
 use super::{Pool, PortSpace};
-use crate::base::{DropReason, PoolId};
+use crate::base::{DropReason, PoolId, WorkerId};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// The pools of a policy in their order, found by id.
@@ -39,10 +39,17 @@ impl Pools {
     }
 }
 
-/// Mappings a pool gave a port to, and those it could not, by port space. All workers write; on the slow path only.
+/// Mappings a pool gave a port to, and those it could not, by port space. Each worker counts for itself, because what several
+/// add to costs each of them a wait for all it has written before.
+#[derive(Debug)]
+pub struct PoolCounts {
+    workers: Box<[Tally]>,
+}
+
+/// The part of one worker, which alone writes it.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-pub struct PoolCounts {
+struct Tally {
     created: [AtomicU64; PortSpace::COUNT],
     refused: [[AtomicU64; PoolCounts::REASONS.len()]; PortSpace::COUNT],
 }
@@ -57,30 +64,46 @@ impl PoolCounts {
         DropReason::QuotaBlocks,
     ];
 
+    /// Nothing counted, by so many workers.
+    pub(super) fn new(workers: u8) -> PoolCounts {
+        PoolCounts {
+            workers: (0..workers.max(1)).map(|_| Tally::default()).collect(),
+        }
+    }
+
     /// Counts a mapping that got its port, or was refused it.
     #[inline]
-    pub(super) fn count(&self, space: PortSpace, refused: Option<DropReason>) {
-        let Some(reason) = refused else {
-            self.created[space.index()].fetch_add(1, Relaxed);
+    pub(super) fn count(&self, worker: WorkerId, space: PortSpace, refused: Option<DropReason>) {
+        let Some(tally) = self.workers.get(worker.index()) else {
             return;
         };
+        let Some(reason) = refused else {
+            return one_more(&tally.created[space.index()]);
+        };
         if let Some(at) = Self::REASONS.iter().position(|&r| r == reason) {
-            self.refused[space.index()][at].fetch_add(1, Relaxed);
+            one_more(&tally.refused[space.index()][at]);
         }
     }
 
     /// Mappings created.
     pub fn created(&self, space: PortSpace) -> u64 {
-        self.created[space.index()].load(Relaxed)
+        let of = |tally: &Tally| tally.created[space.index()].load(Relaxed);
+        self.workers.iter().map(of).sum()
     }
 
     /// Mappings refused, by reason.
     pub fn refused(&self, space: PortSpace) -> impl Iterator<Item = (DropReason, u64)> + '_ {
-        let counts = self.refused[space.index()].iter();
-        Self::REASONS
-            .into_iter()
-            .zip(counts.map(|count| count.load(Relaxed)))
+        (Self::REASONS.into_iter().enumerate()).map(move |(at, reason)| {
+            let of = |tally: &Tally| tally.refused[space.index()][at].load(Relaxed);
+            (reason, self.workers.iter().map(of).sum())
+        })
     }
+}
+
+/// Adds one to a count with one writer.
+#[inline]
+fn one_more(count: &AtomicU64) {
+    count.store(count.load(Relaxed) + 1, Relaxed);
 }
 
 #[cfg(test)]
@@ -89,11 +112,12 @@ mod tests {
 
     #[test]
     fn refusals_are_told_apart_by_space_and_reason() {
-        let counts = PoolCounts::default();
-        counts.count(PortSpace::Tcp, None);
-        counts.count(PortSpace::Udp, Some(DropReason::NoPort));
-        counts.count(PortSpace::Udp, Some(DropReason::NoPort));
-        counts.count(PortSpace::Udp, Some(DropReason::QuotaBlocks));
+        let counts = PoolCounts::new(2);
+        let [one, two] = [WorkerId(0), WorkerId(1)];
+        counts.count(one, PortSpace::Tcp, None);
+        counts.count(one, PortSpace::Udp, Some(DropReason::NoPort));
+        counts.count(two, PortSpace::Udp, Some(DropReason::NoPort));
+        counts.count(two, PortSpace::Udp, Some(DropReason::QuotaBlocks));
         let of = |space| counts.refused(space).map(|(_, n)| n).collect::<Vec<_>>();
         assert_eq!(
             PortSpace::ALL.map(|space| counts.created(space)),
