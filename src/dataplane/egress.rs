@@ -13,6 +13,7 @@ use crate::dataplane::shard::{Parked, Shard};
 use crate::flow::session::{Direction, Egress, FLAG_HELPED, SessionIndex, State};
 use crate::gateway::errors::ErrorKind;
 use crate::gateway::neighbour::{Neighbour, NeighbourId, Resolution};
+use crate::gateway::routes::Hop;
 use crate::nat::open::flow_hash;
 use crate::nat::policy::Policy;
 use crate::nat::rewrite;
@@ -117,6 +118,25 @@ impl<B: Buffer> Shard<B> {
                 NextHop::Pending(id)
             }
             Ok((_, Resolution::Failed)) | Err(_) => NextHop::Dead,
+        }
+    }
+
+    /// Notes the next hop that the first packet of a new session was routed to, if it is known and ready; else the packet
+    /// asks for it, in [`Shard::hit_unresolved`].
+    #[inline]
+    pub(super) fn note_way_out<A: Ip>(&mut self, index: SessionIndex, hop: &Hop<A>) {
+        let (latest, address) = (self.latest_hop, hop.next_hop.to_ip());
+        let Some(id) = self.neighbours.find_near(latest, hop.interface, address) else {
+            return;
+        };
+        self.latest_hop = id;
+        let nat = A::nat_mut(&mut self.nat, &mut self.nat_v6);
+        let ready = self.neighbours.get(id).is_some_and(Neighbour::is_ready);
+        if let Some(session) = nat.sessions.get_mut(index.0)
+            && ready
+            && session.flags & FLAG_HELPED == 0
+        {
+            session.egress[Direction::Forward.index()] = Egress(id.0);
         }
     }
 

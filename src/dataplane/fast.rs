@@ -34,6 +34,7 @@ use crate::flow::key::{of_port_word, port_word};
 use crate::flow::session::{Egress, FlowEntry, NONE, SessionIndex};
 use crate::gateway::interface::Interface;
 use crate::gateway::neighbour::NeighbourId;
+use crate::nat::ahead::Hashes;
 use crate::nat::policy::Policy;
 use crate::nat::revalidate::revalidate;
 use crate::nat::rewrite;
@@ -78,6 +79,8 @@ pub(super) struct Batch<A: Ip> {
     /// Positions of the packets for [`Shard::new_flows`], those not for a new flow with [`BY_HAND`].
     pub(super) later: [u8; BURST],
     pub(super) knocks: Knocks,
+    /// What was found out about the flows that the others of them may open.
+    pub(super) ahead: [Hashes; BURST],
 }
 
 impl<A: Ip> Batch<A> {
@@ -90,6 +93,7 @@ impl<A: Ip> Batch<A> {
             slots: [Slot::default(); BURST],
             later: [0; BURST],
             knocks: [None; BURST],
+            ahead: [Hashes::default(); BURST],
         }
     }
 }
@@ -387,6 +391,30 @@ impl<B: Buffer> Shard<B> {
             self.discard(buffer, DropReason::Internal, sink);
         }
         Express::Done
+    }
+
+    /// Last stage for the packet at `lane` whose flow has just got a session; gives it back unchanged where that is out of the
+    /// ordinary, as a SYN is.
+    #[inline]
+    pub(super) fn express_first<A: Ip>(
+        &mut self,
+        policy: &Policy,
+        now: Now,
+        (lane, entry): (usize, FlowEntry),
+        buffer: B,
+        sink: &mut impl Sink<B>,
+    ) -> Option<B> {
+        let batch = A::batch(&mut self.batch, &mut self.batch_v6);
+        batch.candidates[lane] = entry.0;
+        if batch.slots[lane].tcp_flags & SYN != 0 {
+            return Some(buffer);
+        }
+        match self.express::<A>(policy, now, lane, buffer, sink) {
+            Express::Done => None,
+            Express::Unusual(buffer) | Express::New(buffer) | Express::Other(buffer) => {
+                Some(buffer)
+            }
+        }
     }
 
     /// Any packet, by itself: parse, find the interface, look its flow up or sort it.

@@ -5,10 +5,11 @@ use crate::base::time::Now;
 use crate::base::{PortId, VlanId};
 use crate::dataplane::buffer::{BURST, Buffer, Burst, Sink};
 use crate::dataplane::family::Ip;
-use crate::dataplane::fast::{BY_HAND, incoming};
+use crate::dataplane::fast::{self, BY_HAND};
 use crate::dataplane::shard::Shard;
 use crate::flow::key::FlowKey;
-use crate::flow::session::NONE;
+use crate::flow::session::{Direction, FlowEntry, NONE};
+use crate::nat::ahead::Hashes;
 use crate::nat::knock::Knock;
 use crate::nat::policy::Policy;
 use crate::wire::parse::parse;
@@ -36,7 +37,7 @@ impl<B: Buffer> Shard<B> {
         later: Burst<B>,
         sink: &mut impl Sink<B>,
     ) {
-        let created = A::nat(&self.nat, &self.nat_v6).counts.created;
+        A::nat_mut(&mut self.nat, &mut self.nat_v6).newest.clear();
         let count = later.len();
         let mut later = later.into_iter();
         for step in 0..count + LOOK_FAR {
@@ -50,19 +51,19 @@ impl<B: Buffer> Shard<B> {
                 continue;
             };
             if let Some(buffer) = later.next() {
-                self.new_flow::<A>(policy, now, port, (at, created), buffer, sink);
+                self.new_flow::<A>(policy, now, port, at, buffer, sink);
             }
         }
     }
 
-    /// The packet that is at position `at` of those for [`Shard::new_flows`], which began after `created` sessions.
+    /// The packet that is at position `at` of those for [`Shard::new_flows`].
     #[inline]
     fn new_flow<A: Ip>(
         &mut self,
         policy: &Policy,
         now: Now,
         port: PortId,
-        (at, created): (usize, u64),
+        at: usize,
         buffer: B,
         sink: &mut impl Sink<B>,
     ) {
@@ -71,10 +72,10 @@ impl<B: Buffer> Shard<B> {
         let (lane, by_hand) = (batch.later[at], batch.later[at] & BY_HAND != 0);
         let lane = usize::from(lane) % BURST;
         let (hash, key) = (batch.hashes[lane], batch.keys[lane]);
-        let knock = batch.knocks[at];
+        let (knock, hashes) = (batch.knocks[at], batch.ahead[at]);
         // The first packet of a flow may have opened it for this one.
-        let opened = nat.counts.created != created;
-        let known = by_hand || (opened && nat.find_block(NONE, hash, key).is_some());
+        let known =
+            by_hand || nat.newest.may_hold(hash) && nat.find_block(NONE, hash, key).is_some();
         let refusal = || knock?.refusal(&self.nat, policy, now);
         if !known && let Some(reason) = refusal() {
             return self.discard(buffer, reason, sink);
@@ -84,11 +85,21 @@ impl<B: Buffer> Shard<B> {
         let (Some(packet), Some(ingress)) = (parsed, ingress) else {
             return self.by_hand(policy, now, port, buffer, sink);
         };
-        let incoming = incoming(buffer, ingress.id);
+        let incoming = fast::incoming(buffer, ingress.id);
         let realm = policy.realm_of(incoming.ingress);
         let tuple = A::tuple(incoming.buffer.bytes(), &packet);
         let key = FlowKey::new(tuple, packet.protocol, realm);
-        self.miss(policy, now, incoming, &packet, &key, sink);
+        let of = (&key, hashes);
+        let Some((incoming, index)) = self.admit(policy, now, incoming, &packet, of, sink) else {
+            return;
+        };
+        let entry = FlowEntry::new(index, Direction::Forward);
+        let ingress = incoming.ingress;
+        let first = self.express_first::<A>(policy, now, (lane, entry), incoming.buffer, sink);
+        if let Some(buffer) = first {
+            let incoming = fast::incoming(buffer, ingress);
+            self.hit::<A>(policy, now, entry, incoming, &packet, sink);
+        }
     }
 
     /// Fetches what a packet that no session claimed needs first: a knock the holder of its port and its mapping, another one
@@ -103,11 +114,15 @@ impl<B: Buffer> Shard<B> {
         if lane & BY_HAND != 0 {
             return;
         }
-        let key = batch.keys[usize::from(lane) % BURST];
+        let lane = usize::from(lane) % BURST;
+        let (key, hash) = (batch.keys[lane], batch.hashes[lane]);
         let on = || policy.receiving(port, tag(buffer.bytes()));
         match A::knock(nat, policy, on, key) {
-            None => nat.prefetch_new(key, LOOK_FAR as u32),
-            knock => batch.knocks[at] = knock,
+            None => batch.ahead[at] = nat.prefetch_new(key, hash, LOOK_FAR as u32),
+            knock => {
+                batch.knocks[at] = knock;
+                batch.ahead[at] = Hashes::of_forward(hash);
+            }
         }
     }
 
@@ -121,7 +136,7 @@ impl<B: Buffer> Shard<B> {
         match batch.knocks[at] {
             Some(knock) => knock.fetch_session(&self.nat),
             None if lane & usize::from(BY_HAND) != 0 => {}
-            None => nat.prefetch_room(batch.keys[lane % BURST], batch.hashes[lane % BURST]),
+            None => nat.prefetch_room(batch.keys[lane % BURST], &batch.ahead[at]),
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::dataplane::identification::Identification;
 use crate::dataplane::unsolicited::Unsolicited;
 use crate::flow::hash::Hasher;
 use crate::gateway::limiter::{IcmpLimiter, TokenBucket};
-use crate::gateway::neighbour::Neighbours;
+use crate::gateway::neighbour::{NeighbourId, Neighbours};
 use crate::gateway::wait::WaitQueue;
 use crate::nat::fragments::Fragments;
 use crate::nat::policy::Policy;
@@ -106,6 +106,8 @@ pub struct Shard<B> {
     pub(super) random: Random,
     pub(super) identification: Identification,
     pub(super) unsolicited: Unsolicited<B>,
+    /// The next hop of the latest new flow.
+    pub(super) latest_hop: NeighbourId,
     pub(super) loops: VecDeque<Incoming<B>>,
     /// What the stages of a batch leave for each other, by family.
     pub(super) batch: Box<Batch<u32>>,
@@ -147,6 +149,7 @@ impl<B: Buffer> Shard<B> {
             identification: Identification::new(id, &mut random),
             random,
             unsolicited: Unsolicited::new(),
+            latest_hop: NeighbourId::NONE,
             loops: VecDeque::with_capacity(LOOP_CAPACITY),
             batch: Box::new(Batch::new()),
             batch_v6: Box::new(Batch::new()),

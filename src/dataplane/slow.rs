@@ -10,9 +10,10 @@ use crate::dataplane::judge::icmp_kind;
 use crate::dataplane::shard::{MAX_HOPS, Shard};
 use crate::dataplane::steering::{self, Steer};
 use crate::flow::key::{FlowKey, Tuple};
-use crate::flow::session::{Direction, Egress, SessionIndex};
+use crate::flow::session::{Direction, Egress, FlowEntry, SessionIndex};
 use crate::gateway::errors::ErrorKind;
 use crate::gateway::sanity;
+use crate::nat::ahead::Hashes;
 use crate::nat::icmp::{self, Complaint};
 use crate::nat::limits::HostLimits;
 use crate::nat::open::{NewFlow, Opened, open};
@@ -143,7 +144,9 @@ impl<B: Buffer> Shard<B> {
         let realm = policy.realm_of(incoming.ingress);
         let tuple = A::tuple(incoming.buffer.bytes(), packet);
         let key = FlowKey::new(tuple, packet.protocol, realm);
-        match A::nat(&self.nat, &self.nat_v6).lookup(&key) {
+        let nat = A::nat(&self.nat, &self.nat_v6);
+        let hash = nat.hash(&key);
+        match nat.find(hash, &key) {
             Some(_) if incoming.waited => {
                 self.discard(incoming.buffer, DropReason::TcpSynCrossed, sink)
             }
@@ -151,7 +154,10 @@ impl<B: Buffer> Shard<B> {
             None if key.protocol == GRE && tuple.destination_port != 0 => {
                 self.lookup_uncalled(policy, now, incoming, packet, &key, sink);
             }
-            None => self.miss(policy, now, incoming, packet, &key, sink),
+            None => {
+                let of = (&key, Hashes::of_forward(hash));
+                self.miss(policy, now, incoming, packet, of, sink);
+            }
         }
     }
 
@@ -175,7 +181,10 @@ impl<B: Buffer> Shard<B> {
         let key = without_call(key);
         match A::nat(&self.nat, &self.nat_v6).lookup(&key) {
             Some(entry) => self.hit::<A>(policy, now, entry, incoming, packet, sink),
-            None => self.miss(policy, now, incoming, packet, &key, sink),
+            None => {
+                let unknown = Hashes::default();
+                self.miss(policy, now, incoming, packet, (&key, unknown), sink);
+            }
         }
     }
 
@@ -186,21 +195,39 @@ impl<B: Buffer> Shard<B> {
         now: Now,
         incoming: Incoming<B>,
         packet: &Parsed,
-        key: &FlowKey<A>,
+        of: (&FlowKey<A>, Hashes),
         sink: &mut impl Sink<B>,
     ) {
+        if let Some((incoming, index)) = self.admit(policy, now, incoming, packet, of, sink) {
+            let entry = FlowEntry::new(index, Direction::Forward);
+            self.hit::<A>(policy, now, entry, incoming, packet, sink);
+        }
+    }
+
+    /// [`Shard::miss`] up to the session: gives the packet back if it has opened one, to be sent through it.
+    #[inline(always)]
+    pub(super) fn admit<A: Ip>(
+        &mut self,
+        policy: &Policy,
+        now: Now,
+        incoming: Incoming<B>,
+        packet: &Parsed,
+        (key, hashes): (&FlowKey<A>, Hashes),
+        sink: &mut impl Sink<B>,
+    ) -> Option<(Incoming<B>, SessionIndex)> {
         if packet.network == Network::Ipv4 && is_for_client(policy, &incoming, packet) {
-            return self.for_client(incoming, packet, sink);
+            self.for_client(incoming, packet, sink);
+            return None;
         }
         if let Some(reason) = A::insane(self, policy, &incoming, packet) {
-            return self.discard(incoming.buffer, reason, sink);
+            self.discard(incoming.buffer, reason, sink);
+            return None;
         }
         if A::on_link(policy, incoming.ingress, key.tuple.destination) {
-            return A::deliver(self, policy, now, incoming, packet, sink);
+            A::deliver(self, policy, now, incoming, packet, sink);
+            return None;
         }
-        let Some(incoming) = self.steer(policy, key, incoming, sink) else {
-            return;
-        };
+        let incoming = self.steer(policy, key, incoming, sink)?;
         let flow = NewFlow {
             facts: Facts {
                 ingress: incoming.ingress,
@@ -212,12 +239,18 @@ impl<B: Buffer> Shard<B> {
             icmp: icmp_kind(incoming.buffer.bytes(), packet),
             realm: key.realm_id(),
             looped: incoming.looped,
+            hashes,
         };
-        if packet.transport == Transport::LaterFragment {
-            return self.discard(incoming.buffer, DropReason::FragmentNoFirst, sink);
-        }
-        if !self.may_transit(policy, &incoming, key.tuple.destination) {
-            return self.discard(incoming.buffer, DropReason::ForwardDisabled, sink);
+        let refusal = match packet.transport {
+            Transport::LaterFragment => Some(DropReason::FragmentNoFirst),
+            _ if !self.may_transit(policy, &incoming, key.tuple.destination) => {
+                Some(DropReason::ForwardDisabled)
+            }
+            _ => None,
+        };
+        if let Some(reason) = refusal {
+            self.discard(incoming.buffer, reason, sink);
+            return None;
         }
         let mut trace = Trace::default();
         let opened = open(
@@ -232,18 +265,21 @@ impl<B: Buffer> Shard<B> {
         self.traces[usize::from(incoming.looped)] = trace;
         match opened {
             Ok(Opened::Local(_)) => A::deliver(self, policy, now, incoming, packet, sink),
-            Ok(Opened::Session(index)) => {
+            Ok(Opened::Session(index, hop)) => {
                 let numbers = (packet.transport == Transport::Tcp)
                     .then(|| Numbers::read(incoming.buffer.bytes(), usize::from(packet.l4)));
                 self.opened(policy, index, &flow, verdict, numbers);
-                let entry = crate::flow::session::FlowEntry::new(index, Direction::Forward);
-                self.hit::<A>(policy, now, entry, incoming, packet, sink);
+                if let Some(hop) = hop {
+                    self.note_way_out(index, &hop);
+                }
+                return Some((incoming, index));
             }
             Err(DropReason::PolicyFilter) => {
                 self.refused(policy, now, verdict, incoming, packet, sink)
             }
             Err(reason) => self.refuse::<A>(policy, now, incoming, packet, reason, sink),
         }
+        None
     }
 
     /// Hands the packet to its owner, or gives it back when that is this worker.

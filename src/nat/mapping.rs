@@ -20,6 +20,7 @@ use crate::flow::session::{
 };
 use crate::flow::slab::Slab;
 use crate::flow::table::{BucketTable, MAX_LOAD};
+use crate::nat::ahead::Hashes;
 use crate::nat::behaviour::{Behaviour, Remote};
 use crate::nat::ports::PortSpace;
 
@@ -137,26 +138,28 @@ impl Mappings {
     /// The mapping that a flow from an inside endpoint to `remote` may join, if mappings depend on that much of it, and whose
     /// outside address satisfies `eligible` (one endpoint may have a mapping in each of several pools when rules tell its
     /// flows apart by destination): its first session. A mapping that depends on the remote's port is joined by none: its
-    /// only flow from inside is a session already.
+    /// only flow from inside is a session already. `hashes` are those of the flow, as far as they are known.
     // Implements: U1, T1, I1a.
     pub fn find_inside<A: Address>(
         &self,
         sessions: &Sessions<A>,
         endpoint: InsideEndpoint<A>,
         (depends, remote): (Behaviour, Remote<A>),
+        hashes: &Hashes,
         eligible: impl Fn(A) -> bool,
     ) -> Option<SessionIndex> {
         if depends == Behaviour::AddressPort {
             return None;
         }
         let part = depends.part_of(remote);
+        let hash = self.hash_inside_known(endpoint, (depends, remote), hashes);
         let fits = |m: Mapping<A>| {
             m.inside == endpoint
                 && m.kind.mapping() == depends
                 && depends.part_of(m.remote) == part
                 && eligible(m.outside.address)
         };
-        self.find(sessions, self.hash_inside(endpoint, part), fits)
+        self.find(sessions, hash, fits)
     }
 
     /// The mapping that owns an outside endpoint, or owns it where it meets `remote`: its first session. Mappings that share
@@ -205,16 +208,26 @@ impl Mappings {
 
     /// Where a mapping is entered: by its inside endpoint unless no flow can join it, by its outside endpoint unless no
     /// packet needs it.
-    fn places<A: Address>(&self, mapping: &Mapping<A>) -> (Option<Hash>, Option<Hash>) {
+    fn places<A: Address>(
+        &self,
+        mapping: &Mapping<A>,
+        hashes: &Hashes,
+    ) -> (Option<Hash>, Option<Hash>) {
         let (depends, sharing) = (mapping.kind.mapping(), mapping.kind.sharing());
         let inside = (depends != Behaviour::AddressPort)
-            .then(|| self.hash_inside(mapping.inside, depends.part_of(mapping.remote)));
-        let outside = (sharing != Behaviour::AddressPort)
-            .then(|| self.hash_outside(mapping.outside, sharing.part_of(mapping.remote)));
+            .then(|| self.hash_inside_known(mapping.inside, (depends, mapping.remote), hashes));
+        let outside = match hashes.outside {
+            Some(known) if sharing == Behaviour::Endpoint => {
+                debug_assert_eq!(known, self.hash_outside(mapping.outside, Remote::default()));
+                Some(known)
+            }
+            _ => (sharing != Behaviour::AddressPort)
+                .then(|| self.hash_outside(mapping.outside, sharing.part_of(mapping.remote))),
+        };
         (inside, outside)
     }
 
-    /// Begins a mapping with the session that holds its port.
+    /// Begins a mapping with the session that holds its port; `hashes` are the session's, as far as they are known.
     ///
     /// # Errors
     /// [`MappingsFull`] when there is no room; nothing is changed then.
@@ -223,6 +236,7 @@ impl Mappings {
         sessions: &mut Sessions<A>,
         index: SessionIndex,
         kind: MappingKind,
+        hashes: &Hashes,
     ) -> Result<(), MappingsFull> {
         let session = sessions.get_mut(index.0).ok_or(MappingsFull)?;
         let flags = session.flags;
@@ -231,7 +245,7 @@ impl Mappings {
         let mapping = Mapping::of(session);
         session.flags = flags;
         let mapping = mapping.ok_or(MappingsFull)?;
-        let (by_inside, by_outside) = self.places(&mapping);
+        let (by_inside, by_outside) = self.places(&mapping, hashes);
         let mut enter = |hash: Option<Hash>| match hash {
             Some(hash) => self.entries.insert(hash, index.0).map_err(|_| MappingsFull),
             None => Ok(()),
@@ -304,7 +318,7 @@ impl Mappings {
             }
             return None;
         }
-        let (by_inside, by_outside) = self.places(&mapping);
+        let (by_inside, by_outside) = self.places(&mapping, &Hashes::default());
         if sessions.get(next).is_none() {
             for hash in [by_inside, by_outside].into_iter().flatten() {
                 self.entries.remove(hash, index.0);
@@ -380,25 +394,26 @@ impl Mappings {
         next != NONE
     }
 
-    /// Fetches the table line of an inside endpoint ahead of [`Mappings::find_inside`].
+    /// Fetches the table line of an inside endpoint ahead of [`Mappings::find_inside`]; under the hash that is returned.
     #[inline]
-    pub fn prefetch_inside<A: Address>(&self, endpoint: InsideEndpoint<A>) {
+    pub(super) fn prefetch_inside<A: Address>(&self, endpoint: InsideEndpoint<A>) -> Hash {
         let hash = self.hash_inside(endpoint, Remote::default());
         self.entries.prefetch(hash);
+        hash
     }
 
     /// After [`Mappings::prefetch_inside`]: fetches the other table line if a new mapping has no room in the first.
     #[inline]
-    pub(super) fn prefetch_room<A: Address>(&self, endpoint: InsideEndpoint<A>) {
-        let hash = self.hash_inside(endpoint, Remote::default());
-        self.entries.prefetch_room(hash);
+    pub(super) fn prefetch_room(&self, inside: Hash) {
+        self.entries.prefetch_room(inside);
     }
 
-    /// Fetches the table lines of an outside endpoint that a mapping will have to itself.
+    /// Fetches the table lines of an outside endpoint that a mapping will have to itself; under the hash that is returned.
     #[inline]
-    pub(super) fn prefetch_outside<A: Address>(&self, endpoint: OutsideEndpoint<A>) {
+    pub(super) fn prefetch_outside<A: Address>(&self, endpoint: OutsideEndpoint<A>) -> Hash {
         let hash = self.hash_outside(endpoint, Remote::default());
         self.entries.prefetch_both(hash);
+        hash
     }
 
     /// Fetches the table line of a mapping entered under `hash`.
@@ -428,7 +443,7 @@ impl Mappings {
     /// Fetches the table lines of a session's mapping ahead of [`Mappings::leave`].
     pub fn prefetch<A: Address>(&self, session: &Session<A>) {
         if let Some(mapping) = Mapping::of(session) {
-            let (inside, outside) = self.places(&mapping);
+            let (inside, outside) = self.places(&mapping, &Hashes::default());
             for hash in [inside, outside].into_iter().flatten() {
                 self.entries.prefetch(hash);
             }
@@ -461,6 +476,23 @@ impl Mappings {
         };
         let key = FlowKey::new(tuple, e.space as u8 + 1, e.realm);
         A::hash_key(&self.hasher, &key)
+    }
+
+    /// The hash of an inside endpoint with as much of the remote as a mapping depends on, which is known if that is nothing.
+    #[inline]
+    fn hash_inside_known<A: Address>(
+        &self,
+        endpoint: InsideEndpoint<A>,
+        (depends, remote): (Behaviour, Remote<A>),
+        hashes: &Hashes,
+    ) -> Hash {
+        match hashes.inside {
+            Some(known) if depends == Behaviour::Endpoint => {
+                debug_assert_eq!(known, self.hash_inside(endpoint, Remote::default()));
+                known
+            }
+            _ => self.hash_inside(endpoint, depends.part_of(remote)),
+        }
     }
 
     /// Under what an outside endpoint's mapping is entered, as far as it depends on `remote`.

@@ -4,7 +4,7 @@
 //! 6888: a *subscriber* (inside host) opens *sessions*; an inside endpoint is tied to an outside endpoint by a *mapping*;
 //! outside ports come from *pools*, singly or in *port blocks*.
 
-mod ahead;
+pub mod ahead;
 pub mod association;
 pub mod at_limit;
 pub mod behaviour;

@@ -11,6 +11,7 @@ use crate::flow::session::{
 use crate::flow::slab::Slab;
 use crate::flow::sweep::ClockHand;
 use crate::flow::table::{BucketTable, MAX_LOAD};
+use crate::nat::ahead::{Hashes, Newest};
 use crate::nat::at_limit::AtLimit;
 use crate::nat::behaviour::Remote;
 use crate::nat::contacts::Contacts;
@@ -153,6 +154,8 @@ pub struct Nat<A: Family> {
     pub at_limit: AtLimit,
     /// What is to be logged.
     pub journal: Journal,
+    /// Flows entered since the burst began that is being handled.
+    pub newest: Newest,
     /// Counts.
     pub counts: NatCounts,
     pub(super) hand: ClockHand,
@@ -196,6 +199,7 @@ impl<A: Family> Nat<A> {
             windows: Windows::new(capacity.sessions as usize, capacity.pages)?,
             at_limit: AtLimit::default(),
             journal: Journal::default(),
+            newest: Newest::default(),
             counts: NatCounts::default(),
             hand: ClockHand::default(),
         })
@@ -233,11 +237,15 @@ impl<A: Family> Nat<A> {
         self.sessions.get(index.0)
     }
 
-    /// Enters a session: slab, both tuples, its counts.
+    /// Enters a session: slab, both tuples, its counts. `hashes` are its own, as far as they are known.
     ///
     /// # Errors
     /// [`NotEntered`]; nothing is changed then. The caller has looked the forward tuple up: no session has it.
-    pub fn insert(&mut self, session: Session<A>) -> Result<SessionIndex, NotEntered> {
+    pub fn insert(
+        &mut self,
+        session: Session<A>,
+        hashes: &Hashes,
+    ) -> Result<SessionIndex, NotEntered> {
         let (forward, reverse) = (
             session.key(Direction::Forward),
             session.key(Direction::Reverse),
@@ -245,7 +253,12 @@ impl<A: Family> Nat<A> {
         if forward == reverse {
             return Err(NotEntered::Taken);
         }
-        let (forward_hash, reverse_hash) = (self.hash(&forward), self.hash(&reverse));
+        let forward_hash = hashes.forward.unwrap_or_else(|| self.hash(&forward));
+        let reverse_hash = hashes.reverse.unwrap_or_else(|| self.hash(&reverse));
+        debug_assert_eq!(
+            (forward_hash, reverse_hash),
+            (self.hash(&forward), self.hash(&reverse))
+        );
         let index = self.sessions.allocate(session).ok_or(NotEntered::Full)?;
         let entry = |direction| FlowEntry::new(SessionIndex(index), direction).0;
         let entered = self.table.insert(forward_hash, entry(Direction::Forward));
@@ -266,6 +279,8 @@ impl<A: Family> Nat<A> {
             self.sessions.release(index);
             return Err(refusal);
         }
+        self.newest.note(forward_hash);
+        self.newest.note(reverse_hash);
         self.counts.live[session.state as usize] += 1;
         self.counts.created += 1;
         Ok(SessionIndex(index))

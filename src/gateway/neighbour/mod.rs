@@ -172,6 +172,20 @@ impl Neighbours {
         None
     }
 
+    /// [`Neighbours::find`] where `guess` may be the entry.
+    #[inline]
+    pub fn find_near(
+        &self,
+        guess: NeighbourId,
+        interface: InterfaceId,
+        address: IpAddr,
+    ) -> Option<NeighbourId> {
+        match self.get(guess) {
+            Some(entry) if entry.interface == interface && entry.address == address => Some(guess),
+            _ => self.find(interface, address),
+        }
+    }
+
     /// Every entry.
     pub fn iter(&self) -> impl Iterator<Item = (NeighbourId, &Neighbour)> {
         let slots = (0u16..).zip(&self.slots);

@@ -60,6 +60,19 @@ fn header(entry: &Neighbour) -> Vec<u8> {
 }
 
 #[test]
+fn a_guess_is_believed_only_where_it_is_right() {
+    let (mut table, nine) = reachable(1000);
+    let (eight, _) = table.resolve(&lan(), host(8), at(1000)).unwrap();
+    let near = |guess, interface, n| table.find_near(guess, InterfaceId(interface), host(n));
+    for guess in [nine, eight, NeighbourId::NONE] {
+        assert_eq!(near(guess, 1, 9), Some(nine), "{guess:?}");
+        assert_eq!(near(guess, 1, 8), Some(eight), "{guess:?}");
+        assert_eq!(near(guess, 1, 7), None, "{guess:?}");
+        assert_eq!(near(guess, 2, 9), None, "{guess:?}");
+    }
+}
+
+#[test]
 fn a_host_is_asked_for_once_and_then_sent_to() {
     let mut table = Neighbours::new(8, 7);
     let (id, first) = table.resolve(&lan(), host(9), at(1000)).unwrap();

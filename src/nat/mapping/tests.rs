@@ -69,15 +69,17 @@ fn both_sides_lead_to_the_mapping_until_its_last_session_ends() {
     let (mut mappings, mut sessions) = world();
     let first = SessionIndex(sessions.allocate(session(40000, 1, false)).unwrap());
     let second = SessionIndex(sessions.allocate(session(40000, 2, true)).unwrap());
-    mappings.begin(&mut sessions, first, ALONE).unwrap();
+    mappings
+        .begin(&mut sessions, first, ALONE, &Hashes::default())
+        .unwrap();
     mappings.join(&mut sessions, first, second);
     let eligible = |address| address == OUTSIDE;
     assert_eq!(
-        mappings.find_inside(&sessions, inside(40000), ANY, eligible),
+        mappings.find_inside(&sessions, inside(40000), ANY, &Hashes::default(), eligible),
         Some(first)
     );
     assert_eq!(
-        mappings.find_inside(&sessions, inside(40000), ANY, |_| false),
+        mappings.find_inside(&sessions, inside(40000), ANY, &Hashes::default(), |_| false),
         None,
         "another pool's mapping does not count"
     );
@@ -112,7 +114,9 @@ fn sessions_may_leave_in_any_order() {
                 let index = SessionIndex(sessions.allocate(new).unwrap());
                 match mappings.find_outside(&sessions, outside(7), Remote::default()) {
                     Some(first) => mappings.join(&mut sessions, first, index),
-                    None => mappings.begin(&mut sessions, index, ALONE).unwrap(),
+                    None => mappings
+                        .begin(&mut sessions, index, ALONE, &Hashes::default())
+                        .unwrap(),
                 }
                 alive.push(index);
             } else {
@@ -124,7 +128,7 @@ fn sessions_may_leave_in_any_order() {
             let first = mappings.find_outside(&sessions, outside(7), Remote::default());
             assert_eq!(
                 first,
-                mappings.find_inside(&sessions, inside(7), ANY, |_| true),
+                mappings.find_inside(&sessions, inside(7), ANY, &Hashes::default(), |_| true),
                 "both endpoints lead to the same session"
             );
             let count = first.map_or(0, |first| sessions.get(first.0).unwrap().link.back);
@@ -149,11 +153,13 @@ fn full_is_a_value_and_changes_nothing() {
     let mut sessions: Sessions<u32> = Slab::with_capacity(100).unwrap();
     for port in 0..10 {
         let index = SessionIndex(sessions.allocate(session(port, 1, false)).unwrap());
-        mappings.begin(&mut sessions, index, ALONE).unwrap();
+        mappings
+            .begin(&mut sessions, index, ALONE, &Hashes::default())
+            .unwrap();
     }
     let index = SessionIndex(sessions.allocate(session(99, 1, false)).unwrap());
     assert_eq!(
-        mappings.begin(&mut sessions, index, ALONE),
+        mappings.begin(&mut sessions, index, ALONE, &Hashes::default()),
         Err(MappingsFull)
     );
     assert_eq!(
@@ -192,9 +198,17 @@ fn a_mapping_by_address_is_joined_by_flows_to_that_address_alone() {
         .kind();
         let (mut mappings, mut sessions) = world();
         let first = SessionIndex(sessions.allocate(with((1, 53), false)).unwrap());
-        mappings.begin(&mut sessions, first, kind).unwrap();
+        mappings
+            .begin(&mut sessions, first, kind, &Hashes::default())
+            .unwrap();
         let find = |mappings: &Mappings, sessions: &Sessions<u32>, to| {
-            mappings.find_inside(sessions, inside(7), (Behaviour::Address, to), |_| true)
+            mappings.find_inside(
+                sessions,
+                inside(7),
+                (Behaviour::Address, to),
+                &Hashes::default(),
+                |_| true,
+            )
         };
         assert_eq!(find(&mappings, &sessions, remote(1, 99)), Some(first));
         assert_eq!(find(&mappings, &sessions, remote(2, 53)), None);
@@ -217,7 +231,9 @@ fn what_an_outside_host_opened_holds_the_port_but_not_the_way_from_inside() {
     let (mut mappings, mut sessions) = world();
     let add = |sessions: &mut Sessions<u32>, s| SessionIndex(sessions.allocate(s).unwrap());
     let first = add(&mut sessions, with((1, 53), false));
-    mappings.begin(&mut sessions, first, kind).unwrap();
+    mappings
+        .begin(&mut sessions, first, kind, &Hashes::default())
+        .unwrap();
     // Newest first in the list: a stranger's, another one to the same address, another stranger's.
     let mut joined = Vec::new();
     for s in [with((3, 9), true), with((1, 54), false), with((2, 9), true)] {
@@ -227,13 +243,20 @@ fn what_an_outside_host_opened_holds_the_port_but_not_the_way_from_inside() {
     }
     assert!(mappings.leave(&mut sessions, first).is_none());
     sessions.release(first.0);
-    let known = mappings.find_inside(&sessions, inside(7), by(remote(1, 1)), |_| true);
+    let known = mappings.find_inside(
+        &sessions,
+        inside(7),
+        by(remote(1, 1)),
+        &Hashes::default(),
+        |_| true,
+    );
     assert_eq!(known, Some(joined[1]), "the one that has the remote");
     assert_eq!(sessions.get(joined[1].0).unwrap().link.back, 3);
     assert!(mappings.leave(&mut sessions, joined[1]).is_none());
     sessions.release(joined[1].0);
     for to in [remote(1, 1), remote(2, 1), remote(3, 1)] {
-        let known = mappings.find_inside(&sessions, inside(7), by(to), |_| true);
+        let known =
+            mappings.find_inside(&sessions, inside(7), by(to), &Hashes::default(), |_| true);
         assert_eq!(known, None, "{to:?}");
     }
     assert!(
@@ -289,7 +312,9 @@ fn a_few_sessions_are_asked_and_very_many_count_as_one_that_holds() {
     let (mut mappings, mut sessions) = world();
     let mut add = |n: u32| SessionIndex(sessions.allocate(session(7, n, false)).unwrap());
     let all: Vec<SessionIndex> = (0..ASKED as u32 + 1).map(&mut add).collect();
-    mappings.begin(&mut sessions, all[0], ALONE).unwrap();
+    mappings
+        .begin(&mut sessions, all[0], ALONE, &Hashes::default())
+        .unwrap();
     let any = |mappings: &Mappings, sessions: &Sessions<u32>, remote: u32| {
         mappings.any(sessions, all[0], |s| s.before.destination == remote)
     };
@@ -318,7 +343,9 @@ fn an_heir_is_found_among_the_first_sixteen() {
         let (mut mappings, mut sessions) = world();
         let add = |sessions: &mut Sessions<u32>, s| SessionIndex(sessions.allocate(s).unwrap());
         let first = add(&mut sessions, with((1, 53), false));
-        mappings.begin(&mut sessions, first, kind).unwrap();
+        mappings
+            .begin(&mut sessions, first, kind, &Hashes::default())
+            .unwrap();
         let second = add(&mut sessions, with((1, 54), false));
         mappings.join(&mut sessions, first, second);
         for n in 0..strangers {
@@ -331,6 +358,7 @@ fn an_heir_is_found_among_the_first_sixteen() {
             &sessions,
             inside(7),
             (Behaviour::Address, remote(1, 1)),
+            &Hashes::default(),
             |_| true,
         );
         let found = (strangers as usize) < ASKED;
@@ -362,10 +390,16 @@ fn mappings_that_share_a_port_by_address_are_looked_for_while_there_are_some() {
     let add = |sessions: &mut Sessions<u32>, s| SessionIndex(sessions.allocate(s).unwrap());
     let one = add(&mut sessions, with((1, 53), false));
     let two = add(&mut sessions, with((2, 53), false));
-    mappings.begin(&mut sessions, one, by.kind()).unwrap();
-    mappings.begin(&mut sessions, two, by.kind()).unwrap();
+    mappings
+        .begin(&mut sessions, one, by.kind(), &Hashes::default())
+        .unwrap();
+    mappings
+        .begin(&mut sessions, two, by.kind(), &Hashes::default())
+        .unwrap();
     let alone = add(&mut sessions, session(8, 1, false));
-    mappings.begin(&mut sessions, alone, ALONE).unwrap();
+    mappings
+        .begin(&mut sessions, alone, ALONE, &Hashes::default())
+        .unwrap();
     assert_eq!((mappings.len(), mappings.by_address), (3, 2));
     let found = mappings.find_outside(&sessions, outside(8), remote(1, 53));
     assert_eq!(found, Some(alone), "one that has its port to itself");
@@ -387,7 +421,9 @@ fn mappings_that_share_a_port_by_address_are_looked_for_while_there_are_some() {
 fn a_mapping_to_itself_is_found_by_the_hash_of_its_endpoint() {
     let (mut mappings, mut sessions) = world();
     let first = SessionIndex(sessions.allocate(session(7, 1, false)).unwrap());
-    mappings.begin(&mut sessions, first, ALONE).unwrap();
+    mappings
+        .begin(&mut sessions, first, ALONE, &Hashes::default())
+        .unwrap();
     let hash = mappings.hash_outside(outside(7), Remote::<u32>::default());
     assert_eq!(
         mappings.find_alone(&sessions, hash, outside(7)),
@@ -421,11 +457,21 @@ fn among_many_mappings_only_an_endpoints_own_is_found() {
         let mut sessions: Sessions<u32> = Slab::with_capacity(MANY.into()).unwrap();
         for port in 0..MANY {
             let index = SessionIndex(sessions.allocate(session(port, 1, false)).unwrap());
-            mappings.begin(&mut sessions, index, kind).unwrap();
+            mappings
+                .begin(&mut sessions, index, kind, &Hashes::default())
+                .unwrap();
         }
         assert!(!mappings.is_empty());
         let to = remote(1, 53);
-        let inside = |port| mappings.find_inside(&sessions, inside(port), (depends, to), |_| true);
+        let inside = |port| {
+            mappings.find_inside(
+                &sessions,
+                inside(port),
+                (depends, to),
+                &Hashes::default(),
+                |_| true,
+            )
+        };
         let from = |port| mappings.find_outside(&sessions, outside(port), to);
         for port in 0..MANY {
             let (known, unknown) = (port, port + MANY);

@@ -15,6 +15,7 @@ use super::{NewFlow, mid_stream_refused};
 use crate::base::time::Now;
 use crate::base::{DropReason, InterfaceId, Random};
 use crate::flow::session::{FLAG_MASQUERADE, Session, SessionIndex};
+use crate::nat::ahead::Hashes;
 use crate::nat::family::Family;
 use crate::nat::policy::Policy;
 use crate::nat::state::Nat;
@@ -31,19 +32,19 @@ pub(super) fn enter_apart<A: Family>(
     nat: &mut Nat<A>,
     policy: &Policy,
     flow: &NewFlow<A>,
-    (session, egress): (Session<A>, InterfaceId),
+    (session, egress): (&mut Session<A>, InterfaceId),
     now: Now,
     random: &mut Random,
 ) -> Result<SessionIndex, DropReason> {
-    let entered = enter(nat, session);
-    if entered != Err(DropReason::MappingConflict) || !may_change(policy, &session) {
+    let entered = enter(nat, session, &flow.hashes);
+    if entered != Err(DropReason::MappingConflict) || !may_change(policy, session) {
         return entered;
     }
     mid_stream_refused(policy, flow)?;
     let apart = if flow.looped {
         from_gateway(nat, policy, flow, (session, egress), now, random)
     } else {
-        from_another_port(nat, session, random)
+        from_another_port(nat, session, &flow.hashes, random)
     };
     nat.counts.told_apart += u64::from(apart.is_ok());
     apart
@@ -63,14 +64,15 @@ fn may_change<A: Family>(policy: &Policy, session: &Session<A>) -> bool {
 
 fn from_another_port<A: Family>(
     nat: &mut Nat<A>,
-    mut session: Session<A>,
+    session: &mut Session<A>,
+    hashes: &Hashes,
     random: &mut Random,
 ) -> Result<SessionIndex, DropReason> {
     let (first, last) = alike(session.after.source_port);
     for _ in 0..TRIES {
         let further = random.below(u32::from(last - first) + 1);
         session.after.source_port = first + further as u16;
-        let entered = enter(nat, session);
+        let entered = enter(nat, session, hashes);
         if entered != Err(DropReason::MappingConflict) {
             return entered;
         }
@@ -93,7 +95,7 @@ fn from_gateway<A: Family>(
     nat: &mut Nat<A>,
     policy: &Policy,
     flow: &NewFlow<A>,
-    (mut session, egress): (Session<A>, InterfaceId),
+    (session, egress): (&mut Session<A>, InterfaceId),
     now: Now,
     random: &mut Random,
 ) -> Result<SessionIndex, DropReason> {
@@ -103,6 +105,7 @@ fn from_gateway<A: Family>(
         ports: None,
         select: None,
         exactly: None,
+        hashes: flow.hashes,
     };
     session.flags |= FLAG_MASQUERADE;
     allocate(nat, policy, session, &from, now, random)

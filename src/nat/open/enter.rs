@@ -3,6 +3,7 @@
 use crate::base::time::Now;
 use crate::base::{DropReason, Random, RealmId};
 use crate::flow::session::{FLAG_INBOUND, MappingKind, Session, SessionIndex};
+use crate::nat::ahead::Hashes;
 use crate::nat::behaviour::{Behaviour, Remote};
 use crate::nat::family::Family;
 use crate::nat::limits::HostLimits;
@@ -13,20 +14,22 @@ use crate::nat::rewrite::deltas;
 use crate::nat::state::{Nat, NotEntered, remote_of, wide};
 use crate::nat::subscriber::SubscriberIndex;
 
-/// Enters a session whose tuples are complete.
+/// Enters a session whose tuples are complete. `hashes` are its own, as far as they are known.
 pub(super) fn enter<A: Family>(
     nat: &mut Nat<A>,
-    mut session: Session<A>,
+    session: &mut Session<A>,
+    hashes: &Hashes,
 ) -> Result<SessionIndex, DropReason> {
     let (addresses, transport) = deltas(&session.before, &session.after, session.protocol);
     session.address_delta = addresses.raw();
     session.transport_delta = transport.raw();
     let portless = PortSpace::from_protocol(session.protocol).is_none();
-    nat.insert(session).map_err(|refusal| match refusal {
-        NotEntered::Full => DropReason::TableFull,
-        NotEntered::Taken if portless => DropReason::NoPortConflict,
-        NotEntered::Taken => DropReason::MappingConflict,
-    })
+    nat.insert(*session, hashes)
+        .map_err(|refusal| match refusal {
+            NotEntered::Full => DropReason::TableFull,
+            NotEntered::Taken if portless => DropReason::NoPortConflict,
+            NotEntered::Taken => DropReason::MappingConflict,
+        })
 }
 
 /// Enters the session of an outside host that a mapping admits.
@@ -51,7 +54,7 @@ pub(super) fn enter_alone<A: Family>(
 ) -> Result<SessionIndex, DropReason> {
     let subscriber = charge(nat, policy, &session, now)?;
     session.subscriber = subscriber.0;
-    let entered = enter(nat, session);
+    let entered = enter(nat, &mut session, &Hashes::default());
     if entered.is_err() {
         nat.discharge(&session);
     }
@@ -96,18 +99,20 @@ pub(super) struct Allocation<'a> {
     pub(super) select: Option<Select>,
     /// The only port that will do.
     pub(super) exactly: Option<u16>,
+    /// The flow's hashes, as far as they are known.
+    pub(super) hashes: Hashes,
 }
 
 /// Gives the flow an outside endpoint and enters its session.
 pub(super) fn allocate<A: Family>(
     nat: &mut Nat<A>,
     policy: &Policy,
-    mut session: Session<A>,
+    session: &mut Session<A>,
     from: &Allocation<'_>,
     now: Now,
     random: &mut Random,
 ) -> Result<SessionIndex, DropReason> {
-    let subscriber = charge(nat, policy, &session, now)?;
+    let subscriber = charge(nat, policy, session, now)?;
     session.subscriber = subscriber.0;
     let entered = match PortSpace::from_protocol(session.protocol) {
         Some(space) => with_port(nat, policy, session, from, space, now, random),
@@ -118,15 +123,15 @@ pub(super) fn allocate<A: Family>(
         {
             Some(address) => {
                 session.after.source = address;
-                enter(nat, session)
+                enter(nat, session, &from.hashes)
             }
             None => Err(DropReason::NoAddress),
         },
     };
     if let Err(reason) = entered {
-        nat.discharge(&session);
+        nat.discharge(session);
         if HostLimits::refuses(reason) {
-            let (address, realm) = subscriber_of(&session);
+            let (address, realm) = subscriber_of(session);
             nat.at_limit
                 .refused(address.into(), realm, reason, now.tick);
         }
@@ -139,7 +144,7 @@ pub(super) fn allocate<A: Family>(
 fn with_port<A: Family>(
     nat: &mut Nat<A>,
     policy: &Policy,
-    session: Session<A>,
+    session: &mut Session<A>,
     from: &Allocation<'_>,
     space: PortSpace,
     now: Now,
@@ -156,19 +161,23 @@ fn with_port<A: Family>(
         external.is_some_and(|(index, _)| from.pool.holds(index))
     };
     let depends = from.pool.behaviours(space).mapping;
-    let remote = remote_end(&session);
-    let known = nat
-        .mappings
-        .find_inside(&nat.sessions, inside, (depends, remote), eligible);
+    let remote = remote_end(session);
+    let known = nat.mappings.find_inside(
+        &nat.sessions,
+        inside,
+        (depends, remote),
+        &from.hashes,
+        eligible,
+    );
     let kind = from.pool.behaviours(space).kind();
     let Some(first) = known else {
         return with_new_port(nat, policy, session, (from, kind), now, random);
     };
     let mapping = nat.session(first).and_then(Mapping::of);
     let outside = mapping.ok_or(DropReason::Internal)?.outside;
-    let mut joining = session;
+    let mut joining = *session;
     (joining.after.source, joining.after.source_port) = (outside.address, outside.port);
-    match enter(nat, joining) {
+    match enter(nat, &mut joining, &from.hashes) {
         Ok(index) => {
             join(nat, policy, first, index);
             Ok(index)
@@ -195,7 +204,7 @@ fn remote_end<A: Family>(session: &Session<A>) -> Remote<A> {
 fn with_new_port<A: Family>(
     nat: &mut Nat<A>,
     policy: &Policy,
-    mut session: Session<A>,
+    session: &mut Session<A>,
     (from, kind): (&Allocation<'_>, MappingKind),
     now: Now,
     random: &mut Random,
@@ -203,7 +212,7 @@ fn with_new_port<A: Family>(
     let externals = &policy.nat.externals;
     let subscriber = SubscriberIndex(session.subscriber);
     let space = PortSpace::from_protocol(session.protocol).ok_or(DropReason::Internal)?;
-    let share = Share::new(kind.sharing(), wide(remote_end(&session)));
+    let share = Share::new(kind.sharing(), wide(remote_end(session)));
     let request = Request {
         pool: from.pool,
         ports: from.ports,
@@ -224,9 +233,9 @@ fn with_new_port<A: Family>(
     // A pool has addresses of one family; rules lead to pools of theirs.
     let address = A::from_ip(lease.address).unwrap_or_default();
     (session.after.source, session.after.source_port) = (address, lease.port);
-    nat.prefetch_way_back(&session);
-    let entered = enter(nat, session).and_then(|index| {
-        let begun = nat.mappings.begin(&mut nat.sessions, index, kind);
+    let hashes = nat.prefetch_way_back(session, &from.hashes);
+    let entered = enter(nat, session, &hashes).and_then(|index| {
+        let begun = nat.mappings.begin(&mut nat.sessions, index, kind, &hashes);
         begun.map(|()| index).map_err(|_| {
             nat.undo(index);
             DropReason::TableFull

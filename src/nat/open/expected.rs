@@ -9,6 +9,7 @@ use crate::flow::key::{FlowKey, Tuple};
 use crate::flow::session::{
     Direction, FLAG_INBOUND, FLAG_MASQUERADE, Session, SessionIndex, State,
 };
+use crate::nat::ahead::Hashes;
 use crate::nat::family::Family;
 use crate::nat::policy::Policy;
 use crate::nat::rules::StaticRule;
@@ -239,8 +240,9 @@ fn expect_at<A: Family>(
         ports: None,
         select: None,
         exactly: at,
+        hashes: Hashes::default(),
     };
-    let index = allocate(nat, policy, session, &from, now, random)?;
+    let index = allocate(nat, policy, &mut session, &from, now, random)?;
     let outside = nat.session(index).map(|s| s.after).unwrap_or_default();
     if { outside.source } != ends.outside {
         // The remote will not look for the host at another address.

@@ -26,6 +26,8 @@ use crate::flow::session::{
     Direction, Egress, FLAG_ALLOWED, FLAG_INBOUND, FLAG_MASQUERADE, FLAG_STATIC, SessionIndex,
     State,
 };
+use crate::gateway::routes::Hop;
+use crate::nat::ahead::Hashes;
 use crate::nat::family::Family;
 use crate::nat::filter::Verdict;
 use crate::nat::filter::conditions::IcmpKind;
@@ -62,13 +64,16 @@ pub struct NewFlow<A: Copy> {
     pub realm: RealmId,
     /// It is the second half of a hairpin.
     pub looped: bool,
+    /// What is known of the hashes its session will be entered under: those of its own side.
+    pub hashes: Hashes,
 }
 
 /// What to do with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Opened {
-    /// A session exists now; the packet travels forward through it.
-    Session(SessionIndex),
+pub enum Opened<A> {
+    /// A session exists now; the packet travels forward through it. With the next hop, where that is the one its destination
+    /// was routed to.
+    Session(SessionIndex, Option<Hop<A>>),
     /// It is for the gateway itself.
     Local(InterfaceId),
 }
@@ -86,10 +91,10 @@ pub fn open<A: Family>(
     now: Now,
     random: &mut Random,
     trace: &mut Trace,
-) -> Result<Opened, DropReason> {
+) -> Result<Opened<A>, DropReason> {
     let opened = decide(nat, policy, flow, now, random, trace);
     if policy.logging.sessions()
-        && let Ok(Opened::Session(index)) = opened
+        && let Ok(Opened::Session(index, _)) = opened
     {
         nat.log_opened(policy, index, now);
     }
@@ -104,7 +109,7 @@ fn decide<A: Family>(
     now: Now,
     random: &mut Random,
     trace: &mut Trace,
-) -> Result<Opened, DropReason> {
+) -> Result<Opened<A>, DropReason> {
     match flow.transport {
         Transport::IcmpReply => return Err(unsolicited(policy, flow)),
         Transport::IcmpOther | Transport::IcmpError => {
@@ -117,7 +122,7 @@ fn decide<A: Family>(
         None => return local_or(policy, flow, DropReason::NoMapping),
     };
     trace.destination = Some(destination.step());
-    let egress = outgoing(policy, flow, &destination)?;
+    let (egress, hop) = outgoing(policy, flow, &destination)?;
     trace.egress = Some(egress);
     let verdict = judge(policy, flow, &destination, egress);
     trace.verdict = Some(verdict);
@@ -157,7 +162,7 @@ fn decide<A: Family>(
         if let Some(expected) = destination.expected {
             met(nat, policy, expected, now);
         }
-        return Ok(Opened::Session(index));
+        return Ok(Opened::Session(index, None));
     }
     if destination.balanced.is_some() {
         service::mark(&mut session, &destination);
@@ -166,18 +171,18 @@ fn decide<A: Family>(
     }
     let source = source(policy, flow, &session.after, egress, &destination)?;
     trace.source = Some(source.step());
-    match source {
+    let entered = match source {
         Source::Keep(rule) => {
             if session.rule == RuleId::NONE {
                 session.rule = rule.unwrap_or(RuleId::NONE);
             }
-            enter_apart(nat, policy, flow, (session, egress), now, random).map(Opened::Session)
+            enter_apart(nat, policy, flow, (&mut session, egress), now, random)
         }
         Source::Static { address, rule } => {
             session.after.source = address;
             session.flags |= FLAG_STATIC;
             session.rule = destination.counted(rule);
-            enter_apart(nat, policy, flow, (session, egress), now, random).map(Opened::Session)
+            enter_apart(nat, policy, flow, (&mut session, egress), now, random)
         }
         Source::Allocate {
             pool,
@@ -194,13 +199,15 @@ fn decide<A: Family>(
             let pool = policy.nat.pool(pool).ok_or(DropReason::Internal)?;
             let from = Allocation {
                 pool,
-                ports: ports.as_ref(),
+                ports,
                 select,
                 exactly: None,
+                hashes: flow.hashes,
             };
-            allocate(nat, policy, session, &from, now, random).map(Opened::Session)
+            allocate(nat, policy, &mut session, &from, now, random)
         }
-    }
+    };
+    Ok(Opened::Session(entered?, hop))
 }
 
 /// The filter's word on a new flow.
@@ -240,7 +247,7 @@ fn local_or<A: Family>(
     policy: &Policy,
     flow: &NewFlow<A>,
     reason: DropReason,
-) -> Result<Opened, DropReason> {
+) -> Result<Opened<A>, DropReason> {
     match A::local(&policy.routes, flow.realm, flow.facts.tuple.destination) {
         Some(local) => Ok(Opened::Local(local.interface)),
         // A service's virtual address is nobody's but answers pings if it is to.
@@ -278,16 +285,16 @@ fn first_state<A: Family>(flow: &NewFlow<A>) -> State {
     }
 }
 
-/// The interface the flow leaves through. A hairpin leaves through the interface its public address belongs to.
+/// The interface the flow leaves through. A hairpin leaves through the interface its public address belongs to. And the next
+/// hop, where the session's packets will be routed alike: their destination is kept, and reached by itself.
 fn outgoing<A: Family>(
     policy: &Policy,
     flow: &NewFlow<A>,
     destination: &Destination<A>,
-) -> Result<InterfaceId, DropReason> {
+) -> Result<(InterfaceId, Option<Hop<A>>), DropReason> {
     if destination.hairpin {
-        return policy
-            .home_of(flow.realm, destination.address)
-            .ok_or(DropReason::NoRoute);
+        let home = policy.home_of(flow.realm, destination.address);
+        return Ok((home.ok_or(DropReason::NoRoute)?, None));
     }
     let towards = destination.towards();
     let own = |realm| A::local(&policy.routes, realm, towards).is_some();
@@ -296,12 +303,14 @@ fn outgoing<A: Family>(
     }
     let hash = flow_hash(&flow.facts.tuple);
     let hop = A::route(&policy.routes, destination.realm, towards, hash);
-    let egress = hop.map(|hop| hop.interface).ok_or(DropReason::NoRoute)?;
-    let there = policy.realm_of(egress);
+    let hop = hop.ok_or(DropReason::NoRoute)?;
+    let there = policy.realm_of(hop.interface);
     if there != destination.realm && own(there) {
         return Err(DropReason::OwnService);
     }
-    Ok(egress)
+    let kept = towards == { flow.facts.tuple.destination } && destination.realm == flow.realm;
+    let alike = kept && destination.balanced.is_none();
+    Ok((hop.interface, alike.then_some(hop)))
 }
 
 /// A hash for choosing among equal routes; the same for all packets of a flow.

@@ -120,7 +120,7 @@ pub(super) fn source<A: Family>(
     after: &Tuple<A>,
     egress: InterfaceId,
     destination: &Destination<A>,
-) -> Result<Option<Source<A>>, DropReason> {
+) -> Result<Option<Source<'static, A>>, DropReason> {
     let (Some(balanced), Some(rule)) = (&destination.balanced, destination.rule) else {
         return Ok(None);
     };

@@ -12,7 +12,7 @@ use crate::nat::rules::{Exemption, Facts, SourceRule, StaticRule, Via};
 use crate::nat::trace::SourceStep;
 
 /// How the source comes out.
-pub(super) enum Source<A> {
+pub(super) enum Source<'a, A> {
     /// By the rule that says so, if one does.
     Keep(Option<RuleId>),
     Static {
@@ -22,13 +22,13 @@ pub(super) enum Source<A> {
     Allocate {
         pool: PoolId,
         rule: RuleId,
-        ports: Option<PortRanges>,
+        ports: Option<&'a PortRanges>,
         select: Option<Select>,
         masquerade: bool,
     },
 }
 
-impl<A> Source<A> {
+impl<A> Source<'_, A> {
     pub(super) fn step(&self) -> SourceStep {
         match self {
             Source::Keep(rule) => SourceStep::Kept(*rule),
@@ -43,13 +43,13 @@ impl<A> Source<A> {
 
 /// The source half. `after` has the translated destination already.
 // Implements: G6.
-pub(super) fn source<A: Family>(
-    policy: &Policy,
+pub(super) fn source<'a, A: Family>(
+    policy: &'a Policy,
     flow: &NewFlow<A>,
     after: &Tuple<A>,
     egress: InterfaceId,
     destination: &Destination<A>,
-) -> Result<Source<A>, DropReason> {
+) -> Result<Source<'a, A>, DropReason> {
     let rules = A::translation(&policy.nat);
     if let Some(source) = service::source(policy, flow, after, egress, destination)? {
         return Ok(source);
@@ -96,7 +96,7 @@ pub(super) fn source<A: Family>(
             };
             // Without a protocol of its own a port range does not bind query ids (E6).
             let binding = facts.protocol != A::ICMP || rule.binds_ids;
-            let ports = rule.ports.clone().filter(|_| binding);
+            let ports = rule.ports.as_ref().filter(|_| binding);
             return Ok(Source::Allocate {
                 pool,
                 rule: rule.id,

@@ -47,7 +47,7 @@ fn session(port: u16, outside: u16, state: State) -> Session<u32> {
 fn a_session_is_found_by_what_its_packets_carry_and_by_nothing_else() {
     let mut nat = nat(16);
     let one = session(1, 1001, State::Udp);
-    let index = nat.insert(one).unwrap();
+    let index = nat.insert(one, &Hashes::default()).unwrap();
     for direction in [Direction::Forward, Direction::Reverse] {
         let key = one.key(direction);
         let found = nat.lookup(&key).unwrap();
@@ -69,7 +69,8 @@ fn a_session_is_found_by_what_its_packets_carry_and_by_nothing_else() {
 #[test]
 fn a_session_in_the_way_of_another_is_refused_and_nothing_is_left_of_it() {
     let mut nat = nat(16);
-    nat.insert(session(1, 1001, State::Udp)).unwrap();
+    nat.insert(session(1, 1001, State::Udp), &Hashes::default())
+        .unwrap();
     let before = (nat.sessions.len(), nat.table.len(), nat.counts.created);
     // Its answers would be those of the first, or its own packets.
     let same_outside = session(2, 1001, State::Udp);
@@ -89,7 +90,10 @@ fn a_session_in_the_way_of_another_is_refused_and_nothing_is_left_of_it() {
         ..same_outside
     };
     for refused in [same_outside, itself] {
-        assert_eq!(nat.insert(refused), Err(NotEntered::Taken));
+        assert_eq!(
+            nat.insert(refused, &Hashes::default()),
+            Err(NotEntered::Taken)
+        );
         assert_eq!(nat.lookup(&refused.key(Direction::Forward)), None);
         let after = (nat.sessions.len(), nat.table.len(), nat.counts.created);
         assert_eq!(after, before);
@@ -101,10 +105,11 @@ fn a_session_in_the_way_of_another_is_refused_and_nothing_is_left_of_it() {
 fn full_is_a_value_and_changes_nothing() {
     let mut nat = nat(4);
     for port in 0..4 {
-        nat.insert(session(port, 1000 + port, State::Udp)).unwrap();
+        nat.insert(session(port, 1000 + port, State::Udp), &Hashes::default())
+            .unwrap();
     }
     assert_eq!(
-        nat.insert(session(9, 1009, State::Udp)),
+        nat.insert(session(9, 1009, State::Udp), &Hashes::default()),
         Err(NotEntered::Full)
     );
     assert_eq!((nat.sessions.len(), nat.table.len()), (4, 8));
@@ -117,7 +122,9 @@ fn full_is_a_value_and_changes_nothing() {
 #[test]
 fn what_is_undone_never_was() {
     let mut nat = nat(4);
-    let index = nat.insert(session(1, 1001, State::TcpOpening)).unwrap();
+    let index = nat
+        .insert(session(1, 1001, State::TcpOpening), &Hashes::default())
+        .unwrap();
     assert_eq!(nat.counts.created, 1);
     nat.undo(index);
     nat.undo(index);
@@ -188,10 +195,13 @@ fn activity_counts_from_where_it_keeps_a_session_alive() {
     ] {
         let mut nat = nat(4);
         let index = nat
-            .insert(Session {
-                flags,
-                ..session(1, 1001, state)
-            })
+            .insert(
+                Session {
+                    flags,
+                    ..session(1, 1001, state)
+                },
+                &Hashes::default(),
+            )
             .unwrap();
         nat.touch(index, way, transport, tcp_flags, NOW, Numbers::default);
         let seen = nat.session(index).unwrap().last_seen;
@@ -229,7 +239,9 @@ fn packets_move_a_session_from_state_to_state() {
         ),
     ] {
         let mut nat = nat(4);
-        let index = nat.insert(session(1, 1001, state)).unwrap();
+        let index = nat
+            .insert(session(1, 1001, state), &Hashes::default())
+            .unwrap();
         nat.touch(index, way, transport, flags, NOW, Numbers::default);
         assert_eq!(nat.session(index).unwrap().state, next, "{state:?} {way:?}");
         assert_eq!(nat.counts.live[next as usize], 1);
@@ -241,7 +253,9 @@ fn packets_move_a_session_from_state_to_state() {
 #[test]
 fn what_does_not_lie_where_the_connection_is_is_counted_and_changes_nothing() {
     let mut nat = nat(4);
-    let index = nat.insert(session(1, 1001, State::TcpEstablished)).unwrap();
+    let index = nat
+        .insert(session(1, 1001, State::TcpEstablished), &Hashes::default())
+        .unwrap();
     let (here, far) = (1u32 << 20, 1u32 << 30);
     let see = |nat: &mut Nat<u32>, direction, flags, (sequence, acknowledgment)| {
         let numbers = || Numbers {
@@ -273,11 +287,14 @@ fn half_open_connections_count_on_the_host_that_opened_them() {
         let mut nat = nat(4);
         let host = nat.subscribers.enter(0x0a00_0002, RealmId(0)).unwrap();
         let index = nat
-            .insert(Session {
-                subscriber: host.0,
-                flags,
-                ..session(1, 1001, State::TcpEstablished)
-            })
+            .insert(
+                Session {
+                    subscriber: host.0,
+                    flags,
+                    ..session(1, 1001, State::TcpEstablished)
+                },
+                &Hashes::default(),
+            )
             .unwrap();
         for (state, half_open) in [
             (State::TcpOpening, counted),
@@ -387,7 +404,7 @@ fn what_helpers_remember_of_a_session_goes_with_it() {
         flags: FLAG_HELPED,
         ..session(1, 1001, State::TcpOpening)
     };
-    let index = nat.insert(helped).unwrap();
+    let index = nat.insert(helped, &Hashes::default()).unwrap();
     assert!(nat.controls.changed(index, true, 1, 1, Default::default()));
     nat.undo(index);
     assert!(nat.controls.get(index).is_none());
@@ -398,7 +415,8 @@ fn among_many_sessions_only_a_packets_own_is_found() {
     const MANY: u16 = 2000;
     let mut nat = nat(MANY.into());
     for port in 0..MANY {
-        nat.insert(session(port, 30000 + port, State::Udp)).unwrap();
+        nat.insert(session(port, 30000 + port, State::Udp), &Hashes::default())
+            .unwrap();
     }
     for port in 0..MANY {
         let known = session(port, 30000 + port, State::Udp);
