@@ -11,6 +11,13 @@ pub struct Spread {
 }
 
 impl Spread {
+    /// What a tenth of the figures exceed, and the other ends of that tenth.
+    pub fn of_best_tenth(figures: &[f64]) -> Spread {
+        let mut sorted = figures.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        Spread::of(&sorted[sorted.len() - sorted.len().div_ceil(10)..])
+    }
+
     /// All zero for no figures at all.
     pub fn of(figures: &[f64]) -> Spread {
         let mut sorted = figures.to_vec();

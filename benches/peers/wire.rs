@@ -8,6 +8,10 @@ use serde_json::Value;
 use crate::process::Running;
 use crate::{Bench, Contender, Rates, SENDER, natgate, testpmd, text, vpp};
 
+/// Directions whose rates are those of tenths of a second.
+pub const OUT_TENTHS: &str = "out, near";
+pub const BOTH_TENTHS: &str = "both, near";
+
 /// Where natgate's ports listen; others take everything.
 pub const MACS: [&str; 2] = ["02:00:00:00:00:11", "02:00:00:00:00:12"];
 
@@ -69,10 +73,12 @@ fn generate(bench: &Bench, translates: bool) -> Result<Rates> {
             !validates || trial["lost"] == 0,
             "sessions were lost: {trial}"
         );
-        for direction in ["out", "both"] {
+        for (direction, tenths) in [("out", OUT_TENTHS), ("both", BOTH_TENTHS)] {
             if trial["phase"] == direction {
                 let rate = trial["packets_per_second"].as_f64();
                 rates.push((direction, rate.context("a trial without a rate")?));
+                let parts = trial["tenths_per_second"].as_array().into_iter().flatten();
+                rates.extend(parts.filter_map(|rate| Some((tenths, rate.as_f64()?))));
             }
         }
     }

@@ -273,6 +273,11 @@ impl Measured {
         self.tallies.iter().map(|t| t.sent).sum()
     }
 
+    /// Frames that came back.
+    pub fn returned(&self) -> u64 {
+        self.tallies.iter().map(|t| t.returned).sum()
+    }
+
     /// Frames of a purpose that did not come back.
     pub fn missing(&self, purpose: Purpose) -> u64 {
         let tally = self.tallies[purpose as usize];

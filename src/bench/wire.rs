@@ -81,6 +81,9 @@ pub struct WireTrial {
     pub returned: u64,
     /// Frames that came back per second.
     pub packets_per_second: f64,
+    /// The same, in each tenth of a second while it sent: where two cores are of one chip for a while and of different ones
+    /// for another, as those of a virtual machine may be, handing frames over is fast or slow as that is.
+    pub tenths_per_second: Vec<f64>,
     /// Frames that did not come back.
     pub lost: u64,
     /// Frames that came back other than they should have.
@@ -99,6 +102,9 @@ const CONNECT_NANOS: u64 = 30_000_000_000;
 /// How often links are looked at, and how long the other end may take to see what we saw.
 const LOOK: Duration = Duration::from_millis(20);
 const SETTLE: Duration = Duration::from_secs(1);
+
+/// What [`WireTrial::tenths_per_second`] is about.
+const TENTH_NANOS: u64 = 100_000_000;
 
 /// How long frames under way are waited for once nothing comes any more.
 const SILENCE_NANOS: u64 = 200_000_000;
@@ -132,12 +138,13 @@ pub fn run(options: &Options) -> Result<Vec<WireTrial>, BenchError> {
     wire.wait_for_link(&devices)?;
     let mut results = Vec::new();
     if options.translates {
-        results.push(("establish", wire.establish()?));
+        results.push(("establish", wire.establish()?, Vec::new()));
         for (name, direction) in [
             ("validate out", Direction::Outward),
             ("validate in", Direction::Inward),
         ] {
-            results.push((name, wire.phase(direction, Until::EveryFlow)?));
+            let measured = wire.phase(direction, Until::EveryFlow)?;
+            results.push((name, measured, Vec::new()));
         }
     }
     for (name, direction) in [
@@ -145,15 +152,20 @@ pub fn run(options: &Options) -> Result<Vec<WireTrial>, BenchError> {
         ("in", Direction::Inward),
         ("both", Direction::Both),
     ] {
-        results.push((name, wire.phase(direction, Until::Time)?));
+        let measured = wire.phase(direction, Until::Time)?;
+        let tenths = std::mem::take(&mut wire.tenths);
+        results.push((name, measured, tenths.per_second));
     }
     let circumstances = Circumstances {
         gigahertz_before,
         ..Circumstances::now(options.seed)
     };
-    let trials = results.iter();
+    let trials = results.into_iter();
     Ok(trials
-        .map(|(name, measured)| trial(options, name, measured, &circumstances))
+        .map(|(name, measured, tenths)| WireTrial {
+            tenths_per_second: tenths,
+            ..trial(options, name, &measured, &circumstances)
+        })
         .collect())
 }
 
@@ -225,7 +237,7 @@ impl Window {
     /// Whether another burst may be sent. Frames that have not come back after a silence never will.
     fn is_open(&mut self, measured: &Measured, now: u64) -> bool {
         let sent = measured.sent();
-        let returned: u64 = measured.tallies.iter().map(|t| t.returned).sum();
+        let returned = measured.returned();
         if returned > self.returned {
             (self.returned, self.heard) = (returned, now);
         }
@@ -253,6 +265,27 @@ struct Wire<'a> {
     measured: Measured,
     /// When the frames were sent whose sequence numbers are multiples of [`TIMED`].
     stamps: Box<[u64; UNDER_WAY]>,
+    tenths: Tenths,
+}
+
+/// How many frames came back in each tenth of a second.
+#[derive(Default)]
+struct Tenths {
+    /// When the current one began, from the beginning of the phase, and what had come back then.
+    began: (u64, u64),
+    per_second: Vec<f64>,
+}
+
+impl Tenths {
+    /// `returned` frames have come back since the phase began, `elapsed` nanoseconds ago.
+    fn note(&mut self, elapsed: u64, returned: u64) {
+        let (began, before) = self.began;
+        if elapsed - began >= TENTH_NANOS {
+            let seconds = (elapsed - began) as f64 / 1e9;
+            self.per_second.push((returned - before) as f64 / seconds);
+            self.began = (elapsed, returned);
+        }
+    }
 }
 
 impl<'a> Wire<'a> {
@@ -290,6 +323,7 @@ impl<'a> Wire<'a> {
             clock: Clock::start(),
             measured: Measured::new()?,
             stamps: Box::new([0; UNDER_WAY]),
+            tenths: Tenths::default(),
         })
     }
 
@@ -347,6 +381,9 @@ impl<'a> Wire<'a> {
             if over {
                 self.measured.nanos = elapsed;
                 break;
+            }
+            if until == Until::Time {
+                self.tenths.note(elapsed, self.measured.returned());
             }
             for side in [0, 1] {
                 let inside = side == 0;
@@ -486,7 +523,7 @@ fn trial(
     circumstances: &Circumstances,
 ) -> WireTrial {
     let seconds = measured.nanos as f64 / 1e9;
-    let returned: u64 = measured.tallies.iter().map(|t| t.returned).sum();
+    let returned = measured.returned();
     WireTrial {
         phase: name.to_owned(),
         family: options.family,
@@ -497,6 +534,7 @@ fn trial(
         sent: measured.sent(),
         returned,
         packets_per_second: returned as f64 / seconds,
+        tenths_per_second: Vec::new(),
         lost: measured.sent().saturating_sub(returned),
         wrong: measured.wrong,
         reordered: measured.reordered,
@@ -527,4 +565,23 @@ pub fn row(trial: &WireTrial) -> String {
         trial.wrong,
         trial.reordered
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tenths_of_a_second_are_told_apart() {
+        let mut tenths = Tenths::default();
+        for (elapsed, returned) in [
+            (60_000_000, 50),
+            (100_000_000, 100),
+            (150_000_000, 120),
+            (300_000_000, 500),
+        ] {
+            tenths.note(elapsed, returned);
+        }
+        assert_eq!(tenths.per_second, [1_000.0, 2_000.0]);
+    }
 }
