@@ -11,6 +11,7 @@
 //! code serves the DPDK worker loop, the in-memory rack of the tests, the fuzz targets and the benchmark.
 
 pub mod accounts;
+mod admit;
 pub mod affinity;
 pub mod buffer;
 mod client;
